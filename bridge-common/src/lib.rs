@@ -1,0 +1,2 @@
+//! Table layouts and packet engine of office-bridge.
+#![no_std]

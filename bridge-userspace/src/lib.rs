@@ -1,0 +1,4 @@
+//! The userspace half of office-bridge.
+//!
+//! Data flows one way: a cluster source and the kernel's routes make the desired state, the
+//! reconciler brings the tables to it, the datapath reads the tables, the views read the counters.

@@ -1,0 +1,2 @@
+//! office-bridge.
+fn main() {}

