@@ -1,0 +1,247 @@
+//! Answers: a packet that goes no further becomes the ICMP error, TCP reset or echo reply that its
+//! sender gets, and goes back where it came from.
+//!
+//! An ICMP error quotes the packet as its sender wrote it, since it is made before any translation, and
+//! comes from the address that the sender's replies would come from: the uplink's towards the
+//! office, the NAT address towards the cluster. All answers share one rate limit.
+
+use network_types::icmp::Icmpv4Hdr;
+use network_types::ip::Ipv4Hdr;
+use network_types::tcp::TcpHdr;
+
+use crate::checksum::{Difference, Sum, pseudo_header};
+use crate::layout::{DestinationKind, Ipv4};
+use crate::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
+use crate::parse::{Datagram, ICMP, Payload, TCP, UDP, checksum_offset, icmp_type};
+use crate::rewrite::addresses;
+use crate::tables::Tables;
+use crate::tcp::flag;
+use crate::verdict::{Count, DropReason, Verdict};
+
+/// What the sender of a packet is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// ICMP 11/0 (RFC 792).
+    TimeExceeded,
+    /// ICMP 3/4 with the next hop's MTU (RFC 1191).
+    FragmentationNeeded {
+        /// Bytes.
+        mtu: u32,
+    },
+    /// ICMP 3/1 (RFC 792).
+    HostUnreachable,
+    /// ICMP 3/3 (RFC 792), as kube-proxy rejects a service without endpoints.
+    PortUnreachable,
+    /// ICMP 3/13 (RFC 1812 5.2.7.1), which RFC 5508 REQ-8 asks for when resources run out.
+    AdministrativelyProhibited,
+    /// A TCP reset (RFC 9293 3.10.7.1).
+    TcpReset,
+    /// The reply to an ICMP echo request.
+    EchoReply,
+}
+
+/// TTL of what we send ourselves (RFC 1700; `net.ipv4.ip_default_ttl`).
+const TTL: u8 = 64;
+const IP_HEADER: usize = Ipv4Hdr::LEN;
+const ICMP_HEADER: usize = Icmpv4Hdr::LEN;
+
+/// Turns the packet, still as it arrived, into its answer. `reason` is what it was dropped for, which it
+/// stays where no answer is due or possible.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn send<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    answer: Answer,
+    reason: DropReason,
+) -> Verdict {
+    let Some(datagram) = Datagram::parse(packet) else {
+        return Verdict::Drop(reason);
+    };
+    if datagram.is_later_fragment() {
+        return Verdict::Drop(reason);
+    }
+    if !tables.take_answer_token() {
+        tables.count(Count::AnswerSuppressed, 1, datagram.total_len);
+        return Verdict::Drop(reason);
+    }
+    let written = match answer {
+        Answer::EchoReply => echo_reply(packet, &datagram),
+        Answer::TcpReset => tcp_reset(packet, tables, &datagram),
+        _ => icmp_error(packet, tables, &datagram, answer),
+    };
+    if written.is_err() {
+        return Verdict::Drop(reason);
+    }
+    let count = if answer == Answer::EchoReply {
+        Count::PingAnswered
+    } else {
+        Count::Answered
+    };
+    tables.count(count, 1, datagram.total_len);
+    Verdict::Bounce
+}
+
+#[inline(always)]
+fn echo_reply<P: Packet>(packet: &mut P, datagram: &Datagram) -> Result<(), OutOfBounds> {
+    let icmp = datagram.header_len;
+    let [kind, code] = packet.load::<2>(icmp)?;
+    if kind != icmp_type::ECHO_REQUEST || datagram.is_fragment() {
+        return Err(OutOfBounds);
+    }
+    addresses(
+        packet,
+        0,
+        datagram,
+        datagram.destination(),
+        datagram.source(),
+        TTL,
+    )?;
+    packet.store(icmp, &[icmp_type::ECHO_REPLY, code])?;
+    packet.update_checksum(
+        icmp + checksum_offset(ICMP),
+        Difference::default(),
+        Difference::default().replace([kind, code], [icmp_type::ECHO_REPLY, code]),
+        ChecksumKind::Plain,
+    )
+}
+
+/// An IPv4 header without options.
+#[inline(always)]
+fn ip_header(
+    tos: u8,
+    total_len: u16,
+    identification: u16,
+    protocol: u8,
+    source: Ipv4,
+    destination: Ipv4,
+) -> [u8; IP_HEADER] {
+    let [len0, len1] = total_len.to_be_bytes();
+    let [id0, id1] = identification.to_be_bytes();
+    let [s0, s1, s2, s3] = source;
+    let [d0, d1, d2, d3] = destination;
+    let mut header = [
+        0x45, tos, len0, len1, id0, id1, 0, 0, TTL, protocol, 0, 0, s0, s1, s2, s3, d0, d1, d2, d3,
+    ];
+    let [c0, c1] = Sum::default().add(&header).checksum();
+    header[10] = c0;
+    header[11] = c1;
+    header
+}
+
+#[inline(always)]
+fn tcp_reset<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+) -> Result<(), OutOfBounds> {
+    const LEN: usize = IP_HEADER + TcpHdr::LEN;
+    let Payload::Transport(transport) = Payload::of(packet, datagram) else {
+        return Err(OutOfBounds);
+    };
+    // A header with options would leave the checksum of a sender without its own where it was.
+    if datagram.protocol() != TCP
+        || transport.tcp_flags & flag::RST != 0
+        || datagram.header_len != IP_HEADER as u32
+    {
+        return Err(OutOfBounds);
+    }
+    let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3] =
+        packet.load::<12>(datagram.header_len)?;
+    let (sequence, acknowledgement, flags) = if transport.tcp_flags & flag::ACK != 0 {
+        ([a0, a1, a2, a3], [0; 4], flag::RST)
+    } else {
+        let payload = datagram.total_len - datagram.header_len - transport.header_len;
+        let controls = u32::from(transport.tcp_flags & flag::SYN != 0)
+            + u32::from(transport.tcp_flags & flag::FIN != 0);
+        let next = u32::from_be_bytes([q0, q1, q2, q3])
+            .wrapping_add(payload)
+            .wrapping_add(controls);
+        ([0; 4], next.to_be_bytes(), flag::RST | flag::ACK)
+    };
+    let checksum_at = (IP_HEADER + 16) as u32;
+    let partial = packet.checksum_is_partial(checksum_at);
+    packet.truncate(LEN as u32)?;
+    let (source, destination) = (datagram.destination(), datagram.source());
+    packet.store(
+        0,
+        &ip_header(
+            0,
+            LEN as u16,
+            tables.random() as u16,
+            TCP,
+            source,
+            destination,
+        ),
+    )?;
+    let [q0, q1, q2, q3] = sequence;
+    let [a0, a1, a2, a3] = acknowledgement;
+    let mut header = [
+        d0, d1, s0, s1, q0, q1, q2, q3, a0, a1, a2, a3, 0x50, flags, 0, 0, 0, 0, 0, 0,
+    ];
+    let pseudo = pseudo_header(source, destination, TCP, TcpHdr::LEN as u16);
+    let [c0, c1] = if partial {
+        pseudo.fold().to_ne_bytes()
+    } else {
+        pseudo.add(&header).checksum()
+    };
+    header[16] = c0;
+    header[17] = c1;
+    packet.store(IP_HEADER as u32, &header)
+}
+
+#[inline(always)]
+fn icmp_error<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    answer: Answer,
+) -> Result<(), OutOfBounds> {
+    let (kind, code, rest) = match answer {
+        Answer::TimeExceeded => (icmp_type::TIME_EXCEEDED, 0, 0),
+        Answer::FragmentationNeeded { mtu } => (icmp_type::UNREACHABLE, 4, mtu),
+        Answer::HostUnreachable => (icmp_type::UNREACHABLE, 1, 0),
+        Answer::PortUnreachable => (icmp_type::UNREACHABLE, 3, 0),
+        _ => (icmp_type::UNREACHABLE, 13, 0),
+    };
+    let to = datagram.source();
+    let from = match tables.destination(datagram.destination()) {
+        Some(DestinationKind::Nat) => datagram.destination(),
+        _ => tables.route(to).ok_or(OutOfBounds)?.source,
+    };
+    let quoted = if datagram.total_len < QUOTE_MAX {
+        datagram.total_len
+    } else {
+        QUOTE_MAX
+    };
+    let checksum_at = datagram.header_len + checksum_offset(datagram.protocol());
+    let has_checksum = matches!(datagram.protocol(), TCP | UDP) && checksum_at + 2 <= quoted;
+    let partial = has_checksum && packet.checksum_is_partial(checksum_at);
+    packet.truncate(quoted)?;
+    let mut sum = packet.sum(0, quoted)?;
+    if partial {
+        // The network card completes the quoted checksum on the way out: ours is over what it writes.
+        let seed = packet.load::<2>(checksum_at)?;
+        let completed = match packet
+            .sum(datagram.header_len, quoted - datagram.header_len)?
+            .checksum()
+        {
+            [0, 0] => [0xFF, 0xFF],
+            completed => completed,
+        };
+        sum = sum.add_sum(Sum::from_wsum(
+            Difference::default().replace(seed, completed).wsum(),
+        ));
+    }
+    packet.prepend::<{ IP_HEADER + ICMP_HEADER }>()?;
+    // Precedence of network control (RFC 1812 4.3.2.5), the sender's own type of service.
+    let tos = datagram.ip.tos & 0x1E | 0xC0;
+    let total_len = (IP_HEADER + ICMP_HEADER) as u16 + quoted as u16;
+    packet.store(
+        0,
+        &ip_header(tos, total_len, tables.random() as u16, ICMP, from, to),
+    )?;
+    let [r0, r1, r2, r3] = rest.to_be_bytes();
+    let header = [kind, code, 0, 0, r0, r1, r2, r3];
+    let [c0, c1] = Sum::default().add(&header).add_sum(sum).checksum();
+    packet.store(IP_HEADER as u32, &[kind, code, c0, c1, r0, r1, r2, r3])
+}

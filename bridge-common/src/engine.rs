@@ -1,0 +1,272 @@
+//! The engine: one packet in, one verdict out.
+
+use crate::answer::{self, Answer};
+use crate::flow::{self, Mapping};
+use crate::fragment;
+use crate::icmp_error;
+use crate::layout::{DestinationKind, Layer, Reply, ReplyKey, Route};
+use crate::lifetime::{is_expired, since};
+use crate::mss;
+use crate::packet::Packet;
+use crate::parse::{Datagram, Payload, Transport};
+use crate::rewrite::{Endpoint, Translation, translate};
+use crate::tables::{Slot, Tables};
+use crate::tcp::flag;
+use crate::verdict::{Count, DropReason, Verdict};
+
+/// Where a packet came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// An interface where clients come in. In a host-gw cluster replies may come in there too.
+    Uplink,
+    /// An interface behind which the backends are.
+    Cluster,
+}
+
+/// Decides about a packet, translates it, and counts what became of it. An answer is not written yet:
+/// [`crate::answer::send`] does that for [`Verdict::Answer`] and [`Verdict::Reject`].
+#[inline(always)]
+pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
+    let Some(datagram) = Datagram::parse(packet) else {
+        return Verdict::Pass;
+    };
+    let verdict = match (tables.destination(datagram.destination()), side) {
+        (Some(DestinationKind::Nat), _) => from_backend(packet, tables, &datagram),
+        (Some(kind), Side::Uplink) => from_client(packet, tables, &datagram, kind),
+        (Some(_), Side::Cluster) | (None, _) => Verdict::Pass,
+    };
+    if let Verdict::Drop(reason) | Verdict::Reject(reason, _) = verdict {
+        tables.count(Count::Drop(reason), packet.segments(), datagram.total_len);
+    }
+    verdict
+}
+
+#[inline(always)]
+fn from_client<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    kind: DestinationKind,
+) -> Verdict {
+    let transport = match Payload::of(packet, datagram) {
+        Payload::Transport(transport) => transport,
+        Payload::IcmpError => return icmp_error::translate(packet, tables, datagram, true),
+        Payload::LaterFragment => match fragment::recall(tables, datagram) {
+            Some(transport) => transport,
+            None => return untranslatable(tables, datagram, kind, DropReason::FragmentUnknown),
+        },
+        Payload::Unsupported => {
+            return untranslatable(tables, datagram, kind, DropReason::UnsupportedProtocol);
+        }
+    };
+    let key = flow::key(datagram, &transport);
+    let slot = match flow::find(tables, &key, &transport) {
+        Some(slot) => slot,
+        None => {
+            if let Err(verdict) = flow::open(tables, &key, &transport, kind) {
+                return verdict;
+            }
+            match tables.flow(&key) {
+                Some(slot) => slot,
+                None => return Verdict::Drop(DropReason::TableFull),
+            }
+        }
+    };
+    let mapping = slot.with(|flow| Mapping::of(flow));
+    let (packets, bytes) = (packet.segments(), datagram.total_len);
+    let record = || {
+        let now = tables.now();
+        slot.with(|flow| flow::record(flow, now, transport.tcp_flags, packets, bytes));
+    };
+    if mapping.layer == Layer::Kernel as u8 {
+        record();
+        return Verdict::Pass;
+    }
+    let Some(route) = tables.route(mapping.backend.address) else {
+        return Verdict::Drop(DropReason::NoRoute);
+    };
+    let verdict = deliver(
+        packet,
+        tables,
+        datagram,
+        &transport,
+        &mapping.translation(),
+        &route,
+    );
+    if let Verdict::Forward { .. } = verdict {
+        record();
+        tables.count(Count::ToBackend, packets, bytes);
+    }
+    verdict
+}
+
+/// A packet for the cluster that has no ports to translate. A pod's may pass, as the kernel would forward
+/// it anyway; a service's must not, as it would circle between here and the office router.
+#[inline(always)]
+fn untranslatable<T: Tables>(
+    tables: &T,
+    datagram: &Datagram,
+    kind: DestinationKind,
+    reason: DropReason,
+) -> Verdict {
+    let authoritative = tables
+        .settings()
+        .is_some_and(|settings| settings.authoritative != 0);
+    let ours = match (reason, kind) {
+        (DropReason::FragmentUnknown, DestinationKind::Pod) => true,
+        (_, DestinationKind::Service) => authoritative,
+        _ => false,
+    };
+    if ours && tables.is_office(datagram.source()) {
+        Verdict::Drop(reason)
+    } else {
+        Verdict::Pass
+    }
+}
+
+/// What a packet from the backend becomes.
+#[must_use]
+#[inline(always)]
+pub const fn to_client(reply: &Reply) -> Translation {
+    Translation {
+        source: Endpoint {
+            address: reply.destination,
+            port: reply.destination_port,
+        },
+        destination: Endpoint {
+            address: reply.client,
+            port: reply.client_port,
+        },
+    }
+}
+
+#[inline(always)]
+fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) -> Verdict {
+    let transport = match Payload::of(packet, datagram) {
+        Payload::Transport(transport) => transport,
+        Payload::IcmpError => return icmp_error::translate(packet, tables, datagram, false),
+        Payload::LaterFragment => match fragment::recall(tables, datagram) {
+            Some(transport) => transport,
+            None => return Verdict::Pass,
+        },
+        Payload::Unsupported => return Verdict::Pass,
+    };
+    let key = ReplyKey {
+        backend: datagram.source(),
+        nat: datagram.destination(),
+        backend_port: transport.source_port,
+        nat_port: transport.destination_port,
+        protocol: datagram.protocol(),
+        pad: [0; 3],
+    };
+    let Some(slot) = tables.reply(&key) else {
+        return Verdict::Pass;
+    };
+    let now = tables.now();
+    let (translation, seen) = slot.with(|reply| (to_client(reply), reply.last_seen));
+    if since(now, seen) >= QUESTIONABLE && has_expired(tables, &key) {
+        return Verdict::Pass;
+    }
+    let Some(route) = tables.route(translation.destination.address) else {
+        return Verdict::Drop(DropReason::NoRoute);
+    };
+    let verdict = deliver(packet, tables, datagram, &transport, &translation, &route);
+    if let Verdict::Forward { .. } = verdict {
+        let (packets, bytes) = (packet.segments(), datagram.total_len);
+        slot.with(|reply| {
+            flow::touch(
+                &mut reply.last_seen,
+                &mut reply.tcp_seen,
+                now,
+                transport.tcp_flags,
+            );
+            reply.packets = reply.packets.wrapping_add(packets);
+            reply.bytes = reply.bytes.wrapping_add(u64::from(bytes));
+        });
+        tables.count(Count::ToClient, packets, bytes);
+    }
+    verdict
+}
+
+/// Seconds of silence after which a reply entry is checked for having run out; below the shortest timeout.
+const QUESTIONABLE: u32 = 8;
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn has_expired<T: Tables>(tables: &T, key: &ReplyKey) -> bool {
+    let (Some(slot), Some(settings)) = (tables.reply(key), tables.settings()) else {
+        return true;
+    };
+    let reply = slot.with(|reply| *reply);
+    let flow = tables
+        .flow(&key.flow_key(&reply))
+        .map(|slot| slot.with(|flow| *flow))
+        .unwrap_or_default();
+    is_expired(
+        key.protocol,
+        &flow,
+        &reply,
+        tables.now(),
+        &settings.timeouts,
+    )
+}
+
+/// Sends a packet on, translated, if it may live longer and fits.
+#[inline(always)]
+fn deliver<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    transport: &Transport,
+    translation: &Translation,
+    route: &Route,
+) -> Verdict {
+    if datagram.ip.ttl <= 1 {
+        return Verdict::Reject(DropReason::TtlExceeded, Answer::TimeExceeded);
+    }
+    if !fits(packet, datagram, transport, route) {
+        return Verdict::Reject(
+            DropReason::TooBig,
+            Answer::FragmentationNeeded { mtu: route.mtu },
+        );
+    }
+    if datagram.is_fragment() && !datagram.is_later_fragment() {
+        fragment::remember(tables, datagram, transport);
+    }
+    if transport.tcp_flags & flag::SYN != 0 {
+        let back = tables
+            .route(datagram.source())
+            .map_or(route.mtu, |back| back.mtu);
+        let mtu = if back < route.mtu { back } else { route.mtu };
+        if mss::clamp(packet, datagram.header_len, transport.header_len, mtu).is_err() {
+            return Verdict::Drop(DropReason::RewriteFailed);
+        }
+    }
+    match translate(packet, datagram, transport, translation) {
+        Ok(()) => Verdict::Forward {
+            ifindex: route.ifindex,
+        },
+        Err(_) => Verdict::Drop(DropReason::RewriteFailed),
+    }
+}
+
+/// Whether a packet, or each segment of a GSO packet, fits the route. A tunnel also takes a larger one
+/// that may be fragmented: its outer packet is. Other interfaces are given no such packet, as only
+/// the IP stack could fragment it.
+#[inline(always)]
+fn fits<P: Packet>(packet: &P, datagram: &Datagram, transport: &Transport, route: &Route) -> bool {
+    let len = match packet.segment_size() {
+        0 => datagram.total_len,
+        segment => datagram.header_len + transport.header_len + segment,
+    };
+    len <= route.mtu || (route.is_tunnel() && !datagram.dont_fragment())
+}
+
+/// Handles a packet to the end: decides, and writes the answer where one is due.
+#[inline(always)]
+pub fn run<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
+    match handle(packet, tables, side) {
+        Verdict::Answer(answer) => answer::send(packet, tables, answer, DropReason::RewriteFailed),
+        Verdict::Reject(reason, answer) => answer::send(packet, tables, answer, reason),
+        verdict => verdict,
+    }
+}

@@ -1,0 +1,378 @@
+//! Finding the flow of a packet from a client, or opening one.
+//!
+//! A flow is two entries: `flows`, found by what the client wrote, and `replies`, found by what the
+//! backend wrote. The reply entry is claimed first, so that a forward entry never points nowhere;
+//! of two CPUs that open the same flow, the one that comes second uses the mapping of the first.
+
+use crate::answer::Answer;
+use crate::layout::{
+    BackendKey, DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, Reply, ReplyKey,
+    Route, Seconds, Service, ServiceKey, Settings, capacity,
+};
+use crate::lifetime::{FlowState, is_expired, since};
+use crate::parse::{Datagram, ICMP, TCP, Transport};
+use crate::ports::{self, Refused};
+use crate::rewrite::{Endpoint, Translation};
+use crate::tables::{Insertion, Slot, Tables};
+use crate::tcp::{Seen, flag};
+use crate::verdict::{Count, DropReason, Verdict};
+
+/// Seconds after which a forward entry looks at its reply entry again: the bound for noticing that
+/// it was removed, expired or closed by the other side. A power of two.
+const CONFIRM_PERIOD: Seconds = 8;
+
+/// How packets of a flow from the client are translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mapping {
+    /// The new destination.
+    pub backend: Endpoint,
+    /// The new source.
+    pub nat: Endpoint,
+    /// A [`Layer`] as a number.
+    pub layer: u8,
+}
+
+impl Mapping {
+    /// The mapping that an entry holds.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(flow: &Flow) -> Self {
+        Self {
+            backend: Endpoint {
+                address: flow.backend,
+                port: flow.backend_port,
+            },
+            nat: Endpoint {
+                address: flow.nat,
+                port: flow.nat_port,
+            },
+            layer: flow.layer,
+        }
+    }
+
+    /// What a packet from the client becomes.
+    #[must_use]
+    #[inline(always)]
+    pub const fn translation(&self) -> Translation {
+        Translation {
+            source: self.nat,
+            destination: self.backend,
+        }
+    }
+}
+
+/// The key of a packet from a client.
+#[must_use]
+#[inline(always)]
+pub const fn key(datagram: &Datagram, transport: &Transport) -> FlowKey {
+    FlowKey {
+        client: datagram.source(),
+        destination: datagram.destination(),
+        client_port: transport.source_port,
+        destination_port: transport.destination_port,
+        protocol: datagram.protocol(),
+        pad: [0; 3],
+    }
+}
+
+/// The entry of a flow that is there and alive.
+#[inline(always)]
+pub fn find<T: Tables>(tables: &T, key: &FlowKey, transport: &Transport) -> Option<T::FlowSlot> {
+    let slot = tables.flow(key)?;
+    let seen = slot.with(|flow| flow.last_seen);
+    let due = seen / CONFIRM_PERIOD != tables.now() / CONFIRM_PERIOD;
+    if (due || transport.tcp_flags & flag::SYN != 0) && !confirm(tables, key, transport.tcp_flags) {
+        return None;
+    }
+    Some(slot)
+}
+
+/// Counts a packet from the client, which keeps the flow alive.
+#[inline(always)]
+pub fn record(flow: &mut Flow, now: Seconds, tcp_flags: u8, packets: u32, bytes: u32) {
+    touch(&mut flow.last_seen, &mut flow.tcp_seen, now, tcp_flags);
+    flow.packets = flow.packets.wrapping_add(packets);
+    flow.bytes = flow.bytes.wrapping_add(u64::from(bytes));
+}
+
+/// Notes when and with which flags a direction was last used. A second reset does not refresh
+/// (RFC 7857 section 2.2).
+#[inline(always)]
+pub fn touch(last_seen: &mut Seconds, tcp_seen: &mut u8, now: Seconds, tcp_flags: u8) {
+    let repeated_reset = tcp_flags & flag::RST != 0 && *tcp_seen & Seen::RST != 0;
+    if !repeated_reset {
+        *last_seen = now;
+    }
+    *tcp_seen = Seen(*tcp_seen).and(tcp_flags).0;
+}
+
+/// Whether both halves of a flow are still there, belong together and have not run out. What is left
+/// of one that is not is removed; a lost reply entry is put back.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
+    let (Some(slot), Some(settings)) = (tables.flow(key), tables.settings()) else {
+        return false;
+    };
+    let now = tables.now();
+    let flow = slot.with(|flow| *flow);
+    if flow.layer == Layer::Kernel as u8 {
+        let alive = since(now, flow.last_seen) < settings.timeouts.tcp_established
+            && tcp_flags & flag::SYN == 0;
+        if !alive {
+            tables.remove_flow(key);
+        }
+        return alive;
+    }
+    let reply_key = key.reply_key(&flow);
+    let Some(reply) = tables
+        .reply(&reply_key)
+        .map(|slot| slot.with(|reply| *reply))
+    else {
+        let restored = since(now, flow.last_seen) < settings.timeouts.tcp_transitory
+            && tables.insert_reply(&reply_key, &reply_of(key, now)) == Insertion::Done;
+        if !restored {
+            tables.remove_flow(key);
+        }
+        return restored;
+    };
+    if reply_key.flow_key(&reply) != *key {
+        tables.remove_flow(key);
+        return false;
+    }
+    let expired = is_expired(key.protocol, &flow, &reply, now, &settings.timeouts);
+    let replaced = tcp_flags & flag::SYN != 0
+        && matches!(FlowState::of(key.protocol, &flow, &reply), FlowState::Tcp(state) if state.is_over());
+    if expired || replaced {
+        tables.remove_flow(key);
+        tables.remove_reply(&reply_key);
+        return false;
+    }
+    true
+}
+
+const fn reply_of(key: &FlowKey, now: Seconds) -> Reply {
+    Reply {
+        bytes: 0,
+        client: key.client,
+        destination: key.destination,
+        client_port: key.client_port,
+        destination_port: key.destination_port,
+        last_seen: now,
+        packets: 0,
+        tcp_seen: 0,
+        layer: Layer::Tc as u8,
+        pad: [0; 2],
+    }
+}
+
+/// Opens a flow for a packet that has none.
+///
+/// # Errors
+/// The verdict on a packet that must not, or cannot, open one.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn open<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    transport: &Transport,
+    kind: DestinationKind,
+) -> Result<(), Verdict> {
+    if !tables.is_office(key.client) {
+        return Err(Verdict::Pass);
+    }
+    let settings = *tables.settings().ok_or(Verdict::Pass)?;
+    let is_service = matches!(kind, DestinationKind::Service);
+    if key.protocol == TCP && !transport.opens {
+        return without_syn(tables, key, transport, is_service);
+    }
+    let backend = if is_service {
+        balance(tables, key, &settings)?
+    } else if transport.opens {
+        Endpoint {
+            address: key.destination,
+            port: key.destination_port,
+        }
+    } else {
+        return Err(Verdict::Pass);
+    };
+    let route = match tables.route(backend.address) {
+        Some(route) if !route.is_local() => route,
+        _ if !is_service => return Err(Verdict::Pass),
+        Some(_) => return Err(Verdict::Drop(DropReason::LocalBackend)),
+        None => return Err(Verdict::Drop(DropReason::NoRoute)),
+    };
+    let nat = nat_address(key, &route, &settings);
+    add(tables, key, backend, nat)
+}
+
+/// TCP that is no plain SYN and belongs to no flow. An answer to a pod's own SYN means that the CNI does
+/// not masquerade: from then on the connection is the kernel's. Anything else is the rest of a
+/// connection that is no more; the client is told at once.
+fn without_syn<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    transport: &Transport,
+    is_service: bool,
+) -> Result<(), Verdict> {
+    let flags = transport.tcp_flags;
+    if flags & flag::RST != 0 {
+        return Err(Verdict::Drop(DropReason::NoFlow));
+    }
+    let answers_a_pod = flags & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK && !is_service;
+    if !answers_a_pod {
+        return Err(Verdict::Reject(DropReason::NoFlow, Answer::TcpReset));
+    }
+    let flow = Flow {
+        last_seen: tables.now(),
+        layer: Layer::Kernel as u8,
+        ..Flow::default()
+    };
+    // Should the table be full, the kernel still gets this packet; later ones meet a reset.
+    let _ = tables.insert_flow(key, &flow);
+    Err(Verdict::Pass)
+}
+
+/// A random ready backend of the service that the client addressed.
+#[inline(always)]
+fn balance<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> Result<Endpoint, Verdict> {
+    let refusal = |reason| {
+        Err(Verdict::Reject(
+            reason,
+            if key.protocol == TCP {
+                Answer::TcpReset
+            } else {
+                Answer::PortUnreachable
+            },
+        ))
+    };
+    let service_key = ServiceKey {
+        vip: key.destination,
+        port: key.destination_port,
+        protocol: key.protocol,
+        pad: 0,
+    };
+    let Some(Service { id, backend_count }) = tables.service(&service_key) else {
+        if settings.authoritative == 0 {
+            return Err(Verdict::Pass);
+        }
+        return if key.protocol == ICMP {
+            Err(Verdict::Reject(
+                DropReason::NoService,
+                Answer::HostUnreachable,
+            ))
+        } else {
+            refusal(DropReason::NoService)
+        };
+    };
+    if key.protocol == ICMP {
+        return Err(match (settings.answer_ping, backend_count) {
+            (0, _) => Verdict::Drop(DropReason::UnsupportedProtocol),
+            (_, 0) => Verdict::Reject(DropReason::NoBackend, Answer::HostUnreachable),
+            _ => Verdict::Answer(Answer::EchoReply),
+        });
+    }
+    if backend_count == 0 {
+        return refusal(DropReason::NoBackend);
+    }
+    let slot = tables.random() % backend_count;
+    match tables.backend(&BackendKey {
+        service_id: id,
+        slot,
+    }) {
+        Some(backend) => Ok(Endpoint {
+            address: backend.address,
+            port: backend.port,
+        }),
+        None => refusal(DropReason::NoBackend),
+    }
+}
+
+/// The address that the backend's reply comes home to. From a configured pool each client always
+/// gets the same one (RFC 4787 REQ-2, paired pooling).
+#[inline(always)]
+fn nat_address(key: &FlowKey, route: &Route, settings: &Settings) -> Ipv4 {
+    let count = settings.snat_address_count;
+    if count == 0 {
+        return route.source;
+    }
+    let index = u32::from_be_bytes(key.client) % count;
+    settings
+        .snat_addresses
+        .get(index as usize % capacity::SNAT_ADDRESSES)
+        .copied()
+        .unwrap_or(route.source)
+}
+
+#[inline(always)]
+fn add<T: Tables>(tables: &T, key: &FlowKey, backend: Endpoint, nat: Ipv4) -> Result<(), Verdict> {
+    let now = tables.now();
+    let mut reply_key = ReplyKey {
+        backend: backend.address,
+        nat,
+        backend_port: backend.port,
+        nat_port: 0,
+        protocol: key.protocol,
+        pad: [0; 3],
+    };
+    match ports::claim(tables, key, &reply_key, &reply_of(key, now)) {
+        Ok(port) => reply_key.nat_port = port,
+        Err(Refused::NoPort) => {
+            return refuse(tables, key, EventKind::NoNatPort, DropReason::NoNatPort);
+        }
+        Err(Refused::TableFull) => {
+            return refuse(tables, key, EventKind::TableFull, DropReason::TableFull);
+        }
+    }
+    let flow = Flow {
+        bytes: 0,
+        backend: backend.address,
+        nat,
+        backend_port: backend.port,
+        nat_port: reply_key.nat_port,
+        last_seen: now,
+        packets: 0,
+        tcp_seen: 0,
+        layer: Layer::Tc as u8,
+        pad: [0; 2],
+    };
+    match tables.insert_flow(key, &flow) {
+        Insertion::Done => {
+            tables.count(Count::FlowOpened, 1, 0);
+            Ok(())
+        }
+        Insertion::Full => {
+            tables.remove_reply(&reply_key);
+            refuse(tables, key, EventKind::TableFull, DropReason::TableFull)
+        }
+        Insertion::Exists => {
+            // Another CPU was first. Its mapping counts, and ours goes unless it is the same.
+            let winner = tables
+                .flow(key)
+                .map(|slot| slot.with(|flow| *flow))
+                .ok_or(Verdict::Drop(DropReason::TableFull))?;
+            if key.reply_key(&winner) != reply_key {
+                tables.remove_reply(&reply_key);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Refuses a flow for want of room: userspace is told, so that it sweeps, and so is the client
+/// (RFC 5508 REQ-8).
+fn refuse<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    kind: EventKind,
+    reason: DropReason,
+) -> Result<(), Verdict> {
+    tables.event(&Event {
+        kind: kind as u32,
+        client: key.client,
+        destination: key.destination,
+        client_port: key.client_port,
+        destination_port: key.destination_port,
+        protocol: key.protocol,
+        pad: [0; 3],
+    });
+    Err(Verdict::Reject(reason, Answer::AdministrativelyProhibited))
+}

@@ -1,0 +1,358 @@
+//! The engine's two traits over byte vectors and ordinary maps, for tests, fuzzing and comparison with
+//! the program in the kernel.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::vec::Vec;
+
+use crate::checksum::{Difference, Sum};
+use crate::layout::{
+    Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment, FragmentKey, Ipv4,
+    NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+};
+use crate::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
+use crate::tables::{Insertion, Slot, Tables};
+use crate::verdict::Count;
+
+/// A packet in a vector, from its IPv4 header on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BytePacket {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Payload bytes of each segment; 0 if this is no GSO packet.
+    pub segment_size: u32,
+    /// Whether the transport checksum holds the sum of the pseudo-header only.
+    pub checksum_is_partial: bool,
+}
+
+impl BytePacket {
+    /// A packet with a complete checksum that needs no segmentation.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            segment_size: 0,
+            checksum_is_partial: false,
+        }
+    }
+
+    fn range(&self, offset: u32, len: usize) -> Result<core::ops::Range<usize>, OutOfBounds> {
+        let start = offset as usize;
+        let end = start.checked_add(len).ok_or(OutOfBounds)?;
+        if end <= self.bytes.len() {
+            Ok(start..end)
+        } else {
+            Err(OutOfBounds)
+        }
+    }
+}
+
+impl Packet for BytePacket {
+    fn len(&self) -> u32 {
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn segment_size(&self) -> u32 {
+        self.segment_size
+    }
+
+    fn segments(&self) -> u32 {
+        match self.segment_size {
+            0 => 1,
+            size => self.len().div_ceil(size),
+        }
+    }
+
+    fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], OutOfBounds> {
+        let range = self.range(offset, N)?;
+        self.bytes[range].try_into().map_err(|_| OutOfBounds)
+    }
+
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
+        let range = self.range(offset, N)?;
+        self.bytes[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn update_checksum(
+        &mut self,
+        offset: u32,
+        addresses: Difference,
+        payload: Difference,
+        kind: ChecksumKind,
+    ) -> Result<(), OutOfBounds> {
+        let field = self.load::<2>(offset)?;
+        let updated = if self.checksum_is_partial {
+            let seed = Difference::default().and(addresses);
+            seed.apply([!field[0], !field[1]]).map(|byte| !byte)
+        } else {
+            match kind {
+                ChecksumKind::Plain => addresses.and(payload).apply(field),
+                ChecksumKind::Udp => addresses.and(payload).apply_udp(field),
+            }
+        };
+        self.store(offset, &updated)
+    }
+
+    fn checksum_is_partial(&mut self, _offset: u32) -> bool {
+        self.checksum_is_partial
+    }
+
+    fn sum(&self, offset: u32, len: u32) -> Result<Sum, OutOfBounds> {
+        if len > QUOTE_MAX {
+            return Err(OutOfBounds);
+        }
+        let range = self.range(offset, len as usize)?;
+        Ok(Sum::default().add(&self.bytes[range]))
+    }
+
+    fn truncate(&mut self, len: u32) -> Result<(), OutOfBounds> {
+        self.range(0, len as usize)?;
+        self.bytes.truncate(len as usize);
+        self.segment_size = 0;
+        Ok(())
+    }
+
+    fn prepend<const N: usize>(&mut self) -> Result<(), OutOfBounds> {
+        self.bytes.splice(0..0, [0; N]);
+        Ok(())
+    }
+}
+
+impl<V> Slot<V> for Rc<RefCell<V>> {
+    fn with<R>(&self, access: impl FnOnce(&mut V) -> R) -> R {
+        access(&mut self.borrow_mut())
+    }
+}
+
+type Shared<K, V> = RefCell<HashMap<K, Rc<RefCell<V>>>>;
+
+/// The tables in ordinary maps.
+#[derive(Debug)]
+pub struct HostTables {
+    /// Seconds; moved by hand.
+    pub clock: Cell<Seconds>,
+    /// State of the xorshift generator behind [`Tables::random`].
+    pub dice: Cell<u32>,
+    /// The settings.
+    pub settings: Settings,
+    /// Prefix, its length, and what it is to us.
+    pub destinations: Vec<(Ipv4, u32, DestinationKind)>,
+    /// Office prefixes and their lengths.
+    pub office: Vec<(Ipv4, u32)>,
+    /// Prefix, its length, and the route.
+    pub routes: Vec<(Ipv4, u32, Route)>,
+    /// Services.
+    pub services: HashMap<ServiceKey, Service>,
+    /// Backends.
+    pub backends: HashMap<BackendKey, Backend>,
+    /// Facts about ports.
+    pub nat_ports: Vec<NatPort>,
+    /// Forward entries.
+    pub flows: Shared<FlowKey, Flow>,
+    /// Reply entries.
+    pub replies: Shared<ReplyKey, Reply>,
+    /// First fragments.
+    pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
+    /// Flows that fit.
+    pub capacity: usize,
+    /// Packets by counter index.
+    pub counters: RefCell<HashMap<u32, u64>>,
+    /// Answers still allowed.
+    pub answer_tokens: Cell<u32>,
+    /// What userspace was told.
+    pub events: RefCell<Vec<Event>>,
+}
+
+impl Default for HostTables {
+    fn default() -> Self {
+        Self {
+            clock: Cell::new(1_000),
+            dice: Cell::new(0x9E37_79B9),
+            settings: Settings::default(),
+            destinations: Vec::new(),
+            office: Vec::new(),
+            routes: Vec::new(),
+            services: HashMap::new(),
+            backends: HashMap::new(),
+            nat_ports: Vec::new(),
+            flows: RefCell::default(),
+            replies: RefCell::default(),
+            fragments: RefCell::default(),
+            capacity: 65_536,
+            counters: RefCell::default(),
+            answer_tokens: Cell::new(u32::MAX),
+            events: RefCell::default(),
+        }
+    }
+}
+
+fn longest<'a, V>(
+    prefixes: impl Iterator<Item = (Ipv4, u32, &'a V)>,
+    address: Ipv4,
+) -> Option<&'a V> {
+    let address = u32::from_be_bytes(address);
+    prefixes
+        .filter(|&(prefix, len, _)| {
+            let mask = u32::MAX.checked_shl(32 - len).unwrap_or(0);
+            u32::from_be_bytes(prefix) & mask == address & mask
+        })
+        .max_by_key(|&(_, len, _)| len)
+        .map(|(_, _, value)| value)
+}
+
+fn insert<K: Eq + core::hash::Hash, V>(
+    map: &Shared<K, V>,
+    capacity: usize,
+    key: K,
+    value: V,
+) -> Insertion {
+    let mut map = map.borrow_mut();
+    if map.contains_key(&key) {
+        Insertion::Exists
+    } else if map.len() >= capacity {
+        Insertion::Full
+    } else {
+        map.insert(key, Rc::new(RefCell::new(value)));
+        Insertion::Done
+    }
+}
+
+impl HostTables {
+    /// Packets counted under `count`.
+    #[must_use]
+    pub fn counted(&self, count: Count) -> u64 {
+        self.counters
+            .borrow()
+            .get(&count.index())
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Makes every port outside `reserved` a candidate, as userspace fills `nat_ports`.
+    pub fn set_nat_ports(&mut self, reserved: impl Fn(u16) -> bool) {
+        self.nat_ports = (0..=u16::MAX)
+            .map(|port| NatPort {
+                candidate: 0,
+                reserved: u8::from(reserved(port)),
+                pad: 0,
+            })
+            .collect();
+        let candidates = (0..=u16::MAX).filter(|&port| !reserved(port));
+        let mut count = 0;
+        for (index, port) in candidates.enumerate() {
+            self.nat_ports[index].candidate = port;
+            count += 1;
+        }
+        self.settings.nat_port_count = count;
+    }
+}
+
+impl Tables for HostTables {
+    type FlowSlot = Rc<RefCell<Flow>>;
+    type ReplySlot = Rc<RefCell<Reply>>;
+
+    fn now(&self) -> Seconds {
+        self.clock.get()
+    }
+
+    fn random(&self) -> u32 {
+        let mut state = self.dice.get();
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        self.dice.set(state);
+        state
+    }
+
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+
+    fn destination(&self, address: Ipv4) -> Option<DestinationKind> {
+        longest(
+            self.destinations
+                .iter()
+                .map(|(prefix, len, kind)| (*prefix, *len, kind)),
+            address,
+        )
+        .copied()
+    }
+
+    fn is_office(&self, address: Ipv4) -> bool {
+        longest(
+            self.office.iter().map(|(prefix, len)| (*prefix, *len, &())),
+            address,
+        )
+        .is_some()
+    }
+
+    fn route(&self, address: Ipv4) -> Option<Route> {
+        longest(
+            self.routes
+                .iter()
+                .map(|(prefix, len, route)| (*prefix, *len, route)),
+            address,
+        )
+        .copied()
+    }
+
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        self.services.get(key).copied()
+    }
+
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        self.backends.get(key).copied()
+    }
+
+    fn nat_port(&self, port: u16) -> Option<NatPort> {
+        self.nat_ports.get(usize::from(port)).copied()
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<Self::FlowSlot> {
+        self.flows.borrow().get(key).cloned()
+    }
+
+    fn reply(&self, key: &ReplyKey) -> Option<Self::ReplySlot> {
+        self.replies.borrow().get(key).cloned()
+    }
+
+    fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Insertion {
+        insert(&self.flows, self.capacity, *key, *flow)
+    }
+
+    fn insert_reply(&self, key: &ReplyKey, reply: &Reply) -> Insertion {
+        insert(&self.replies, self.capacity, *key, *reply)
+    }
+
+    fn remove_flow(&self, key: &FlowKey) {
+        self.flows.borrow_mut().remove(key);
+    }
+
+    fn remove_reply(&self, key: &ReplyKey) {
+        self.replies.borrow_mut().remove(key);
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn count(&self, count: Count, packets: u32, _bytes: u32) {
+        *self.counters.borrow_mut().entry(count.index()).or_default() += u64::from(packets);
+    }
+
+    fn take_answer_token(&self) -> bool {
+        let left = self.answer_tokens.get();
+        self.answer_tokens.set(left.saturating_sub(1));
+        left > 0
+    }
+
+    fn event(&self, event: &Event) {
+        self.events.borrow_mut().push(*event);
+    }
+}

@@ -1,0 +1,219 @@
+//! ICMP errors (RFC 792) about translated packets, in both directions.
+//!
+//! The flow is found by the packet that the error quotes, so the error may come from any router on
+//! the way. Outer addresses, the quoted addresses, ports and checksums are translated back (RFC 5508
+//! section 4, RFC 5382 REQ-9). An error neither refreshes nor ends a flow (RFC 4787 REQ-12).
+
+use crate::checksum::Difference;
+use crate::layout::{FlowKey, Layer, ReplyKey};
+use crate::packet::{ChecksumKind, OutOfBounds, Packet};
+use crate::parse::{Datagram, ICMP, Payload, TCP, Transport, UDP, checksum_offset};
+use crate::rewrite::{ICMP_IDENTIFIER, Translation, addresses};
+use crate::tables::{Slot, Tables};
+use crate::verdict::{Count, DropReason, Verdict};
+
+/// Bytes of an ICMP error's header, before the quoted packet.
+const ICMP_HEADER: u32 = 8;
+
+/// The packet that an error quotes, as far as the quote goes.
+struct Quote {
+    datagram: Datagram,
+    transport: Transport,
+    /// Offset of the quoted transport header.
+    transport_at: u32,
+}
+
+impl Quote {
+    #[inline(always)]
+    fn read<P: Packet>(packet: &P, outer: &Datagram) -> Option<Self> {
+        let at = outer.header_len + ICMP_HEADER;
+        if outer.total_len < at + 20 {
+            return None;
+        }
+        let datagram = Datagram::at(packet, at)?;
+        let transport_at = at + datagram.header_len;
+        if datagram.is_later_fragment() || outer.total_len < transport_at + 8 {
+            return None;
+        }
+        let head = packet.load::<8>(transport_at).ok()?;
+        let first = u16::from_be_bytes([head[0], head[1]]);
+        let second = u16::from_be_bytes([head[2], head[3]]);
+        let transport = match datagram.protocol() {
+            // Eight bytes may be all there is of a TCP header, so its length and flags are not asked for.
+            TCP | UDP => Transport {
+                source_port: first,
+                destination_port: second,
+                ..Transport::default()
+            },
+            ICMP => match Payload::at(packet, transport_at, 8, ICMP) {
+                Payload::Transport(echo) => echo,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(Self {
+            datagram,
+            transport,
+            transport_at,
+        })
+    }
+
+    /// Translates the quoted packet in place; `outer_end` is where the error ends.
+    #[inline(always)]
+    fn rewrite<P: Packet>(
+        &self,
+        packet: &mut P,
+        outer_end: u32,
+        translation: &Translation,
+    ) -> Result<Difference, OutOfBounds> {
+        let at = self.transport_at - self.datagram.header_len;
+        let Translation {
+            source,
+            destination,
+        } = *translation;
+        let protocol = self.datagram.protocol();
+        let header_before = packet.load::<12>(at + 8)?;
+        let changed = addresses(
+            packet,
+            at,
+            &self.datagram,
+            source.address,
+            destination.address,
+            self.datagram.ip.ttl,
+        )?;
+        let header_after = packet.load::<12>(at + 8)?;
+        let mut total = Difference::default().replace(header_before, header_after);
+        let ports = Difference::default()
+            .replace(
+                self.transport.source_port.to_be_bytes(),
+                source.port.to_be_bytes(),
+            )
+            .replace(
+                self.transport.destination_port.to_be_bytes(),
+                destination.port.to_be_bytes(),
+            );
+        total = total.and(ports);
+        if protocol == ICMP {
+            let identifier = source.port | destination.port;
+            packet.store(
+                self.transport_at + ICMP_IDENTIFIER,
+                &identifier.to_be_bytes(),
+            )?;
+        } else {
+            let [s0, s1] = source.port.to_be_bytes();
+            let [d0, d1] = destination.port.to_be_bytes();
+            packet.store(self.transport_at, &[s0, s1, d0, d1])?;
+        }
+        let checksum_at = self.transport_at + checksum_offset(protocol);
+        if checksum_at + 2 <= outer_end {
+            let before = packet.load::<2>(checksum_at)?;
+            let after = match protocol {
+                ICMP => ports.apply(before),
+                UDP => changed.and(ports).apply_udp(before),
+                _ => changed.and(ports).apply(before),
+            };
+            packet.store(checksum_at, &after)?;
+            total = total.replace(before, after);
+        }
+        Ok(total)
+    }
+}
+
+/// Translates an ICMP error that arrived for `outer`'s destination.
+///
+/// `from_client` tells the side: an error from the office quotes what the backend sent, translated to
+/// the client; one from the cluster quotes what the client sent, translated to the backend.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn translate<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    outer: &Datagram,
+    from_client: bool,
+) -> Verdict {
+    let Some(quote) = Quote::read(packet, outer) else {
+        return Verdict::Pass;
+    };
+    if outer.ip.ttl <= 1 || outer.is_fragment() || quote.datagram.source() != outer.destination() {
+        return Verdict::Pass;
+    }
+    let quoted = &quote.transport;
+    let found = if from_client {
+        let key = FlowKey {
+            client: quote.datagram.destination(),
+            destination: quote.datagram.source(),
+            client_port: quoted.destination_port,
+            destination_port: quoted.source_port,
+            protocol: quote.datagram.protocol(),
+            pad: [0; 3],
+        };
+        tables
+            .flow(&key)
+            .map(|slot| slot.with(|flow| *flow))
+            .and_then(|flow| {
+                (flow.layer != Layer::Kernel as u8).then(|| {
+                    let mapping = crate::flow::Mapping::of(&flow);
+                    // The quoted packet went from the backend to the NAT endpoint.
+                    let inner = Translation {
+                        source: mapping.backend,
+                        destination: mapping.nat,
+                    };
+                    (
+                        inner,
+                        mapping.nat.address,
+                        mapping.backend.address,
+                        Count::ToBackend,
+                    )
+                })
+            })
+    } else {
+        let key = ReplyKey {
+            backend: quote.datagram.destination(),
+            nat: quote.datagram.source(),
+            backend_port: quoted.destination_port,
+            nat_port: quoted.source_port,
+            protocol: quote.datagram.protocol(),
+            pad: [0; 3],
+        };
+        tables
+            .reply(&key)
+            .map(|slot| slot.with(|reply| *reply))
+            .map(|reply| {
+                let to_client = crate::engine::to_client(&reply);
+                // The quoted packet went from the client to what it had addressed.
+                let inner = Translation {
+                    source: to_client.destination,
+                    destination: to_client.source,
+                };
+                let source = if outer.source() == key.backend {
+                    reply.destination
+                } else {
+                    outer.source()
+                };
+                (inner, source, reply.client, Count::ToClient)
+            })
+    };
+    let Some((inner, source, destination, count)) = found else {
+        return Verdict::Pass;
+    };
+    let Some(route) = tables.route(destination) else {
+        return Verdict::Drop(DropReason::NoRoute);
+    };
+    let written = quote
+        .rewrite(packet, outer.total_len, &inner)
+        .and_then(|total| {
+            addresses(packet, 0, outer, source, destination, outer.ip.ttl - 1)?;
+            packet.update_checksum(
+                outer.header_len + checksum_offset(ICMP),
+                Difference::default(),
+                total,
+                ChecksumKind::Plain,
+            )
+        });
+    if written.is_err() {
+        return Verdict::Drop(DropReason::RewriteFailed);
+    }
+    tables.count(count, 1, outer.total_len);
+    Verdict::Forward {
+        ifindex: route.ifindex,
+    }
+}

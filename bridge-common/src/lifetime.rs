@@ -1,0 +1,165 @@
+//! How long a flow lives. The sweep in userspace and the datapath ask the same question here.
+
+use network_types::ip::IpProto;
+
+use crate::layout::{Flow, Reply, Seconds, Timeouts};
+use crate::tcp::{Seen, State};
+
+/// What a flow is called in listings, and what its timeout depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowState {
+    /// TCP.
+    Tcp(State),
+    /// UDP or ICMP that was answered.
+    Replied,
+    /// UDP or ICMP that was not.
+    Unreplied,
+}
+
+impl FlowState {
+    /// The state of a flow whose reply entry is `reply`.
+    #[must_use]
+    #[inline]
+    pub fn of(protocol: u8, flow: &Flow, reply: &Reply) -> Self {
+        if protocol == IpProto::Tcp as u8 {
+            Self::Tcp(State::of(Seen(flow.tcp_seen), Seen(reply.tcp_seen)))
+        } else if reply.packets > 0 {
+            Self::Replied
+        } else {
+            Self::Unreplied
+        }
+    }
+
+    /// Seconds that a flow of `protocol` may be idle in this state.
+    #[must_use]
+    #[inline]
+    pub const fn timeout(self, protocol: u8, timeouts: &Timeouts) -> Seconds {
+        match self {
+            Self::Tcp(State::Established) => timeouts.tcp_established,
+            Self::Tcp(_) => timeouts.tcp_transitory,
+            Self::Replied | Self::Unreplied if protocol == IpProto::Icmp as u8 => timeouts.icmp,
+            Self::Replied => timeouts.udp,
+            Self::Unreplied => timeouts.udp_unreplied,
+        }
+    }
+
+    /// The name that commands show.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp(state) => state.name(),
+            Self::Replied => "replied",
+            Self::Unreplied => "unreplied",
+        }
+    }
+}
+
+/// Seconds since either direction was last used.
+#[must_use]
+#[inline]
+pub const fn idle(now: Seconds, flow: &Flow, reply: &Reply) -> Seconds {
+    let forward = since(now, flow.last_seen);
+    let backward = since(now, reply.last_seen);
+    if forward < backward {
+        forward
+    } else {
+        backward
+    }
+}
+
+/// Whether the flow counts as absent.
+#[must_use]
+#[inline]
+pub fn is_expired(
+    protocol: u8,
+    flow: &Flow,
+    reply: &Reply,
+    now: Seconds,
+    timeouts: &Timeouts,
+) -> bool {
+    idle(now, flow, reply) >= FlowState::of(protocol, flow, reply).timeout(protocol, timeouts)
+}
+
+/// Seconds from `then` to `now`; an entry that another CPU touched a moment later is 0 s old.
+#[must_use]
+#[inline]
+pub const fn since(now: Seconds, then: Seconds) -> Seconds {
+    now.saturating_sub(then)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TCP: u8 = IpProto::Tcp as u8;
+    const UDP: u8 = IpProto::Udp as u8;
+    const ICMP: u8 = IpProto::Icmp as u8;
+
+    fn expires_after(protocol: u8, flow: &Flow, reply: &Reply) -> Seconds {
+        let timeouts = Timeouts::default();
+        (0..100_000)
+            .find(|&now| is_expired(protocol, flow, reply, now, &timeouts))
+            .unwrap()
+    }
+
+    #[test]
+    fn an_idle_established_session_survives_a_night() {
+        let flow = Flow {
+            tcp_seen: Seen::SYN | Seen::ACK,
+            ..Flow::default()
+        };
+        let reply = Reply {
+            tcp_seen: Seen::SYN,
+            ..Reply::default()
+        };
+        assert_eq!(expires_after(TCP, &flow, &reply), 86_400);
+    }
+
+    #[test]
+    fn opening_closing_and_reset_connections_live_four_minutes() {
+        for (client, backend) in [
+            (Seen::SYN, 0),
+            (
+                Seen::SYN | Seen::ACK | Seen::FIN,
+                Seen::SYN | Seen::ACK | Seen::FIN,
+            ),
+            (Seen::SYN | Seen::ACK, Seen::SYN | Seen::RST),
+        ] {
+            let flow = Flow {
+                tcp_seen: client,
+                ..Flow::default()
+            };
+            let reply = Reply {
+                tcp_seen: backend,
+                ..Reply::default()
+            };
+            assert_eq!(expires_after(TCP, &flow, &reply), 240);
+        }
+    }
+
+    #[test]
+    fn udp_lives_longer_once_it_was_answered() {
+        let answered = Reply {
+            packets: 1,
+            ..Reply::default()
+        };
+        assert_eq!(expires_after(UDP, &Flow::default(), &Reply::default()), 120);
+        assert_eq!(expires_after(UDP, &Flow::default(), &answered), 300);
+        assert_eq!(expires_after(ICMP, &Flow::default(), &answered), 60);
+    }
+
+    #[test]
+    fn traffic_in_either_direction_keeps_a_flow() {
+        let reply = Reply {
+            packets: 1,
+            last_seen: 200,
+            ..Reply::default()
+        };
+        assert_eq!(expires_after(UDP, &Flow::default(), &reply), 500);
+    }
+
+    #[test]
+    fn a_clock_read_before_the_entry_was_touched_is_no_age() {
+        assert_eq!(since(10, 11), 0);
+    }
+}

@@ -1,0 +1,136 @@
+//! Choosing the NAT port: on the tuple after DNAT, so that each backend port has the whole range.
+//!
+//! The mapping is address- and port-dependent (a documented deviation from RFC 4787 REQ-1, allowed
+//! by RFC 7857 section 3): nobody traverses a NAT into a cluster, and a thousand laptops on one MySQL
+//! need the space. The client's own port is kept where it is free.
+
+use crate::layout::{FlowKey, Reply, ReplyKey};
+use crate::lifetime::{is_expired, since};
+use crate::parse::ICMP;
+use crate::tables::{Insertion, Slot, Tables};
+
+/// Ports tried before a new flow is refused.
+const ATTEMPTS: u32 = 32;
+
+/// Why no port was claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Every port tried is taken.
+    NoPort,
+    /// The table is full.
+    TableFull,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Claimed,
+    Taken,
+    Full,
+}
+
+/// Claims a reply entry for the flow `key`. `wanted` holds all of its key but the port.
+///
+/// # Errors
+/// When there is no port or no room.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn claim<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    wanted: &ReplyKey,
+    reply: &Reply,
+) -> Result<u16, Refused> {
+    let mut candidate = *wanted;
+    candidate.nat_port = key.client_port;
+    if may_keep(tables, key) {
+        match attempt(tables, key, &candidate, reply) {
+            Attempt::Claimed => return Ok(candidate.nat_port),
+            Attempt::Full => return Err(Refused::TableFull),
+            Attempt::Taken => {}
+        }
+    }
+    let count = tables
+        .settings()
+        .map_or(0, |settings| settings.nat_port_count);
+    for _ in 0..ATTEMPTS {
+        let random = tables.random();
+        candidate.nat_port = if key.protocol == ICMP {
+            random as u16
+        } else {
+            if count == 0 {
+                break;
+            }
+            match tables.nat_port((random % count) as u16) {
+                Some(port) => port.candidate,
+                None => break,
+            }
+        };
+        match attempt(tables, key, &candidate, reply) {
+            Attempt::Claimed => return Ok(candidate.nat_port),
+            Attempt::Full => return Err(Refused::TableFull),
+            Attempt::Taken => {}
+        }
+    }
+    Err(Refused::NoPort)
+}
+
+/// Whether the client's own port is one that the node never uses itself. Identifiers all are.
+#[inline(always)]
+fn may_keep<T: Tables>(tables: &T, key: &FlowKey) -> bool {
+    key.protocol == ICMP
+        || tables
+            .nat_port(key.client_port)
+            .is_some_and(|port| port.reserved == 0)
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn attempt<T: Tables>(tables: &T, key: &FlowKey, candidate: &ReplyKey, reply: &Reply) -> Attempt {
+    match tables.insert_reply(candidate, reply) {
+        Insertion::Done => return Attempt::Claimed,
+        Insertion::Full => return Attempt::Full,
+        Insertion::Exists => {}
+    }
+    let Some(slot) = tables.reply(candidate) else {
+        return Attempt::Taken;
+    };
+    let holder = slot.with(|held| *held);
+    let holder_key = candidate.flow_key(&holder);
+    if holder_key == *key {
+        // Another CPU opens the same flow, or its forward entry was lost: one mapping serves both.
+        return Attempt::Claimed;
+    }
+    if !release(tables, candidate, &holder_key, &holder) {
+        return Attempt::Taken;
+    }
+    tables.remove_reply(candidate);
+    match tables.insert_reply(candidate, reply) {
+        Insertion::Done => Attempt::Claimed,
+        Insertion::Exists => Attempt::Taken,
+        Insertion::Full => Attempt::Full,
+    }
+}
+
+/// Whether the mapping that holds `candidate` has run out; its forward entry is removed then.
+#[inline(always)]
+fn release<T: Tables>(
+    tables: &T,
+    candidate: &ReplyKey,
+    holder_key: &FlowKey,
+    holder: &Reply,
+) -> bool {
+    let now = tables.now();
+    let Some(settings) = tables.settings() else {
+        return false;
+    };
+    let Some(flow) = tables.flow(holder_key).map(|slot| slot.with(|flow| *flow)) else {
+        // Half a flow is nobody's, unless another CPU is just about to add the other half.
+        return since(now, holder.last_seen) > 1;
+    };
+    if holder_key.reply_key(&flow) != *candidate {
+        return true;
+    }
+    if !is_expired(candidate.protocol, &flow, holder, now, &settings.timeouts) {
+        return false;
+    }
+    tables.remove_flow(holder_key);
+    true
+}
