@@ -1,5 +1,57 @@
+//! office-bridge's engine in the kernel: two TC programs over one set of tables.
+//!
+//! [`maps`] declares the tables and binds them to the engine's `Tables`, [`skb`] binds a socket buffer
+//! to its `Packet`. What to do with a packet is decided in `bridge-common`; this crate only turns the
+//! verdict into a TC action.
+
 #![no_std]
 #![no_main]
-//! eBPF.
+
+mod maps;
+mod skb;
+
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use bridge_common::engine::{Side, run};
+use bridge_common::verdict::Verdict;
+
+use crate::maps::Maps;
+use crate::skb::Skb;
+
+/// Interfaces where clients come in.
+#[classifier]
+pub fn uplink_ingress(context: TcContext) -> i32 {
+    classify(&context, Side::Uplink)
+}
+
+/// Interfaces behind which the backends are.
+#[classifier]
+pub fn cluster_ingress(context: TcContext) -> i32 {
+    classify(&context, Side::Cluster)
+}
+
+#[inline(always)]
+fn classify(context: &TcContext, side: Side) -> i32 {
+    let Some(mut packet) = Skb::ipv4(context) else {
+        return TC_ACT_UNSPEC;
+    };
+    match run(&mut packet, &Maps, side) {
+        // On TCX this continues with the next program and on clsact with the next filter; without
+        // another the kernel goes on as if we were not there.
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Forward { ifindex } => packet.redirect_to_neighbour(ifindex),
+        Verdict::Bounce => packet.bounce(),
+        Verdict::Drop(_) | Verdict::Reject(..) | Verdict::Answer(_) => TC_ACT_SHOT,
+    }
+}
+
+#[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

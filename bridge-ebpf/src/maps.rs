@@ -1,0 +1,204 @@
+//! The tables, and the engine's way to them.
+
+use core::ptr::NonNull;
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::macros::btf_map;
+use bridge_common::layout::{
+    AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, DestinationKind, Event, Flow, FlowKey,
+    Fragment, FragmentKey, Ipv4, NatPort, OfficeCidr, Reply, ReplyKey, Route, Seconds, Service,
+    ServiceKey, Settings, capacity,
+};
+use bridge_common::tables::{Insertion, Slot, Tables};
+use bridge_common::verdict::Count;
+
+#[btf_map(name = "office_cidrs")]
+static OFFICE_CIDRS: LpmTrie<Ipv4, OfficeCidr, { capacity::OFFICE_CIDRS }> = LpmTrie::new();
+
+#[btf_map(name = "cluster_cidrs")]
+static CLUSTER_CIDRS: LpmTrie<Ipv4, ClusterCidr, { capacity::CLUSTER_CIDRS }> = LpmTrie::new();
+
+#[btf_map(name = "routes")]
+static ROUTES: LpmTrie<Ipv4, Route, { capacity::ROUTES }> = LpmTrie::new();
+
+#[btf_map(name = "services")]
+static SERVICES: HashMap<ServiceKey, Service, { capacity::SERVICES }> = HashMap::new();
+
+#[btf_map(name = "backends")]
+static BACKENDS: HashMap<BackendKey, Backend, { capacity::BACKENDS }> = HashMap::new();
+
+#[btf_map(name = "flows")]
+static FLOWS: HashMap<FlowKey, Flow, { capacity::FLOWS }> = HashMap::new();
+
+#[btf_map(name = "replies")]
+static REPLIES: HashMap<ReplyKey, Reply, { capacity::FLOWS }> = HashMap::new();
+
+// Evicting the oldest is right here: a fragment is of use for a moment only.
+#[btf_map(name = "fragments")]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragment, { capacity::FRAGMENTS }> = LruHashMap::new();
+
+#[btf_map(name = "nat_ports")]
+static NAT_PORTS: Array<NatPort, { capacity::NAT_PORTS }> = Array::new();
+
+#[btf_map(name = "settings")]
+static SETTINGS: Array<Settings, 1> = Array::new();
+
+#[btf_map(name = "counters")]
+static COUNTERS: PerCpuArray<Counter, { Count::TABLE_SIZE }> = PerCpuArray::new();
+
+#[btf_map(name = "answer_tokens")]
+static ANSWER_TOKENS: PerCpuArray<AnswerTokens, 1> = PerCpuArray::new();
+
+#[btf_map(name = "events")]
+static EVENTS: RingBuf<Event, { capacity::EVENTS }> = RingBuf::new();
+
+/// `BPF_NOEXIST` (linux/bpf.h).
+const BPF_NOEXIST: u64 = 1;
+/// `EEXIST` (asm-generic/errno-base.h).
+const EEXIST: i32 = 17;
+
+/// The tables of this object.
+pub struct Maps;
+
+/// A pointer that a map look-up returned.
+pub struct Found<V>(NonNull<V>);
+
+impl<V> Slot<V> for Found<V> {
+    #[inline(always)]
+    fn with<R>(&self, access: impl FnOnce(&mut V) -> R) -> R {
+        let mut entry = self.0;
+        // SAFETY: the entry lives as long as the program runs (RCU), and the verifier has seen the
+        // null check. Another CPU may change it meanwhile; the engine is made for that.
+        access(unsafe { entry.as_mut() })
+    }
+}
+
+const fn insertion(result: Result<(), i32>) -> Insertion {
+    match result {
+        Ok(()) => Insertion::Done,
+        Err(error) if error == -EEXIST => Insertion::Exists,
+        Err(_) => Insertion::Full,
+    }
+}
+
+impl Tables for Maps {
+    type FlowSlot = Found<Flow>;
+    type ReplySlot = Found<Reply>;
+
+    #[inline(always)]
+    fn now(&self) -> Seconds {
+        // SAFETY: takes nothing. The coarse clock costs a memory read and ticks every jiffy.
+        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as Seconds
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes nothing.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn destination(&self, address: Ipv4) -> Option<DestinationKind> {
+        CLUSTER_CIDRS.get(&Key::new(32, address)).and_then(|cidr| cidr.kind())
+    }
+
+    #[inline(always)]
+    fn is_office(&self, address: Ipv4) -> bool {
+        OFFICE_CIDRS.get(&Key::new(32, address)).is_some()
+    }
+
+    #[inline(always)]
+    fn route(&self, address: Ipv4) -> Option<Route> {
+        ROUTES.get(&Key::new(32, address)).copied()
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        // SAFETY: read at once; a service's value is replaced, never changed in place.
+        unsafe { SERVICES.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        // SAFETY: read at once; a backend list is never changed, only replaced by one of another id.
+        unsafe { BACKENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn nat_port(&self, port: u16) -> Option<NatPort> {
+        NAT_PORTS.get(u32::from(port)).copied()
+    }
+
+    #[inline(always)]
+    fn flow(&self, key: &FlowKey) -> Option<Self::FlowSlot> {
+        FLOWS.get_ptr_mut(key).and_then(NonNull::new).map(Found)
+    }
+
+    #[inline(always)]
+    fn reply(&self, key: &ReplyKey) -> Option<Self::ReplySlot> {
+        REPLIES.get_ptr_mut(key).and_then(NonNull::new).map(Found)
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Insertion {
+        insertion(FLOWS.insert(key, flow, BPF_NOEXIST))
+    }
+
+    #[inline(always)]
+    fn insert_reply(&self, key: &ReplyKey, reply: &Reply) -> Insertion {
+        insertion(REPLIES.insert(key, reply, BPF_NOEXIST))
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, key: &FlowKey) {
+        let _ = FLOWS.remove(key);
+    }
+
+    #[inline(always)]
+    fn remove_reply(&self, key: &ReplyKey) {
+        let _ = REPLIES.remove(key);
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        // SAFETY: read at once; all fragments of one datagram say the same.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        let _ = FRAGMENTS.insert(key, fragment, 0);
+    }
+
+    #[inline(always)]
+    fn count(&self, count: Count, packets: u32, bytes: u32) {
+        if let Some(counter) = COUNTERS.get_ptr_mut(count.index()).and_then(NonNull::new) {
+            Found(counter).with(|counter| {
+                counter.packets += u64::from(packets);
+                counter.bytes += u64::from(bytes);
+            });
+        }
+    }
+
+    #[inline(always)]
+    fn take_answer_token(&self) -> bool {
+        let now = self.now();
+        ANSWER_TOKENS
+            .get_ptr_mut(0)
+            .and_then(NonNull::new)
+            .is_some_and(|tokens| Found(tokens).with(|tokens| tokens.take(now)))
+    }
+
+    #[inline(always)]
+    fn event(&self, event: &Event) {
+        // A full ring means that userspace is behind or away: it learns of it from the counters.
+        let _ = EVENTS.output(event, 0);
+    }
+}

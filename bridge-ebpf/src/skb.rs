@@ -1,0 +1,195 @@
+//! A socket buffer as the engine's packet.
+//!
+//! Everything goes through the kernel's helpers: they take packets that are not linear, keep
+//! `CHECKSUM_PARTIAL` and `CHECKSUM_COMPLETE` right, and unshare cloned buffers before a write.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+};
+use aya_ebpf::programs::TcContext;
+use bridge_common::checksum::{Difference, Sum};
+use bridge_common::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
+
+/// `ETH_P_IP` (linux/if_ether.h) as `__sk_buff.protocol` has it.
+const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+/// `ETH_HLEN` (linux/if_ether.h): the bridge attaches to Ethernet interfaces only.
+const ETH_HLEN: u32 = 14;
+const MAC_LEN: usize = 6;
+
+/// An IPv4 packet in a socket buffer.
+pub struct Skb {
+    skb: *mut __sk_buff,
+}
+
+/// Reads a field of `__sk_buff`.
+macro_rules! field {
+    ($skb:expr, $field:ident) => {{
+        // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
+        unsafe { (*$skb.skb).$field }
+    }};
+}
+
+const fn done(result: i64) -> Result<(), OutOfBounds> {
+    if result == 0 { Ok(()) } else { Err(OutOfBounds) }
+}
+
+impl Skb {
+    /// The packet of a TC hook, if it is untagged IPv4.
+    #[inline(always)]
+    pub fn ipv4(context: &TcContext) -> Option<Self> {
+        let skb = Self { skb: context.as_ptr().cast() };
+        (field!(skb, protocol) == ETH_P_IP && field!(skb, vlan_present) == 0).then_some(skb)
+    }
+
+    /// Sends the packet out of `ifindex`; the kernel finds the neighbour by its own route to the
+    /// destination address.
+    #[inline(always)]
+    pub fn redirect_to_neighbour(&self, ifindex: u32) -> i32 {
+        // SAFETY: a null parameter block with length 0 asks for the route lookup.
+        unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+    }
+
+    /// Sends the packet back to the link-layer address that it came from.
+    #[inline(always)]
+    pub fn bounce(&mut self) -> i32 {
+        let Ok(addresses) = self.load_raw::<{ 2 * MAC_LEN }>(0) else {
+            return TC_ACT_SHOT;
+        };
+        let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = addresses;
+        if self.store_raw(0, &[s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5]).is_err() {
+            return TC_ACT_SHOT;
+        }
+        let ifindex = field!(self, ifindex);
+        // SAFETY: takes no pointer.
+        unsafe { bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    #[inline(always)]
+    fn load_raw<const N: usize>(&self, offset: u32) -> Result<[u8; N], OutOfBounds> {
+        let mut bytes = [0; N];
+        // SAFETY: `bytes` is `N` bytes long; the kernel checks the packet's bounds.
+        done(unsafe {
+            bpf_skb_load_bytes(self.skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
+        })?;
+        Ok(bytes)
+    }
+
+    #[inline(always)]
+    fn store_raw<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
+        // SAFETY: `bytes` is `N` bytes long; the kernel checks the packet's bounds.
+        done(unsafe { bpf_skb_store_bytes(self.skb, offset, bytes.as_ptr().cast(), N as u32, 0) })
+    }
+
+    #[inline(always)]
+    fn add_to_checksum(&mut self, offset: u32, difference: Difference, flags: u64) -> Result<(), OutOfBounds> {
+        // SAFETY: takes no pointer but the context; a `from` of 0 says that `to` is a difference.
+        done(unsafe {
+            bpf_l4_csum_replace(self.skb, ETH_HLEN + offset, 0, u64::from(difference.wsum()), flags)
+        })
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        field!(self, len) - ETH_HLEN
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        field!(self, gso_size)
+    }
+
+    #[inline(always)]
+    fn segments(&self) -> u32 {
+        match field!(self, gso_segs) {
+            0 => 1,
+            segments => segments,
+        }
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], OutOfBounds> {
+        self.load_raw(ETH_HLEN + offset)
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
+        self.store_raw(ETH_HLEN + offset, bytes)
+    }
+
+    #[inline(always)]
+    fn update_checksum(
+        &mut self,
+        offset: u32,
+        addresses: Difference,
+        payload: Difference,
+        kind: ChecksumKind,
+    ) -> Result<(), OutOfBounds> {
+        let flags = match kind {
+            ChecksumKind::Plain => 0,
+            ChecksumKind::Udp => u64::from(BPF_F_MARK_MANGLED_0),
+        };
+        if addresses != Difference::default() {
+            self.add_to_checksum(offset, addresses, flags | u64::from(BPF_F_PSEUDO_HDR))?;
+        }
+        if payload != Difference::default() {
+            self.add_to_checksum(offset, payload, flags)?;
+        }
+        Ok(())
+    }
+
+    /// `__sk_buff` does not say; but the kernel leaves such a checksum alone when payload changes.
+    #[inline(always)]
+    fn checksum_is_partial(&mut self, offset: u32) -> bool {
+        let Ok(before) = self.load::<2>(offset) else {
+            return false;
+        };
+        let change = Difference::default().replace([0, 0], [0, 1]);
+        if self.add_to_checksum(offset, change, 0).is_err() {
+            return false;
+        }
+        let unchanged = self.load::<2>(offset) == Ok(before);
+        if !unchanged {
+            // The field is put back as it was: the engine quotes or overwrites it.
+            let _ = self.store(offset, &before);
+        }
+        unchanged
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: u32, len: u32) -> Result<Sum, OutOfBounds> {
+        let mut bytes = [0_u8; QUOTE_MAX as usize];
+        if len == 0 || len > QUOTE_MAX {
+            return Err(OutOfBounds);
+        }
+        // SAFETY: `len` is at most the length of `bytes`; the kernel checks the packet's bounds.
+        done(unsafe {
+            bpf_skb_load_bytes(self.skb.cast(), ETH_HLEN + offset, bytes.as_mut_ptr().cast(), len)
+        })?;
+        // SAFETY: `bytes` is QUOTE_MAX bytes long, a multiple of 4; what was not read of it is zero.
+        let sum = unsafe {
+            bpf_csum_diff(core::ptr::null_mut(), 0, bytes.as_mut_ptr().cast(), QUOTE_MAX, 0)
+        };
+        u32::try_from(sum).map(Sum::from_wsum).map_err(|_| OutOfBounds)
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, len: u32) -> Result<(), OutOfBounds> {
+        // SAFETY: takes no pointer but the context.
+        done(unsafe { bpf_skb_change_tail(self.skb, ETH_HLEN + len, 0) })
+    }
+
+    #[inline(always)]
+    fn prepend<const N: usize>(&mut self) -> Result<(), OutOfBounds> {
+        // SAFETY: takes no pointer but the context.
+        done(unsafe {
+            bpf_skb_adjust_room(self.skb, N as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0)
+        })
+    }
+}
