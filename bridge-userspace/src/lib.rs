@@ -3,7 +3,10 @@
 //! Data flows one way: a cluster source and the kernel's routes make the desired state, the
 //! reconciler brings the tables to it, the datapath reads the tables, the views read the counters.
 
+pub mod cli;
 pub mod cluster;
+pub mod config;
 pub mod exit;
+pub mod netlink;
 pub mod networks;
 pub mod ports;

@@ -1,0 +1,293 @@
+//! One complete reading of the kernel's state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use futures::TryStreamExt;
+use ipnet::Ipv4Net;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType,
+};
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+use super::routes::{Question, questions};
+use super::{InterfaceAddress, Link, LinkKind, NetlinkError, NetworkState, Route, Vxlan};
+
+/// Reads links, addresses, and the routes into the networks of interest.
+///
+/// # Errors
+/// When the kernel refuses a dump, or the connection behind the handle is gone.
+pub async fn read(handle: &Handle, interest: &[Ipv4Net]) -> Result<NetworkState, NetlinkError> {
+    let links = links(handle).await?;
+    let addresses = addresses(handle).await?;
+    let tables = prefixes(handle).await?;
+    let mut routes = Vec::new();
+    let mut unreachable = Vec::new();
+    for question in questions(&tables, interest) {
+        match ask(handle, &links, question).await? {
+            Answer::Way(route) => routes.push(route),
+            Answer::NoWay => unreachable.push(question.prefix),
+            Answer::Here => {}
+        }
+    }
+    Ok(NetworkState {
+        links,
+        routes,
+        unreachable,
+        addresses,
+    })
+}
+
+async fn links(handle: &Handle) -> Result<BTreeMap<u32, Link>, NetlinkError> {
+    let messages: Vec<LinkMessage> =
+        handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| NetlinkError::Request {
+                what: "links",
+                error,
+            })?;
+    Ok(messages
+        .into_iter()
+        .map(|message| (message.header.index, link(message)))
+        .collect())
+}
+
+fn link(message: LinkMessage) -> Link {
+    let header = message.header;
+    let mut link = Link {
+        index: header.index,
+        name: String::new(),
+        mtu: 0,
+        kind: if header.link_layer_type == LinkLayerType::Loopback {
+            LinkKind::Loopback
+        } else {
+            LinkKind::Other
+        },
+        mac: None,
+        up: header.flags.contains(LinkFlags::Up),
+        carrier: header.flags.contains(LinkFlags::LowerUp),
+        vxlan: None,
+        master: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Address(address) if header.link_layer_type == LinkLayerType::Ether => {
+                link.mac = address.try_into().ok();
+            }
+            LinkAttribute::Controller(index) => link.master = Some(index),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = link_kind(&kind),
+                        LinkInfo::Data(InfoData::Vxlan(parameters)) => {
+                            link.vxlan = Some(vxlan(&parameters));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn link_kind(kind: &InfoKind) -> LinkKind {
+    match kind {
+        InfoKind::Vxlan => LinkKind::Vxlan,
+        InfoKind::Geneve => LinkKind::Geneve,
+        InfoKind::Wireguard => LinkKind::Wireguard,
+        InfoKind::IpIp
+        | InfoKind::GreTun
+        | InfoKind::GreTap
+        | InfoKind::SitTun
+        | InfoKind::Ip6Tnl
+        | InfoKind::GreTun6
+        | InfoKind::GreTap6 => LinkKind::IpTunnel,
+        InfoKind::Bridge => LinkKind::Bridge,
+        InfoKind::Veth => LinkKind::Veth,
+        InfoKind::Vlan => LinkKind::Vlan,
+        _ => LinkKind::Other,
+    }
+}
+
+fn vxlan(parameters: &[InfoVxlan]) -> Vxlan {
+    let mut vxlan = Vxlan {
+        vni: 0,
+        port: 0,
+        underlying: None,
+    };
+    for parameter in parameters {
+        match parameter {
+            InfoVxlan::Id(vni) => vxlan.vni = *vni,
+            InfoVxlan::Port(port) => vxlan.port = *port,
+            InfoVxlan::Link(index) if *index != 0 => vxlan.underlying = Some(*index),
+            _ => {}
+        }
+    }
+    vxlan
+}
+
+async fn addresses(handle: &Handle) -> Result<Vec<InterfaceAddress>, NetlinkError> {
+    let mut messages = handle.address().get().execute();
+    let mut addresses = Vec::new();
+    while let Some(message) = messages
+        .try_next()
+        .await
+        .map_err(|error| NetlinkError::Request {
+            what: "addresses",
+            error,
+        })?
+    {
+        if message.header.family != AddressFamily::Inet {
+            continue;
+        }
+        // `Local` is the host's own address; `Address` is the peer's on point-to-point links.
+        let local = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(std::net::IpAddr::V4(address)) => Some(*address),
+                _ => None,
+            });
+        if let Some(address) = local {
+            addresses.push(InterfaceAddress {
+                ifindex: message.header.index,
+                address,
+                prefix_len: message.header.prefix_len,
+            });
+        }
+    }
+    // The kernel lists an interface's primary address first: a stable sort keeps that.
+    addresses.sort_by_key(|address| address.ifindex);
+    Ok(addresses)
+}
+
+/// The prefixes of all IPv4 routing tables.
+async fn prefixes(handle: &Handle) -> Result<BTreeSet<Ipv4Net>, NetlinkError> {
+    let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let mut messages = handle.route().get(all).execute();
+    let mut prefixes = BTreeSet::new();
+    while let Some(message) = messages
+        .try_next()
+        .await
+        .map_err(|error| NetlinkError::Request {
+            what: "routes",
+            error,
+        })?
+    {
+        let destination = message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+                _ => None,
+            });
+        let prefix = Ipv4Net::new(
+            destination.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            message.header.destination_prefix_length,
+        );
+        if let Ok(prefix) = prefix {
+            prefixes.insert(prefix);
+        }
+    }
+    Ok(prefixes)
+}
+
+enum Answer {
+    Way(Route),
+    NoWay,
+    /// The address is the host's own, or a broadcast address.
+    Here,
+}
+
+async fn ask(
+    handle: &Handle,
+    links: &BTreeMap<u32, Link>,
+    question: Question,
+) -> Result<Answer, NetlinkError> {
+    let request = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(question.address, 32)
+        .build();
+    let message = match handle.route().get(request).execute().try_next().await {
+        Ok(Some(message)) => message,
+        // The kernel answers with what a sender would get: ENETUNREACH, EHOSTUNREACH, EACCES,
+        // EINVAL (`fib_props` in net/ipv4/fib_semantics.c).
+        Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => return Ok(Answer::NoWay),
+        Err(error) => {
+            return Err(NetlinkError::Request {
+                what: "route to an address",
+                error,
+            });
+        }
+    };
+    Ok(answer(&message, links, question))
+}
+
+fn answer(message: &RouteMessage, links: &BTreeMap<u32, Link>, question: Question) -> Answer {
+    match message.header.kind {
+        RouteType::Unicast => {}
+        RouteType::Local | RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast => {
+            return Answer::Here;
+        }
+        _ => return Answer::NoWay,
+    }
+    if message
+        .header
+        .flags
+        .intersects(RouteFlags::Dead | RouteFlags::Linkdown)
+    {
+        return Answer::NoWay;
+    }
+    let mut ifindex = None;
+    let mut gateway = None;
+    let mut preferred_source = None;
+    let mut mtu = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => ifindex = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
+                preferred_source = Some(*address);
+            }
+            // An IPv6 next hop has no IPv4 neighbour entry to send to.
+            RouteAttribute::Via(_) => return Answer::NoWay,
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    let (Some(link), Some(preferred_source)) = (
+        ifindex.and_then(|index| links.get(&index)),
+        preferred_source,
+    ) else {
+        return Answer::NoWay;
+    };
+    if !link.up || !link.carrier {
+        return Answer::NoWay;
+    }
+    Answer::Way(Route {
+        prefix: question.prefix,
+        matched: question.matched,
+        ifindex: link.index,
+        gateway,
+        preferred_source,
+        mtu: mtu.unwrap_or(link.mtu),
+        tunnel: link.kind.is_tunnel(),
+    })
+}

@@ -1,0 +1,188 @@
+//! A mirror of the kernel's links, addresses and routes, kept up to date through rtnetlink.
+//!
+//! [`watch`] gives a [`NetworkState`] and a new one whenever the kernel's changes. Routes are not
+//! computed from the routing tables here: for every prefix of interest the kernel is asked what it
+//! would do ([`routes`]), as policy rules and `src` decide that too.
+
+mod dump;
+mod interfaces;
+mod routes;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+pub use self::dump::read;
+pub use self::interfaces::cluster_interfaces;
+pub use self::watch::watch;
+
+/// What the kernel knows about the ways in and out of this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkState {
+    /// Network devices by interface index.
+    pub links: BTreeMap<u32, Link>,
+    /// The usable ways to the networks of interest, ascending by prefix. A longest-prefix match in
+    /// this list and in `unreachable` together gives the kernel's own choice.
+    pub routes: Vec<Route>,
+    /// Parts of the networks of interest that the kernel has no way to, ascending: `unreachable`,
+    /// `blackhole` and `prohibit` routes, no route at all, and routes over a device without carrier.
+    pub unreachable: Vec<Ipv4Net>,
+    /// The host's own IPv4 addresses, ascending by interface.
+    pub addresses: Vec<InterfaceAddress>,
+}
+
+impl NetworkState {
+    /// The device of this name.
+    #[must_use]
+    pub fn link_named(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| link.name == name)
+    }
+
+    /// The IPv4 addresses of an interface, the primary one first.
+    pub fn addresses_of(&self, ifindex: u32) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.addresses
+            .iter()
+            .filter(move |address| address.ifindex == ifindex)
+            .map(|address| address.address)
+    }
+
+    /// Whether an address is one of this host's.
+    #[must_use]
+    pub fn is_local(&self, address: Ipv4Addr) -> bool {
+        address.is_loopback() || self.addresses.iter().any(|own| own.address == address)
+    }
+
+    /// The way to an address within the networks of interest, by longest prefix.
+    #[must_use]
+    pub fn route_to(&self, destination: Ipv4Addr) -> Option<&Route> {
+        let best = self
+            .routes
+            .iter()
+            .filter(|route| route.prefix.contains(&destination))
+            .max_by_key(|route| route.prefix.prefix_len())?;
+        let hidden = self.unreachable.iter().any(|prefix| {
+            prefix.contains(&destination) && prefix.prefix_len() > best.prefix.prefix_len()
+        });
+        (!hidden).then_some(best)
+    }
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index, unique in the network namespace and never zero.
+    pub index: u32,
+    /// The device's name.
+    pub name: String,
+    /// Largest layer-3 packet in octets.
+    pub mtu: u32,
+    /// What kind of device it is.
+    pub kind: LinkKind,
+    /// The hardware address, if the device has one of Ethernet's.
+    pub mac: Option<[u8; 6]>,
+    /// Whether it is administratively up (`IFF_UP`).
+    pub up: bool,
+    /// Whether it can transmit (`IFF_LOWER_UP`): cable plugged, or a bridge with a port up.
+    pub carrier: bool,
+    /// Tunnel parameters of a VXLAN device.
+    pub vxlan: Option<Vxlan>,
+    /// The bridge, bond or VRF that it is a port of.
+    pub master: Option<u32>,
+}
+
+/// Parameters of a VXLAN device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vxlan {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP port of the tunnel, host order.
+    pub port: u16,
+    /// The device that it was told to send through, if any.
+    pub underlying: Option<u32>,
+}
+
+/// Kinds of network devices, as far as they make a difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkKind {
+    /// The loopback device.
+    Loopback,
+    /// VXLAN tunnel (RFC 7348).
+    Vxlan,
+    /// Geneve tunnel (RFC 8926).
+    Geneve,
+    /// IP-in-IP, GRE or a similar tunnel without a port.
+    IpTunnel,
+    /// `WireGuard` tunnel.
+    Wireguard,
+    /// Software bridge.
+    Bridge,
+    /// One end of a pair.
+    Veth,
+    /// VLAN on another device.
+    Vlan,
+    /// Physical devices and every other kind.
+    Other,
+}
+
+impl LinkKind {
+    /// Whether packets leave the device inside another IP packet.
+    #[must_use]
+    pub fn is_tunnel(self) -> bool {
+        matches!(
+            self,
+            Self::Vxlan | Self::Geneve | Self::IpTunnel | Self::Wireguard
+        )
+    }
+}
+
+/// What the kernel does with packets to a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The destinations: the kernel's prefix or, if that is wider, the network of interest in it.
+    pub prefix: Ipv4Net,
+    /// The prefix of the kernel's route, e.g. `0.0.0.0/0` for the default route.
+    pub matched: Ipv4Net,
+    /// Interface through which they leave. With several next hops the one that the kernel has
+    /// chosen for one address of the prefix.
+    pub ifindex: u32,
+    /// The next hop; none if destinations are neighbours.
+    pub gateway: Option<Ipv4Addr>,
+    /// The source that the kernel would give its own packets, so where replies come home to.
+    pub preferred_source: Ipv4Addr,
+    /// Largest layer-3 packet in octets: the route's own limit if it has one, else the device's.
+    pub mtu: u32,
+    /// Whether packets leave inside another IP packet, which may be fragmented outside.
+    pub tunnel: bool,
+}
+
+/// An IPv4 address of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InterfaceAddress {
+    /// Interface index.
+    pub ifindex: u32,
+    /// The host's own address.
+    pub address: Ipv4Addr,
+    /// Length of the network's prefix.
+    pub prefix_len: u8,
+}
+
+/// Why the kernel's state cannot be mirrored.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The socket cannot be opened or bound.
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(#[source] io::Error),
+    /// The kernel refuses a request.
+    #[error("the kernel does not tell its {what}: {error}")]
+    Request {
+        /// What was asked for.
+        what: &'static str,
+        /// The answer.
+        error: rtnetlink::Error,
+    },
+}
