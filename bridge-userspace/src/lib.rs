@@ -10,3 +10,5 @@ pub mod exit;
 pub mod netlink;
 pub mod networks;
 pub mod ports;
+pub mod preflight;
+pub mod sysctl;

@@ -28,17 +28,19 @@ pub async fn read(handle: &Handle, interest: &[Ipv4Net]) -> Result<NetworkState,
     let tables = prefixes(handle).await?;
     let mut routes = Vec::new();
     let mut unreachable = Vec::new();
+    let mut local = Vec::new();
     for question in questions(&tables, interest) {
         match ask(handle, &links, question).await? {
             Answer::Way(route) => routes.push(route),
             Answer::NoWay => unreachable.push(question.prefix),
-            Answer::Here => {}
+            Answer::Here => local.push(question.prefix),
         }
     }
     Ok(NetworkState {
         links,
         routes,
         unreachable,
+        local,
         addresses,
     })
 }

@@ -26,11 +26,14 @@ pub struct NetworkState {
     /// Network devices by interface index.
     pub links: BTreeMap<u32, Link>,
     /// The usable ways to the networks of interest, ascending by prefix. A longest-prefix match in
-    /// this list and in `unreachable` together gives the kernel's own choice.
+    /// this list, `unreachable` and `local` together gives the kernel's own choice.
     pub routes: Vec<Route>,
     /// Parts of the networks of interest that the kernel has no way to, ascending: `unreachable`,
     /// `blackhole` and `prohibit` routes, no route at all, and routes over a device without carrier.
     pub unreachable: Vec<Ipv4Net>,
+    /// Parts of the networks of interest that end at this host, ascending: its own addresses, and
+    /// broadcast addresses.
+    pub local: Vec<Ipv4Net>,
     /// The host's own IPv4 addresses, ascending by interface.
     pub addresses: Vec<InterfaceAddress>,
 }
@@ -64,7 +67,7 @@ impl NetworkState {
             .iter()
             .filter(|route| route.prefix.contains(&destination))
             .max_by_key(|route| route.prefix.prefix_len())?;
-        let hidden = self.unreachable.iter().any(|prefix| {
+        let hidden = self.unreachable.iter().chain(&self.local).any(|prefix| {
             prefix.contains(&destination) && prefix.prefix_len() > best.prefix.prefix_len()
         });
         (!hidden).then_some(best)

@@ -118,11 +118,12 @@ struct Notices {
 
 impl Notices {
     fn subscribe() -> io::Result<Self> {
-        const GROUPS: [MulticastGroup; 4] = [
+        const GROUPS: [MulticastGroup; 5] = [
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv4Rule,
+            MulticastGroup::Nexthop,
         ];
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         socket.socket_mut().bind(&SocketAddr::new(0, 0))?;

@@ -1,0 +1,152 @@
+//! One instance per pin path.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// A bpf filesystem cannot hold ordinary files, so the locks are here.
+const DIRECTORY: &str = "/run/office-bridge";
+
+/// Why this instance may not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another one is at work.
+    #[error(
+        "another office-bridge{} already works on {pin_path}: stop it first, or give this one \
+         another --pin-path",
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+    )]
+    Taken {
+        /// The pin path that both want.
+        pin_path: PathBuf,
+        /// The other's process id, as it wrote it down.
+        pid: Option<u32>,
+    },
+    /// The lock file cannot be used.
+    #[error("cannot use the lock file {path}: {error}")]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// The right to work on a pin path, held until this is dropped or the process ends in whatever way.
+#[derive(Debug)]
+pub struct InstanceLock {
+    _file: Flock<File>,
+}
+
+impl InstanceLock {
+    /// Takes the right to work on a pin path.
+    ///
+    /// # Errors
+    /// When another process has it, with that one's process id.
+    pub fn acquire(pin_path: &Path) -> Result<Self, LockError> {
+        Self::acquire_in(Path::new(DIRECTORY), pin_path)
+    }
+
+    fn acquire_in(directory: &Path, pin_path: &Path) -> Result<Self, LockError> {
+        let path = directory.join(file_name(pin_path));
+        let io = |error| LockError::Io {
+            path: path.clone(),
+            error,
+        };
+        fs::create_dir_all(directory).map_err(io)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                // The file stays when the lock ends: removing it would let a third process lock a
+                // new one while a second still has the old one open.
+                file.set_len(0).map_err(io)?;
+                file.rewind().map_err(io)?;
+                writeln!(file, "{}", std::process::id()).map_err(io)?;
+                Ok(Self { _file: file })
+            }
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                let pid = file
+                    .read_to_string(&mut text)
+                    .ok()
+                    .and_then(|_| text.trim().parse().ok());
+                Err(LockError::Taken {
+                    pin_path: pin_path.to_owned(),
+                    pid,
+                })
+            }
+            Err((_, errno)) => Err(io(errno.into())),
+        }
+    }
+}
+
+/// The pin path as one file name, in the way of `systemd-escape --path`: no two paths get the
+/// same one, and people can still read it.
+fn file_name(pin_path: &Path) -> String {
+    let mut name = String::new();
+    let components = pin_path
+        .components()
+        .filter(|component| matches!(component, std::path::Component::Normal(_)));
+    for (index, component) in components.enumerate() {
+        if index > 0 {
+            name.push('-');
+        }
+        for &byte in component.as_os_str().as_encoded_bytes() {
+            if byte.is_ascii_alphanumeric() || byte == b'_' {
+                name.push(char::from(byte));
+            } else {
+                name.push_str(&format!("\\x{byte:02x}"));
+            }
+        }
+    }
+    name.push_str(".lock");
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_instance_on_one_pin_path_is_told_the_first_ones_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = Path::new("/sys/fs/bpf/office-bridge");
+        let first = InstanceLock::acquire_in(directory.path(), pins).unwrap();
+        let error = InstanceLock::acquire_in(directory.path(), pins).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "another office-bridge (process {}) already works on /sys/fs/bpf/office-bridge: \
+                 stop it first, or give this one another --pin-path",
+                std::process::id()
+            )
+        );
+        drop(first);
+        InstanceLock::acquire_in(directory.path(), pins).unwrap();
+    }
+
+    #[test]
+    fn instances_on_different_pin_paths_do_not_meet() {
+        let directory = tempfile::tempdir().unwrap();
+        let _one = InstanceLock::acquire_in(directory.path(), Path::new("/a/b")).unwrap();
+        InstanceLock::acquire_in(directory.path(), Path::new("/a-b")).unwrap();
+        InstanceLock::acquire_in(directory.path(), Path::new("/a/b/c")).unwrap();
+    }
+
+    #[test]
+    fn spellings_of_one_path_share_a_lock() {
+        assert_eq!(
+            file_name(Path::new("/sys/fs/bpf/office-bridge/")),
+            file_name(Path::new("/sys//fs/./bpf/office-bridge"))
+        );
+    }
+}
