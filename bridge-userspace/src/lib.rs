@@ -12,3 +12,4 @@ pub mod networks;
 pub mod ports;
 pub mod preflight;
 pub mod sysctl;
+pub mod dns;
