@@ -12,7 +12,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [listen, upstream, allow] = arguments.as_slice() else {
         return Err("usage: dns_relay LISTEN UPSTREAM ALLOWED-CIDR".into());
     };
-    let config = Config::new(vec![listen.parse()?], vec![upstream.parse()?], vec![allow.parse()?]);
+    let config = Config::new(
+        vec![listen.parse()?],
+        vec![upstream.parse()?],
+        vec![allow.parse()?],
+    );
     let relay = Relay::bind(&config)?;
     let handle = relay.handle();
     relay

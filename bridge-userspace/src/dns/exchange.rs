@@ -2,9 +2,7 @@
 //!
 //! Every UDP attempt has a socket of its own: a source port that the kernel draws at random
 //! (`udp_lib_get_port`), and connected, so that only the upstream's address can answer and an ICMP
-//! error is heard. TCP attempts have a connection for themselves as long as they last, so that one
-//! slow query never holds up another; connections are kept for a while and used again, because
-//! closing them all would run the host out of ports.
+//! error is heard. TCP attempts share the few connections that `connection` keeps.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,16 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::framing::MAX_MESSAGE_LEN;
 use super::message::{Query, ResponseCode};
 use super::relay::Shared;
 use super::upstream::{Transport, Upstream};
-
-/// Longest message over either transport (RFC 1035 section 4.2.2 has 16 bits for its length).
-pub const MAX_MESSAGE_LEN: usize = 65_535;
 
 /// Wrong replies that one UDP attempt bears. More of them look like someone guessing the id
 /// (RFC 5452 section 9), and the next attempt has another port.
@@ -122,8 +117,8 @@ async fn attempt(
             }
             false
         }
-        Err(Failure::Timeout) => health.timed_out(),
-        Err(Failure::Upstream(_)) => health.failed(),
+        Err(Failure::Upstream(error)) if is_absence(error) => health.failed(),
+        Err(Failure::Timeout | Failure::Upstream(_)) => health.missed(),
         Err(Failure::Local(_)) => false,
     };
     if went_down {
@@ -135,6 +130,16 @@ async fn attempt(
         start_probing(shared, upstream, transport, PROBE_INTERVAL.0);
     }
     result
+}
+
+/// Whether an error says that no server is there, whatever it had been asked.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
 }
 
 /// Asks, counts, and judges nothing.
@@ -214,28 +219,13 @@ fn fresh_udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(StdUdpSocket::from(socket))
 }
 
-async fn ask_tcp(shared: &Shared, upstream: &Upstream, query: &Query) -> io::Result<Vec<u8>> {
-    // The server may have closed a kept connection just now; that says nothing about its health.
-    if let Some(stream) = upstream.take_idle()
-        && let Ok(reply) = ask_over(shared, upstream, stream, query).await
-    {
-        return Ok(reply);
-    }
-    let stream = TcpStream::connect(upstream.address).await?;
-    stream.set_nodelay(true)?;
-    ask_over(shared, upstream, stream, query).await
-}
-
-async fn ask_over(
-    shared: &Shared,
-    upstream: &Upstream,
-    mut stream: TcpStream,
-    query: &Query,
-) -> io::Result<Vec<u8>> {
-    stream.write_all(&frame(query.bytes())).await?;
-    let len = stream.read_u16().await?;
-    let mut reply = vec![0; usize::from(len)];
-    stream.read_exact(&mut reply).await?;
+async fn ask_tcp(shared: &Shared, upstream: &Upstream, query: &mut Query) -> io::Result<Vec<u8>> {
+    let (connection, proven) = upstream.connection();
+    let reply = match connection.ask(query).await {
+        // The server may have closed it just now; that says nothing about its health.
+        Err(_) if proven => upstream.new_connection().ask(query).await?,
+        result => result?,
+    };
     if !query.is_answered_by(&reply) {
         shared.counters.mismatched_replies.increment();
         return Err(io::Error::new(
@@ -243,19 +233,7 @@ async fn ask_over(
             "reply to another query",
         ));
     }
-    upstream.put_idle(stream);
     Ok(reply)
-}
-
-/// A message with its length before it (RFC 1035 section 4.2.2), as one buffer so that it leaves
-/// in one segment (RFC 7766 section 8).
-pub fn frame(message: &[u8]) -> Vec<u8> {
-    // No message is longer: they come out of buffers and frames of that size.
-    let len = u16::try_from(message.len()).unwrap_or(u16::MAX);
-    let mut frame = Vec::with_capacity(2 + usize::from(len));
-    frame.extend_from_slice(&len.to_be_bytes());
-    frame.extend_from_slice(&message[..usize::from(len)]);
-    frame
 }
 
 /// Asks an upstream a question of the relay's own until it answers, so that no client has to wait

@@ -83,6 +83,12 @@ impl Query {
         &self.message
     }
 
+    /// The id under which it goes upstream.
+    #[must_use]
+    pub fn id(&self) -> [u8; 2] {
+        [self.message[0], self.message[1]]
+    }
+
     /// The name asked for, in wire format.
     #[must_use]
     pub fn name(&self) -> &[u8] {

@@ -3,7 +3,8 @@
 //! A query's way through the modules: [`listen`](Relay::bind) has bound the addresses; `udp` and
 //! `tcp` take messages from clients and give answers back; `relay` judges each message (who asks,
 //! is it a query, is there room); `message` is the little that is read of it; `exchange` asks the
-//! upstreams; `upstream` knows how each of them stands; `counters` tells what happened.
+//! upstreams; `upstream` knows how each of them stands and `connection` is TCP to it; `counters`
+//! tells what happened.
 //!
 //! Messages go through unmodified in both directions but for the id, so EDNS, the TC bit and
 //! whatever else they carry work as if the client had asked the upstream itself. An upstream's
@@ -29,9 +30,11 @@
 //! ```
 
 mod config;
+mod connection;
 mod counters;
 mod descriptors;
 mod exchange;
+mod framing;
 mod holder;
 mod listen;
 mod message;
@@ -49,7 +52,7 @@ use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::timeout;
 
 pub use self::config::{Config, Limits};
 pub use self::counters::{ByTransport, Snapshot, UpstreamSnapshot};
@@ -58,7 +61,6 @@ pub use self::listen::BindError;
 
 use self::listen::Listener;
 use self::relay::{Settings, Shared};
-use self::upstream::IDLE_CONNECTION_LIFETIME;
 
 /// A relay with its addresses bound, not answering yet.
 #[derive(Debug)]
@@ -135,10 +137,7 @@ impl Relay {
             ));
         }
         exchange::probe_all(&shared);
-        tokio::select! {
-            () = shutdown => {}
-            () = expire_idle_connections(&shared) => {}
-        }
+        shutdown.await;
         stop_sender.send_replace(true);
         let draining = async {
             while servers.join_next().await.is_some() {}
@@ -189,16 +188,5 @@ impl RelayHandle {
             .replace_settings(Settings::new(allow, upstreams, &old.upstreams));
         exchange::probe_all(&self.shared);
         Ok(())
-    }
-}
-
-/// Closes upstream connections that nobody needs any more, for ever.
-async fn expire_idle_connections(shared: &Shared) {
-    let mut clock = interval(IDLE_CONNECTION_LIFETIME);
-    loop {
-        clock.tick().await;
-        for upstream in &shared.settings().upstreams {
-            upstream.expire_idle();
-        }
     }
 }

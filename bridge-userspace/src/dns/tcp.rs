@@ -9,13 +9,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::exchange::{frame, resolve};
+use super::exchange::resolve;
+use super::framing::{Frames, frame};
 use super::relay::{Admission, Shared};
 use super::upstream::Transport;
 
@@ -30,9 +31,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pause when connections can't be accepted, mostly for want of file descriptors.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
-
-/// Room to read into, at least: most queries need a tenth of it.
-const READ_CHUNK: usize = 1024;
 
 /// Limits shared by all listening addresses.
 #[derive(Debug)]
@@ -218,70 +216,4 @@ async fn converse(
         idle_deadline = Instant::now() + shared.limits.tcp_idle_timeout;
     }
     writer.shutdown().await
-}
-
-/// Cuts a stream of bytes into messages, and loses nothing when a read is given up half-way.
-#[derive(Default)]
-struct Frames {
-    bytes: Vec<u8>,
-}
-
-impl Frames {
-    /// The next message; none if the client has closed its side.
-    async fn next(
-        &mut self,
-        reader: &mut (impl AsyncReadExt + Unpin),
-    ) -> io::Result<Option<Vec<u8>>> {
-        loop {
-            let mut missing = READ_CHUNK;
-            if let Some(len) = self
-                .bytes
-                .first_chunk()
-                .map(|len| usize::from(u16::from_be_bytes(*len)))
-            {
-                if self.bytes.len() >= 2 + len {
-                    let rest = self.bytes.split_off(2 + len);
-                    let mut message = std::mem::replace(&mut self.bytes, rest);
-                    message.drain(..2);
-                    return Ok(Some(message));
-                }
-                missing = missing.max(2 + len - self.bytes.len());
-            }
-            self.bytes.reserve(missing);
-            if reader.read_buf(&mut self.bytes).await? == 0 {
-                return Ok(None);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn messages_are_cut_out_however_the_bytes_arrive() {
-        let sent: Vec<Vec<u8>> = [0, 1, 12, 255, 256, 5000, 65_535]
-            .map(|len| vec![0xa5; len])
-            .to_vec();
-        let stream: Vec<u8> = sent.iter().flat_map(|message| frame(message)).collect();
-        for piece in [1, 7, 1024, 100_000] {
-            let (mut client, mut server) = tokio::io::duplex(1 << 17);
-            let pieces: Vec<Vec<u8>> = stream.chunks(piece).map(<[u8]>::to_vec).collect();
-            let writing = tokio::spawn(async move {
-                for piece in pieces {
-                    client.write_all(&piece).await.unwrap();
-                }
-            });
-            let mut frames = Frames::default();
-            for message in &sent {
-                assert_eq!(
-                    frames.next(&mut server).await.unwrap().as_ref(),
-                    Some(message)
-                );
-            }
-            assert_eq!(frames.next(&mut server).await.unwrap(), None);
-            writing.await.unwrap();
-        }
-    }
 }

@@ -14,7 +14,8 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
-use super::exchange::{MAX_MESSAGE_LEN, resolve};
+use super::exchange::resolve;
+use super::framing::MAX_MESSAGE_LEN;
 use super::relay::{Admission, Shared};
 use super::upstream::Transport;
 

@@ -1,25 +1,23 @@
-//! One upstream server: its health by transport, its probe name, its idle TCP connections.
+//! One upstream server: its health by transport, its probe name, its TCP connections.
 
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query as Question};
 use hickory_proto::rr::{Name, RecordType};
-use tokio::net::TcpStream;
 
+use super::connection::Connection;
 use super::counters::{ByTransport, Counter, UpstreamSnapshot};
 use super::message::Query;
 
-/// Consecutive timeouts that mark an upstream down. One may be a lost packet or a slow name.
-const TIMEOUTS_UNTIL_DOWN: u32 = 2;
+/// Consecutive queries without an answer that mark an upstream down. One may be a lost packet or a slow name.
+const MISSES_UNTIL_DOWN: u32 = 2;
 
-/// Idle connections kept for the next TCP queries.
-const MAX_IDLE_CONNECTIONS: usize = 64;
-
-/// How long a connection is kept: less than servers wait (8 s in `CoreDNS`, 30 s in unbound).
-pub const IDLE_CONNECTION_LIFETIME: Duration = Duration::from_secs(5);
+/// Connections kept to one upstream: enough that a slow query holds up few others where the server
+/// answers in order, few enough for servers that take only some (10 in unbound, 20 in dnsmasq).
+const MAX_CONNECTIONS: usize = 8;
 
 /// First label of the probes' names, before the upstream's token.
 const PROBE_PREFIX: &[u8] = b"office-bridge-probe-";
@@ -47,7 +45,7 @@ impl Transport {
 #[derive(Debug)]
 pub struct Health {
     up: AtomicBool,
-    timeouts: AtomicU32,
+    misses: AtomicU32,
     probing: AtomicBool,
 }
 
@@ -55,7 +53,7 @@ impl Health {
     fn new() -> Self {
         Self {
             up: AtomicBool::new(true),
-            timeouts: AtomicU32::new(0),
+            misses: AtomicU32::new(0),
             probing: AtomicBool::new(false),
         }
     }
@@ -67,16 +65,16 @@ impl Health {
 
     /// An answer came. True if that is news.
     pub fn answered(&self) -> bool {
-        self.timeouts.store(0, Ordering::Relaxed);
+        self.misses.store(0, Ordering::Relaxed);
         !self.up.swap(true, Ordering::Relaxed)
     }
 
-    /// No answer came in time. True if that marked it down.
-    pub fn timed_out(&self) -> bool {
-        self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_UNTIL_DOWN && self.failed()
+    /// No answer came, which may have been the query's fault. True if that marked it down.
+    pub fn missed(&self) -> bool {
+        self.misses.fetch_add(1, Ordering::Relaxed) + 1 >= MISSES_UNTIL_DOWN && self.failed()
     }
 
-    /// The upstream turned the query away. True if that marked it down.
+    /// Nobody listens there, or there is no way to it. True if that marked it down.
     pub fn failed(&self) -> bool {
         self.up.swap(false, Ordering::Relaxed)
     }
@@ -106,7 +104,7 @@ pub struct Upstream {
     looping: AtomicBool,
     probe_came_back: AtomicBool,
     latency_microseconds: AtomicU64,
-    idle: Mutex<Vec<(Instant, TcpStream)>>,
+    connections: Mutex<Vec<Arc<Connection>>>,
     probe_label: Vec<u8>,
 }
 
@@ -124,7 +122,7 @@ impl Upstream {
             looping: AtomicBool::new(false),
             probe_came_back: AtomicBool::new(false),
             latency_microseconds: AtomicU64::new(0),
-            idle: Mutex::default(),
+            connections: Mutex::default(),
             probe_label,
         }
     }
@@ -192,29 +190,33 @@ impl Upstream {
         clean
     }
 
-    /// A connection without a query on it.
-    pub fn take_idle(&self) -> Option<TcpStream> {
-        let mut idle = self.lock_idle();
-        while let Some((since, stream)) = idle.pop() {
-            if since.elapsed() < IDLE_CONNECTION_LIFETIME && is_quiet(&stream) {
-                return Some(stream);
+    /// The connection with the least to do, and whether it has brought answers before. Opens
+    /// another one where all are busy and there may be more.
+    pub fn connection(&self) -> (Arc<Connection>, bool) {
+        let mut connections = self.lock_connections();
+        connections.retain(|connection| connection.is_usable());
+        let may_open = connections.len() < MAX_CONNECTIONS;
+        let least_busy = connections
+            .iter()
+            .map(|connection| (connection.in_flight(), connection))
+            .min_by_key(|(in_flight, _)| *in_flight);
+        match least_busy {
+            Some((in_flight, connection)) if in_flight == 0 || !may_open => {
+                (connection.clone(), connection.is_proven())
+            }
+            _ => {
+                let connection = Connection::open(self.address);
+                connections.push(connection.clone());
+                (connection, false)
             }
         }
-        None
     }
 
-    /// Keeps a connection, whose last query was answered, for the next one.
-    pub fn put_idle(&self, stream: TcpStream) {
-        let mut idle = self.lock_idle();
-        if idle.len() < MAX_IDLE_CONNECTIONS {
-            idle.push((Instant::now(), stream));
-        }
-    }
-
-    /// Closes connections that nobody needed for long.
-    pub fn expire_idle(&self) {
-        self.lock_idle()
-            .retain(|(since, _)| since.elapsed() < IDLE_CONNECTION_LIFETIME);
+    /// A connection that no query has been sent on before.
+    pub fn new_connection(&self) -> Arc<Connection> {
+        let connection = Connection::open(self.address);
+        self.lock_connections().push(connection.clone());
+        connection
     }
 
     /// The view of it.
@@ -232,16 +234,11 @@ impl Upstream {
         }
     }
 
-    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<(Instant, TcpStream)>> {
-        self.idle
+    fn lock_connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
+        self.connections
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether a connection is open with nothing to read: neither closed nor out of step.
-fn is_quiet(stream: &TcpStream) -> bool {
-    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 #[cfg(test)]
@@ -249,15 +246,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_timeout_is_forgiven_and_the_second_in_a_row_marks_down() {
+    fn one_unanswered_query_is_forgiven_and_the_second_in_a_row_marks_down() {
         let health = Health::new();
-        assert!(!health.timed_out());
+        assert!(!health.missed());
         assert!(!health.answered());
-        assert!(!health.timed_out());
+        assert!(!health.missed());
         assert!(health.is_up());
-        assert!(health.timed_out());
+        assert!(health.missed());
         assert!(!health.is_up());
-        assert!(!health.timed_out(), "already down: no news");
+        assert!(!health.missed(), "already down: no news");
         assert!(health.answered());
         assert!(health.is_up());
     }
