@@ -1,1 +1,51 @@
-//! The lab: network namespaces that stand for the real hosts.
+//! The lab: network namespaces that stand for the hosts of an office and of a Kubernetes cluster.
+//!
+//! ```text
+//!  office-pc  .10 ─┐            ┌─ 192.168.0.1                        ┌─ node-30  .30   pods 10.244.30.0/24
+//!                  ├─ office ── office-router ── 10.60.20.1 ── lan ───┼─ worker-1 .31   pods 10.244.1.0/24
+//!  office-pc2 .11 ─┘ 192.168.0.0/22   dnsmasq     10.60.20.0/24       └─ worker-2 .32   pods 10.244.2.0/24
+//! ```
+//!
+//! Nothing in it is simulated: the kernel routes, encapsulates and tracks connections, dnsmasq is the
+//! office DNS, unbound is kube-dns, and the iptables rules are those that kube-proxy and flannel leave
+//! on a node.
+//!
+//! The map, in the order in which a lab comes up:
+//!
+//! * [`netns`] makes namespaces, enters them, and batches `ip` commands;
+//! * [`plan`] is the addressing plan, [`cluster`] the services and their backends;
+//! * [`node`] builds a cluster node with its pods and its overlay, [`rules`] its netfilter rules;
+//! * [`dns`] runs the office DNS and kube-dns, [`serve`] what the pods serve;
+//! * [`manifests`] writes the cluster down as Kubernetes YAML;
+//! * [`Lab`] puts all of it together;
+//! * [`host`] is what a test does on a host, [`capture`] what it sees on a wire;
+//! * [`bridge`] runs the program under test on node-30; [`demo`] plays the office developer.
+//!
+//! A lab needs root, and the programs `ip`, `bridge`, `nsenter`, `iptables-restore`, `dnsmasq`,
+//! `unbound`, `ping`, `traceroute`, `dig`, `tcpdump` and `bpftool`.
+#![allow(
+    clippy::missing_errors_doc,
+    reason = "an error here is a failed test or a broken lab, and its chain tells the whole story"
+)]
+
+pub mod bridge;
+pub mod capture;
+pub mod cluster;
+pub mod demo;
+pub mod dns;
+pub mod host;
+mod lab;
+pub mod manifests;
+pub mod netns;
+pub mod node;
+pub mod plan;
+pub mod process;
+pub mod rules;
+pub mod run_dir;
+pub mod serve;
+
+pub use bridge::Bridge;
+pub use host::Host;
+pub use lab::{Lab, LabOptions};
+pub use node::Overlay;
+pub use rules::Firewall;

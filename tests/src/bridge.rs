@@ -1,0 +1,305 @@
+//! The program under test, run on node-30.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::dns::DnsPlan;
+use crate::lab::Lab;
+use crate::netns::Namespace;
+use crate::plan;
+use crate::process::Daemon;
+
+/// How long a bridge may take until it is ready: the verifier runs meanwhile, on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A running bridge. Dropping it stops and uninstalls it.
+#[derive(Debug)]
+pub struct Bridge {
+    daemon: Daemon,
+    client: Client,
+    uninstall_on_drop: bool,
+}
+
+/// Runs the commands of `office-bridge` that look at a bridge or change it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    namespace: Namespace,
+    pin_path: PathBuf,
+}
+
+impl Client {
+    /// For the bridge of this lab, whether or not it runs.
+    #[must_use]
+    pub fn new(lab: &Lab) -> Self {
+        Self {
+            namespace: lab.node_30().namespace().clone(),
+            pin_path: lab.pin_path(),
+        }
+    }
+
+    /// A command such as `status -o json`, to its end.
+    pub fn call(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.namespace.command(&binary()?.display().to_string());
+        command
+            .args(arguments)
+            .arg("--pin-path")
+            .arg(&self.pin_path);
+        command
+            .output()
+            .with_context(|| format!("run office-bridge {}", arguments.join(" ")))
+    }
+
+    /// A command that must end well; its standard output.
+    pub fn text(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.call(arguments)?;
+        if !output.status.success() {
+            bail!(
+                "office-bridge {}: {}: {}",
+                arguments.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        String::from_utf8(output.stdout).context("its output is not UTF-8")
+    }
+
+    /// A command with `-o json`.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.text(&[arguments, &["-o", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| {
+            format!(
+                "office-bridge {} prints no JSON:\n{text}",
+                arguments.join(" ")
+            )
+        })
+    }
+
+    /// `status -o json`.
+    pub fn status(&self) -> Result<Value> {
+        self.json(&["status"])
+    }
+
+    /// `flows list -o json`.
+    pub fn flows(&self) -> Result<Vec<Value>> {
+        match self.json(&["flows", "list"])? {
+            Value::Array(flows) => Ok(flows),
+            other => bail!("flows list -o json is no array: {other}"),
+        }
+    }
+
+    /// `uninstall`.
+    pub fn uninstall(&self) -> Result<()> {
+        self.text(&["uninstall"]).map(drop)
+    }
+
+    /// Where the tables are pinned.
+    #[must_use]
+    pub fn pin_path(&self) -> &Path {
+        &self.pin_path
+    }
+
+    /// The pin of the table `name`, whatever its layout version is.
+    pub fn table(&self, name: &str) -> Result<PathBuf> {
+        find(&self.pin_path, name)
+            .with_context(|| format!("no {name} below {}", self.pin_path.display()))
+    }
+}
+
+fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    for entry in directory.read_dir().ok()?.flatten() {
+        let path = entry.path();
+        if entry.file_name() == name {
+            return Some(path);
+        }
+        if path.is_dir()
+            && let Some(found) = find(&path, name)
+        {
+            return Some(found);
+        }
+    }
+    None
+}
+
+impl Bridge {
+    /// `run` with what an administrator of node-30 writes for this lab.
+    #[must_use]
+    pub fn default_arguments(lab: &Lab) -> Vec<String> {
+        let mut arguments = vec![
+            "--uplink".to_owned(),
+            "eth0".to_owned(),
+            "--office-cidr".to_owned(),
+            plan::OFFICE_CIDR.to_owned(),
+            // The office DNS asks from there, and with plan 2 its questions pass the node.
+            "--office-cidr".to_owned(),
+            format!("{}/32", plan::ROUTER_LAN),
+            "--cluster".to_owned(),
+            format!("manifests={}", lab.manifests().display()),
+        ];
+        if lab.options().dns == DnsPlan::Relay {
+            arguments.extend(["--dns-listen".to_owned(), format!("{}:53", plan::NODE_30)]);
+            // The node itself reaches VIPs by kube-proxy's rules only.
+            let upstreams: Vec<_> = if lab.options().kube_proxy {
+                vec![plan::KUBE_DNS]
+            } else {
+                plan::PODS
+                    .iter()
+                    .filter(|pod| pod.name.starts_with("dns-"))
+                    .map(|pod| pod.address)
+                    .collect()
+            };
+            for upstream in upstreams {
+                arguments.extend(["--dns-upstream".to_owned(), format!("{upstream}:53")]);
+            }
+        } else {
+            arguments.push("--no-dns".to_owned());
+        }
+        arguments
+    }
+
+    /// Starts `office-bridge run` with these arguments and waits until it is ready.
+    pub fn start(lab: &Lab, arguments: &[String]) -> Result<Self> {
+        let mut bridge = Self::spawn(lab, arguments)?;
+        bridge.await_ready()?;
+        Ok(bridge)
+    }
+
+    /// Starts `office-bridge run` with these arguments and does not wait.
+    pub fn spawn(lab: &Lab, arguments: &[String]) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let client = Client::new(lab);
+        let command = Self::command(lab, arguments)?;
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let log = lab.directory().join(format!("bridge-{count}.log"));
+        let daemon = Daemon::spawn("office-bridge", command, &log)?;
+        Ok(Self {
+            daemon,
+            client,
+            uninstall_on_drop: true,
+        })
+    }
+
+    /// The command that [`Bridge::spawn`] runs.
+    pub fn command(lab: &Lab, arguments: &[String]) -> Result<Command> {
+        let mut command = lab.node_30().command(&binary()?.display().to_string());
+        command
+            .arg("run")
+            .args(arguments)
+            .arg("--pin-path")
+            .arg(lab.pin_path());
+        Ok(command)
+    }
+
+    /// Waits until `status` tells that the bridge is ready.
+    pub fn await_ready(&mut self) -> Result<()> {
+        let client = self.client.clone();
+        let id = self.daemon.id();
+        // A predecessor's tables may tell of readiness too; they don't name this process.
+        self.daemon.wait_until(START_LIMIT, || {
+            client.status().is_ok_and(|status| {
+                status["ready"] == Value::Bool(true)
+                    && status
+                        .get("pid")
+                        .is_none_or(|pid| pid.as_u64() == Some(id.into()))
+            })
+        })
+    }
+
+    /// Commands that look at this bridge.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// `status -o json`.
+    pub fn status(&self) -> Result<Value> {
+        self.client.status()
+    }
+
+    /// `flows list -o json`.
+    pub fn flows(&self) -> Result<Vec<Value>> {
+        self.client.flows()
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    /// Asks it to end (SIGTERM) and waits. Tables and programs stay.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.daemon.signal(Signal::SIGTERM)?;
+        self.daemon.wait(Duration::from_secs(10))
+    }
+
+    /// Kills it (SIGKILL). Tables and programs stay.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        self.daemon.signal(Signal::SIGKILL)?;
+        self.daemon.wait(Duration::from_secs(10))
+    }
+
+    /// Waits for its end without asking for it.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.daemon.wait(limit)
+    }
+
+    /// Stops it, if it runs, and removes everything that it left.
+    pub fn uninstall(&mut self) -> Result<()> {
+        if self.daemon.exited()?.is_none() {
+            self.stop()?;
+        }
+        self.client.uninstall()
+    }
+
+    /// Leaves tables and programs in the kernel when this value is dropped.
+    pub fn leave_installed(&mut self) {
+        self.uninstall_on_drop = false;
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of office-bridge:\n{}", self.log());
+        }
+        if self.uninstall_on_drop
+            && let Err(error) = self.uninstall()
+        {
+            eprintln!("the bridge was not uninstalled: {error:#}");
+        }
+    }
+}
+
+/// The program under test: `$OFFICE_BRIDGE_BIN`, else the one that was built beside this program.
+pub fn binary() -> Result<PathBuf> {
+    const NAME: &str = "office-bridge";
+    if let Some(path) = env::var_os("OFFICE_BRIDGE_BIN") {
+        return Ok(path.into());
+    }
+    let own = env::current_exe().context("find this program")?;
+    let beside = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join(NAME));
+    let built = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/debug")
+        .join(NAME);
+    beside
+        .chain([built])
+        .find(|path| path.is_file())
+        .context("office-bridge is not built: run `cargo xtask build`, or set OFFICE_BRIDGE_BIN")
+}

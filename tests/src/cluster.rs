@@ -1,0 +1,278 @@
+//! The cluster as Kubernetes knows it: nodes, services and their backends. The netfilter rules, the
+//! zone of kube-dns and the manifests are all written from this one value.
+
+use std::net::Ipv4Addr;
+
+use crate::plan::{self, PodPlan, port};
+
+/// Transport protocol of a service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// As iptables writes it.
+    #[must_use]
+    pub fn lower(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// As Kubernetes writes it.
+    #[must_use]
+    pub fn upper(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+}
+
+/// One port of a service.
+#[derive(Clone, Debug)]
+pub struct ServicePort {
+    /// Its name.
+    pub name: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The port at the VIP.
+    pub port: u16,
+    /// The port in the pods.
+    pub target: u16,
+}
+
+/// One backend of a service.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The pod's name.
+    pub pod: String,
+    /// The node that the pod runs on.
+    pub node: String,
+    /// The pod's address.
+    pub address: Ipv4Addr,
+    /// Whether it takes new connections.
+    pub ready: bool,
+}
+
+/// A `ClusterIP` service with its backends.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its virtual address.
+    pub vip: Ipv4Addr,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// Its backends.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Service {
+    /// The name that kube-dns answers for.
+    #[must_use]
+    pub fn dns_name(&self) -> String {
+        format!(
+            "{}.{}.svc.{}",
+            self.name,
+            self.namespace,
+            plan::CLUSTER_DOMAIN
+        )
+    }
+
+    /// Its backends that take new connections.
+    pub fn ready(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().filter(|endpoint| endpoint.ready)
+    }
+}
+
+/// A node as Kubernetes knows it.
+#[derive(Clone, Debug)]
+pub struct ClusterNode {
+    /// Its name.
+    pub name: &'static str,
+    /// Its address on the LAN.
+    pub address: Ipv4Addr,
+    /// Third octet of its pod CIDR, `10.244.<n>.0/24`.
+    pub pod_octet: u8,
+}
+
+impl ClusterNode {
+    /// Its pod CIDR.
+    #[must_use]
+    pub fn pod_cidr(&self) -> String {
+        format!("{}/24", self.network())
+    }
+
+    /// The network address of its pod CIDR, which flannel gives to `flannel.1`.
+    #[must_use]
+    pub fn network(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 244, self.pod_octet, 0)
+    }
+
+    /// The address of `cni0`, the gateway of its pods.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 244, self.pod_octet, 1)
+    }
+
+    /// The MAC address of its `flannel.1`.
+    #[must_use]
+    pub fn vtep_mac(&self) -> String {
+        format!("02:f1:00:00:00:{:02x}", self.pod_octet)
+    }
+}
+
+/// The whole cluster.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Its nodes; the first is node-30.
+    pub nodes: Vec<ClusterNode>,
+    /// Its services.
+    pub services: Vec<Service>,
+}
+
+impl Cluster {
+    /// The lab's cluster, with node-30's own pod as a backend of `echo` if there is one.
+    #[must_use]
+    pub fn new(local_pod: bool) -> Self {
+        let mut echo = vec!["echo-1", "echo-2"];
+        if local_pod {
+            echo.push(plan::LOCAL_POD.name);
+        }
+        let services = vec![
+            service(
+                "default",
+                "kubernetes",
+                plan::KUBERNETES,
+                &[("https", Protocol::Tcp, 443, 6443)],
+                &[],
+            ),
+            service(
+                "kube-system",
+                "kube-dns",
+                plan::KUBE_DNS,
+                &[
+                    ("dns", Protocol::Udp, port::DNS, port::DNS),
+                    ("dns-tcp", Protocol::Tcp, port::DNS, port::DNS),
+                ],
+                &["dns-1", "dns-2"],
+            ),
+            project_service(
+                "mysql",
+                plan::MYSQL,
+                &[("mysql", Protocol::Tcp, port::MYSQL, port::MYSQL)],
+                &["mysql-0"],
+            ),
+            project_service(
+                "echo",
+                plan::ECHO,
+                &[
+                    ("echo", Protocol::Tcp, port::ECHO, port::ECHO),
+                    ("echo-udp", Protocol::Udp, port::ECHO, port::ECHO),
+                    ("bulk", Protocol::Tcp, port::BULK, port::BULK),
+                ],
+                &echo,
+            ),
+            project_service(
+                "web",
+                plan::WEB,
+                &[("http", Protocol::Tcp, port::HTTP_SERVICE, port::HTTP)],
+                &["web-0"],
+            ),
+            project_service(
+                "registry",
+                plan::REGISTRY,
+                &[("http", Protocol::Tcp, port::REGISTRY, port::REGISTRY)],
+                &["registry-0"],
+            ),
+        ];
+        let nodes = vec![
+            ClusterNode {
+                name: "node-30",
+                address: plan::NODE_30,
+                pod_octet: 30,
+            },
+            ClusterNode {
+                name: "worker-1",
+                address: plan::WORKER_1,
+                pod_octet: 1,
+            },
+            ClusterNode {
+                name: "worker-2",
+                address: plan::WORKER_2,
+                pod_octet: 2,
+            },
+        ];
+        Self { nodes, services }
+    }
+
+    /// The service `name` of the project's namespace, to change it.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn service_mut(&mut self, name: &str) -> &mut Service {
+        self.services
+            .iter_mut()
+            .find(|service| service.name == name)
+            .unwrap_or_else(|| panic!("the lab has no service {name}"))
+    }
+}
+
+/// The namespace of the project that the recipe's developers work on.
+pub const PROJECT: &str = "project-a-dev1";
+
+fn project_service(
+    name: &str,
+    vip: Ipv4Addr,
+    ports: &[(&str, Protocol, u16, u16)],
+    pods: &[&str],
+) -> Service {
+    service(PROJECT, name, vip, ports, pods)
+}
+
+fn service(
+    namespace: &str,
+    name: &str,
+    vip: Ipv4Addr,
+    ports: &[(&str, Protocol, u16, u16)],
+    pods: &[&str],
+) -> Service {
+    Service {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        vip,
+        ports: ports
+            .iter()
+            .map(|&(name, protocol, port, target)| ServicePort {
+                name: name.to_owned(),
+                protocol,
+                port,
+                target,
+            })
+            .collect(),
+        endpoints: pods.iter().map(|pod| endpoint(pod)).collect(),
+    }
+}
+
+fn endpoint(name: &str) -> Endpoint {
+    let all: Vec<PodPlan> = plan::PODS.into_iter().chain([plan::LOCAL_POD]).collect();
+    let pod = all
+        .iter()
+        .find(|pod| pod.name == name)
+        .unwrap_or_else(|| panic!("the plan has no pod {name}"));
+    Endpoint {
+        pod: pod.name.to_owned(),
+        node: pod.node.to_owned(),
+        address: pod.address,
+        ready: true,
+    }
+}

@@ -1,0 +1,423 @@
+//! The lab itself: opens everything, hands out its hosts, closes everything.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::bridge::Bridge;
+use crate::cluster::{Cluster, ClusterNode};
+use crate::dns::{self, DnsPlan};
+use crate::host::Host;
+use crate::manifests;
+use crate::netns::{self, Batch};
+use crate::node::{self, Overlay};
+use crate::plan::{self, PodPlan, port};
+use crate::process::Daemon;
+use crate::rules::{self, Firewall, NodeRules};
+use crate::run_dir::{self, RunDir};
+use crate::serve::http::{self, Response};
+use crate::serve::{self, mysql, registry};
+
+/// What kind of lab to open.
+#[derive(Clone, Copy, Debug)]
+pub struct LabOptions {
+    /// How pods of different nodes reach each other.
+    pub overlay: Overlay,
+    /// Whether kube-proxy's rules are on every node.
+    pub kube_proxy: bool,
+    /// What node-30 lets through without the bridge. Workers are always [`Firewall::Open`].
+    pub firewall: Firewall,
+    /// Whether node-30 has a pod of its own, `echo-0`, and with it `cni0`.
+    pub local_pod: bool,
+    /// How the office DNS is wired.
+    pub dns: DnsPlan,
+}
+
+impl Default for LabOptions {
+    /// VXLAN, kube-proxy and flannel on every node, a pod on node-30, DNS through the relay, and a
+    /// node-30 that forwards nothing for the office: what gets through is the bridge's doing.
+    fn default() -> Self {
+        Self {
+            overlay: Overlay::Vxlan,
+            kube_proxy: true,
+            firewall: Firewall::NotARouter,
+            local_pod: true,
+            dns: DnsPlan::Relay,
+        }
+    }
+}
+
+/// An open lab. Dropping it closes it.
+pub struct Lab {
+    // Fields drop in this order: programs first, the namespaces last.
+    daemons: Vec<Daemon>,
+    hosts: Vec<Host>,
+    cluster: Cluster,
+    options: LabOptions,
+    run: RunDir,
+}
+
+const SWITCH: &str = "switch";
+const OFFICE_PC: &str = "office-pc";
+const OFFICE_PC2: &str = "office-pc2";
+const ROUTER: &str = "office-router";
+
+impl Lab {
+    /// Opens a lab.
+    pub fn open(options: LabOptions) -> Result<Self> {
+        let run = RunDir::create()?;
+        let cluster = Cluster::new(options.local_pod);
+        let mut lab = Self {
+            daemons: Vec::new(),
+            hosts: Vec::new(),
+            cluster,
+            options,
+            run,
+        };
+        lab.build().context("open the lab")?;
+        Ok(lab)
+    }
+
+    fn build(&mut self) -> Result<()> {
+        run_dir::mount_bpffs()?;
+        let pods: Vec<PodPlan> = plan::PODS
+            .into_iter()
+            .chain(self.options.local_pod.then_some(plan::LOCAL_POD))
+            .collect();
+        let fixed = [
+            (OFFICE_PC, plan::OFFICE_PC),
+            (OFFICE_PC2, plan::OFFICE_PC2),
+            (ROUTER, plan::ROUTER_LAN),
+        ];
+        let nodes = self
+            .cluster
+            .nodes
+            .iter()
+            .map(|node| (node.name, node.address));
+        let of_pods = pods.iter().map(|pod| (pod.name, pod.address));
+        let all: Vec<_> = fixed.into_iter().chain(nodes).chain(of_pods).collect();
+        for (name, address) in all {
+            let host = self.new_host(name, address);
+            self.hosts.push(host);
+        }
+        let switch = self.run.namespace(SWITCH);
+        let namespaces: Vec<_> = self
+            .hosts
+            .iter()
+            .map(Host::namespace)
+            .chain([&switch])
+            .collect();
+        netns::create(&namespaces)?;
+
+        self.cable()?;
+        self.bring_up_office()?;
+        for node in &self.cluster.nodes {
+            let host = self.host(node.name);
+            node::bring_up(host.namespace(), node, &self.cluster, self.options.overlay)?;
+            let firewall = if node.name == "node-30" {
+                self.options.firewall
+            } else {
+                Firewall::Open
+            };
+            let rules = NodeRules {
+                kube_proxy: self.options.kube_proxy,
+                flannel: true,
+                firewall,
+            };
+            rules::install(host.namespace(), node, &self.cluster, rules)?;
+            self.plug_pods(node, &pods)?;
+        }
+        for pod in &pods {
+            self.serve(pod)?;
+        }
+        self.start_dns()?;
+        self.write_manifests()
+    }
+
+    fn new_host(&self, name: &str, address: std::net::Ipv4Addr) -> Host {
+        Host::new(
+            name,
+            address,
+            self.run.namespace(name),
+            self.run.path().to_owned(),
+        )
+    }
+
+    /// Two switches, and the cables from them to the hosts.
+    fn cable(&self) -> Result<()> {
+        let mut batch = Batch::default();
+        for (switch, near, name, far) in [
+            ("office", "pc", OFFICE_PC, "eth0"),
+            ("office", "pc2", OFFICE_PC2, "eth0"),
+            ("office", "router", ROUTER, "office0"),
+            ("lan", "lan-router", ROUTER, "lan0"),
+            ("lan", "node-30", "node-30", "eth0"),
+            ("lan", "worker-1", "worker-1", "eth0"),
+            ("lan", "worker-2", "worker-2", "eth0"),
+        ] {
+            if near == "pc" || near == "lan-router" {
+                batch.add(format!(
+                    "link add {switch} type bridge forward_delay 0 mcast_snooping 0"
+                ));
+                batch.add(format!("link set {switch} up"));
+            }
+            batch.add(format!(
+                "link add {near} type veth peer name {far} netns {}",
+                self.host(name).namespace().name()
+            ));
+            batch.add(format!("link set {near} master {switch} up"));
+        }
+        let switch = self.run.namespace(SWITCH);
+        // A switch is no hop of IP: the kernel must not run its frames through iptables.
+        switch.sysctl(&[("net/bridge/bridge-nf-call-iptables", "0")])?;
+        batch.run(&switch)
+    }
+
+    fn bring_up_office(&self) -> Result<()> {
+        for (name, address) in [(OFFICE_PC, plan::OFFICE_PC), (OFFICE_PC2, plan::OFFICE_PC2)] {
+            let mut batch = Batch::default();
+            batch
+                .add("link set lo up")
+                .add(format!("addr add {address}/22 brd + dev eth0"))
+                .add("link set eth0 up")
+                .add(format!("route add default via {}", plan::OFFICE_GATEWAY));
+            batch.run(self.host(name).namespace())?;
+        }
+        let router = self.office_router().namespace();
+        router.sysctl(&[("net/ipv4/ip_forward", "1")])?;
+        let mut batch = Batch::default();
+        batch
+            .add("link set lo up")
+            .add(format!(
+                "addr add {}/22 brd + dev office0",
+                plan::OFFICE_GATEWAY
+            ))
+            .add("link set office0 up")
+            .add(format!("addr add {}/24 brd + dev lan0", plan::ROUTER_LAN))
+            .add("link set lan0 up")
+            .add(format!(
+                "route add {} via {}",
+                plan::POD_CIDR,
+                plan::NODE_30
+            ))
+            .add(format!(
+                "route add {} via {}",
+                plan::SERVICE_CIDR,
+                plan::NODE_30
+            ));
+        batch.run(router)
+    }
+
+    fn plug_pods(&self, node: &ClusterNode, pods: &[PodPlan]) -> Result<()> {
+        let own: Vec<_> = pods
+            .iter()
+            .filter(|pod| pod.node == node.name)
+            .map(|pod| (*pod, self.host(pod.name)))
+            .collect();
+        node::add_pods(
+            self.host(node.name).namespace(),
+            node,
+            self.options.overlay,
+            &own,
+        )
+    }
+
+    /// Starts what a pod of this name serves.
+    fn serve(&self, pod: &PodPlan) -> Result<()> {
+        let host = self.host(pod.name);
+        match pod.name {
+            "mysql-0" => drop(host.serve_tcp(port::MYSQL, mysql::handler())?),
+            "web-0" => {
+                let greet = |_, peer| Response::ok(format!("web-0 greets {peer}\n"));
+                host.serve_tcp(port::HTTP, http::handler(greet))?;
+            }
+            "registry-0" => {
+                let handler = registry::handler(host.namespace().clone());
+                host.serve_tcp(port::REGISTRY, handler)?;
+            }
+            name if name.starts_with("echo") => {
+                host.serve_tcp(port::ECHO, serve::echo())?;
+                host.serve_udp_echo(port::ECHO)?;
+                host.serve_tcp(port::BULK, serve::bulk())?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn start_dns(&mut self) -> Result<()> {
+        let mut started = Vec::new();
+        for pod in plan::PODS.iter().filter(|pod| pod.name.starts_with("dns-")) {
+            let namespace = self.host(pod.name).namespace();
+            let path = self.run.path();
+            started.push((
+                pod,
+                dns::start_kube_dns(namespace, path, pod.address, &self.cluster)?,
+            ));
+        }
+        for (pod, mut daemon) in started {
+            let namespace = self.host(pod.name).namespace().clone();
+            dns::await_answer(&mut daemon, &namespace, pod.address, plan::CLUSTER_DOMAIN)?;
+            self.daemons.push(daemon);
+        }
+        let host = match self.options.dns {
+            DnsPlan::OnNode => self.node_30(),
+            DnsPlan::ThroughNode | DnsPlan::Relay => self.office_router(),
+        };
+        let daemon = dns::start_office(host.namespace(), self.run.path(), self.options.dns)?;
+        self.daemons.push(daemon);
+        Ok(())
+    }
+
+    /// Writes the manifests of [`Lab::cluster`] anew.
+    pub fn write_manifests(&self) -> Result<()> {
+        manifests::write(&self.manifests(), &self.cluster, self.options.overlay)
+    }
+
+    /// The directory with the cluster's manifests.
+    #[must_use]
+    pub fn manifests(&self) -> PathBuf {
+        self.run.path().join("manifests")
+    }
+
+    /// The lab's own directory: configurations, logs, captures.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.run.path()
+    }
+
+    /// Where this lab's bridge pins its tables.
+    #[must_use]
+    pub fn pin_path(&self) -> PathBuf {
+        self.run.pin_path()
+    }
+
+    /// What the lab was opened with.
+    #[must_use]
+    pub fn options(&self) -> &LabOptions {
+        &self.options
+    }
+
+    /// The cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The cluster, to change it; [`Lab::write_manifests`] makes the change known.
+    pub fn cluster_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
+    /// The host of this name.
+    ///
+    /// # Panics
+    ///
+    /// If the lab has none.
+    #[must_use]
+    pub fn host(&self, name: &str) -> &Host {
+        self.hosts
+            .iter()
+            .find(|host| host.name() == name)
+            .unwrap_or_else(|| panic!("the lab has no host {name}"))
+    }
+
+    /// All hosts.
+    #[must_use]
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The developer's machine.
+    #[must_use]
+    pub fn office_pc(&self) -> &Host {
+        self.host(OFFICE_PC)
+    }
+
+    /// A second developer's machine.
+    #[must_use]
+    pub fn office_pc2(&self) -> &Host {
+        self.host(OFFICE_PC2)
+    }
+
+    /// The office router, which is the office DNS too.
+    #[must_use]
+    pub fn office_router(&self) -> &Host {
+        self.host(ROUTER)
+    }
+
+    /// The forwarding node.
+    #[must_use]
+    pub fn node_30(&self) -> &Host {
+        self.host("node-30")
+    }
+
+    /// The first worker.
+    #[must_use]
+    pub fn worker_1(&self) -> &Host {
+        self.host("worker-1")
+    }
+
+    /// The second worker.
+    #[must_use]
+    pub fn worker_2(&self) -> &Host {
+        self.host("worker-2")
+    }
+
+    /// A pod.
+    ///
+    /// # Panics
+    ///
+    /// If the lab has none of this name.
+    #[must_use]
+    pub fn pod(&self, name: &str) -> &Host {
+        self.host(name)
+    }
+
+    /// Schedules the first pod to node-30, and `cni0` with it.
+    pub fn add_local_pod(&mut self) -> Result<()> {
+        let pod = plan::LOCAL_POD;
+        let host = self.new_host(pod.name, pod.address);
+        netns::create(&[host.namespace()])?;
+        self.hosts.push(host);
+        let node = self.cluster.nodes[0].clone();
+        self.plug_pods(&node, &[pod])?;
+        self.serve(&pod)
+    }
+
+    /// Restarts flannel's device on node-30 as a restart of flanneld after a changed configuration
+    /// does: deletes it, with all that hangs on it, and makes it anew.
+    pub fn recreate_flannel(&self) -> Result<()> {
+        let namespace = self.node_30().namespace();
+        namespace.output("ip", &["link", "del", "flannel.1"])?;
+        node::add_overlay(
+            namespace,
+            &self.cluster.nodes[0],
+            &self.cluster,
+            self.options.overlay,
+        )
+    }
+
+    /// Sets node-30 up as the recipe does which the bridge replaces.
+    pub fn apply_recipe(&self) -> Result<()> {
+        let namespace = self.node_30().namespace();
+        namespace.sysctl(&[("net/ipv4/ip_forward", "1")])?;
+        rules::add_recipe(namespace)
+    }
+
+    /// Starts the bridge on node-30 as [`Bridge::default_arguments`] has it, with `extra` arguments,
+    /// and waits until it is ready.
+    pub fn start_bridge(&self, extra: &[&str]) -> Result<Bridge> {
+        let mut arguments = Bridge::default_arguments(self);
+        arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
+        Bridge::start(self, &arguments)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for host in &self.hosts {
+            host.close();
+        }
+    }
+}
