@@ -1,2 +1,137 @@
-//! Builds, tests and demonstrates office-bridge.
-fn main() {}
+//! `cargo xtask`: builds, tests and demonstrates office-bridge.
+//!
+//! The map, in the order in which a command uses it:
+//!
+//! * [`workspace`] knows the paths, [`process`] starts programs and says what it does;
+//! * [`toolchain`] finds a compiler and linker for eBPF, or sets one up with [`apt`];
+//! * [`ebpf`] builds the program for the kernel, [`build`] the binary that embeds it;
+//! * [`packages`] is the table of programs that the lab needs, [`host`] puts them in place;
+//! * [`lint`], [`test`], [`ci`], [`lab`] and [`run`] are the commands.
+
+mod apt;
+mod build;
+mod ci;
+mod ebpf;
+mod host;
+mod lab;
+mod lint;
+mod packages;
+mod process;
+mod run;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Builds the eBPF program and the office-bridge binary, setting up an eBPF toolchain if need be
+    Build(BuildArgs),
+    /// Builds, then runs the host tests and, as root, the end-to-end tests in network namespaces
+    Test(TestArgs),
+    /// Checks formatting, clippy and dependencies
+    Lint(LintArgs),
+    /// Lint, build and test from a clean state, with the time that each takes
+    Ci(CiArgs),
+    /// Opens the lab, without a bridge in it, until Ctrl-C
+    Lab,
+    /// Plays the office developer in the lab; with arguments after `--`, runs the bridge on this host
+    Run(RunArgs),
+}
+
+#[derive(Args)]
+struct BuildArgs {
+    /// Optimise office-bridge (the eBPF program always is)
+    #[arg(long)]
+    release: bool,
+}
+
+#[derive(Args)]
+struct TestArgs {
+    /// Only the tests that need neither root nor a lab
+    #[arg(long, conflicts_with = "e2e")]
+    host: bool,
+    /// Only the end-to-end tests
+    #[arg(long)]
+    e2e: bool,
+    /// Only the tests with this in their name
+    filter: Option<String>,
+}
+
+#[derive(Args)]
+struct LintArgs {
+    /// Install cargo-deny into target/tools if it is missing (takes minutes)
+    #[arg(long)]
+    deny: bool,
+}
+
+#[derive(Args)]
+struct CiArgs {
+    /// Keep what has been compiled before
+    #[arg(long)]
+    no_clean: bool,
+    /// Install cargo-deny into target/tools if it is missing (takes minutes)
+    #[arg(long)]
+    deny: bool,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// In the lab: exit after the demonstration, 0 if every step succeeded and 1 if not
+    #[arg(long, conflicts_with = "args")]
+    check: bool,
+    /// Optimise office-bridge
+    #[arg(long)]
+    release: bool,
+    /// Arguments for `office-bridge run` on this host
+    #[arg(last = true)]
+    args: Vec<OsString>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let workspace = Workspace::here();
+    let result = match cli.command {
+        Task::Build(args) => build::run(&workspace, args.release).map(drop),
+        Task::Test(args) => {
+            let selection = match (args.host, args.e2e) {
+                (true, _) => test::Selection::Host,
+                (_, true) => test::Selection::EndToEnd,
+                _ => test::Selection::All,
+            };
+            test::run(&workspace, selection, args.filter.as_deref())
+        }
+        Task::Lint(args) => lint::run(&workspace, args.deny),
+        Task::Ci(args) => ci::run(&workspace, !args.no_clean, args.deny),
+        Task::Lab => lab::run(),
+        Task::Run(args) if args.args.is_empty() => {
+            run::in_lab(&workspace, args.release, args.check)
+        }
+        Task::Run(args) => run::on_host(&workspace, args.release, &args.args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

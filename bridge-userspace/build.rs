@@ -1,0 +1,47 @@
+//! Puts the eBPF object where the loader embeds it from: `$OUT_DIR/office-bridge.bpf.o`.
+//!
+//! The object comes from `$OFFICE_BRIDGE_EBPF`, or from where `cargo xtask build` leaves it. Without
+//! one the file is empty, so that `cargo check` works on any machine; such a binary can't load
+//! anything, and its loader says why.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const VARIABLE: &str = "OFFICE_BRIDGE_EBPF";
+const BUILT: &str = "../target/ebpf/bpfel-unknown-none/release/bridge-ebpf";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed={VARIABLE}");
+    let given = env::var_os(VARIABLE).map(PathBuf::from);
+    let root =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets no manifest dir")?);
+    let built = root.join(BUILT);
+    println!(
+        "cargo::rerun-if-changed={}",
+        given.as_deref().unwrap_or(&built).display()
+    );
+
+    let embedded = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets no OUT_DIR")?)
+        .join("office-bridge.bpf.o");
+    match given {
+        Some(object) => copy(&object, &embedded),
+        None if built.is_file() => copy(&built, &embedded),
+        None => {
+            println!(
+                "cargo::warning=office-bridge is built without its eBPF program and can't run: \
+                 use `cargo xtask build`"
+            );
+            fs::write(&embedded, [])
+                .map_err(|error| format!("{}: {error}", embedded.display()).into())
+        }
+    }
+}
+
+fn copy(object: &Path, embedded: &Path) -> Result<(), Box<dyn Error>> {
+    let bytes = fs::read(object)
+        .map_err(|error| format!("the eBPF object {}: {error}", object.display()))?;
+    fs::write(embedded, bytes).map_err(|error| format!("{}: {error}", embedded.display()))?;
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! `cargo xtask build`: the eBPF object, then the binary that embeds it.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::ebpf;
+use crate::process::{cargo, say, step};
+use crate::workspace::Workspace;
+
+/// Builds everything; the path of the `office-bridge` binary.
+pub fn run(workspace: &Workspace, release: bool) -> Result<PathBuf> {
+    ebpf::build(workspace)?;
+    step("Building office-bridge, with the eBPF program in it");
+    let binary = userspace(workspace, release)?;
+    say(&format!("office-bridge: {}", shown(workspace, &binary)));
+    Ok(binary)
+}
+
+fn userspace(workspace: &Workspace, release: bool) -> Result<PathBuf> {
+    let mut child = cargo(workspace.root())
+        .args(["build", "--package=bridge-userspace", "--bin=office-bridge"])
+        .args(["--message-format=json-render-diagnostics"])
+        .args(release.then_some("--release"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let messages = child.stdout.take().context("no output of cargo")?;
+    let mut binary = None;
+    for line in BufReader::new(messages).lines() {
+        let line = line.context("read the messages of cargo")?;
+        binary = executable(&line).or(binary);
+    }
+    if !child.wait().context("wait for cargo")?.success() {
+        bail!("office-bridge does not build; the compiler's messages are above");
+    }
+    binary.context("cargo has built no office-bridge")
+}
+
+/// The program that a message of `cargo build --message-format=json` tells of. The directory is
+/// cargo's to choose: the user may have configured another one.
+fn executable(message: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let is_binary = message["target"]["name"] == "office-bridge";
+    is_binary
+        .then(|| message["executable"].as_str().map(PathBuf::from))
+        .flatten()
+}
+
+/// A path relative to the workspace, if it is in it.
+fn shown(workspace: &Workspace, path: &Path) -> String {
+    path.strip_prefix(workspace.root())
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_binary_is_found_among_cargos_messages() {
+        let library = r#"{"reason":"compiler-artifact","target":{"name":"aya"},"executable":null}"#;
+        let script = r#"{"reason":"build-script-executed","package_id":"x"}"#;
+        let binary = r#"{"reason":"compiler-artifact","target":{"name":"office-bridge"},
+                         "executable":"/elsewhere/debug/office-bridge"}"#;
+        assert_eq!(executable(library), None);
+        assert_eq!(executable(script), None);
+        assert_eq!(executable("warning: not json"), None);
+        assert_eq!(
+            executable(binary),
+            Some("/elsewhere/debug/office-bridge".into())
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! Starting programs: one line that says what happens and why, a clean environment, and errors that
+//! quote the command.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _};
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Announces a step in one line.
+pub fn step(what: &str) {
+    if io::stderr().is_terminal() {
+        eprintln!("\x1b[1m==> {what}\x1b[0m");
+    } else {
+        eprintln!("==> {what}");
+    }
+}
+
+/// Says something about the step that runs.
+pub fn say(what: &str) {
+    eprintln!("    {what}");
+}
+
+/// A command without what `cargo run` has put into the environment of this process: it describes
+/// xtask, and would make the build scripts of others run again or link foreign libraries.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(describes_xtask) {
+            command.env_remove(name);
+        }
+    }
+    if let Some(path) = env::var_os("LD_LIBRARY_PATH") {
+        match without_cargo_directories(&path) {
+            Some(path) => command.env("LD_LIBRARY_PATH", path),
+            None => command.env_remove("LD_LIBRARY_PATH"),
+        };
+    }
+    command
+}
+
+/// The cargo that runs this xtask, with the toolchain that the user has chosen for the host crates.
+pub fn cargo(directory: &Path) -> Command {
+    let mut command = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(directory);
+    command
+}
+
+fn describes_xtask(variable: &str) -> bool {
+    variable.starts_with("CARGO_PKG_")
+        || [
+            "CARGO_MANIFEST_DIR",
+            "CARGO_MANIFEST_PATH",
+            "CARGO_BIN_NAME",
+            "CARGO_CRATE_NAME",
+        ]
+        .contains(&variable)
+}
+
+/// `cargo run` puts the target directory and the toolchain's libraries before the user's.
+fn without_cargo_directories(path: &OsStr) -> Option<OsString> {
+    let kept: Vec<PathBuf> = env::split_paths(path)
+        .filter(|entry| {
+            let names: Vec<_> = entry.components().map(Component::as_os_str).collect();
+            !names
+                .iter()
+                .any(|name| *name == "rustlib" || *name == "toolchains" || *name == "target")
+        })
+        .collect();
+    if kept.is_empty() {
+        None
+    } else {
+        env::join_paths(kept).ok()
+    }
+}
+
+/// Runs a command to its end with the terminal as its own; anything but success is an error.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start `{}`", line(command)))?;
+    if !status.success() {
+        bail!(
+            "`{}` failed ({status}); its messages are above",
+            line(command)
+        );
+    }
+    Ok(())
+}
+
+/// What a command prints on standard output, or nothing if it can't be started or fails.
+pub fn probe(command: &mut Command) -> Option<String> {
+    let output = command
+        .stderr(Stdio::null())
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    if output.status.success() {
+        String::from_utf8(output.stdout).ok()
+    } else {
+        None
+    }
+}
+
+/// Finds a program on PATH, or where Debian keeps the system's programs, which are not on every
+/// user's PATH.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Whether this process may do everything on this machine.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Whether a machine is watching, not a person: a test that can't run is a failure then.
+pub fn is_ci() -> bool {
+    env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "0" && value != "false")
+}
+
+/// A command as one would type it.
+fn line(command: &Command) -> String {
+    let mut line = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        let argument = argument.to_string_lossy();
+        let quote = if argument.contains(' ') || argument.is_empty() {
+            "'"
+        } else {
+            ""
+        };
+        let _ = write!(line, " {quote}{argument}{quote}");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn library_path_of_the_user_survives_and_that_of_cargo_does_not() {
+        let path = "/ws/target/debug/deps:/home/u/.rustup/toolchains/x/lib:/opt/own/lib";
+        assert_eq!(
+            without_cargo_directories(path.as_ref()),
+            Some("/opt/own/lib".into())
+        );
+        assert_eq!(without_cargo_directories("/ws/target/debug".as_ref()), None);
+    }
+
+    #[test]
+    fn variables_about_xtask_are_dropped_and_settings_of_the_user_are_kept() {
+        assert!(describes_xtask("CARGO_PKG_NAME"));
+        assert!(describes_xtask("CARGO_MANIFEST_DIR"));
+        assert!(!describes_xtask("CARGO_HOME"));
+        assert!(!describes_xtask("CARGO_TARGET_DIR"));
+        assert!(!describes_xtask("CARGO_NET_OFFLINE"));
+    }
+
+    #[test]
+    fn a_command_is_quoted_as_one_would_type_it() {
+        let mut command = Command::new("cargo");
+        command.args(["test", "two words"]);
+        assert_eq!(line(&command), "cargo test 'two words'");
+    }
+}
