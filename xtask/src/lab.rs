@@ -1,11 +1,49 @@
 //! `cargo xtask lab`: the hosts and networks, to look around in.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use lab::{Lab, LabOptions, demo};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::host;
+use crate::process::{say, step};
 
 /// Opens the lab and keeps it until Ctrl-C.
 pub fn run() -> Result<()> {
     host::ready()?;
-    anyhow::bail!("wip")
+    let interrupt = Interrupt::expect()?;
+    let lab = open()?;
+    println!("\n{}\n{}", demo::addresses(&lab), demo::how_to_enter(&lab));
+    println!("Any other host: the same with its namespace, as listed.\n");
+    interrupt.wait()?;
+    step("Closing the lab");
+    drop(lab);
+    Ok(())
+}
+
+/// Opens the default lab.
+pub fn open() -> Result<Lab> {
+    step("Opening the lab: an office, a router, three cluster nodes and their pods, in namespaces");
+    Lab::open(LabOptions::default())
+}
+
+/// Ctrl-C and SIGTERM, kept until somebody waits for them: the lab has to be closed after them.
+#[derive(Debug)]
+pub struct Interrupt {
+    signals: SigSet,
+}
+
+impl Interrupt {
+    /// From here on the signals end nothing by themselves. To be called before threads are started,
+    /// which inherit this; the standard library spares child processes.
+    pub fn expect() -> Result<Self> {
+        let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+        signals.thread_block().context("hold back Ctrl-C")?;
+        Ok(Self { signals })
+    }
+
+    /// Waits for one of them.
+    pub fn wait(&self) -> Result<()> {
+        say("It stays until Ctrl-C.");
+        self.signals.wait().map(drop).context("wait for Ctrl-C")
+    }
 }

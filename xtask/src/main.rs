@@ -98,8 +98,8 @@ struct RunArgs {
     /// In the lab: exit after the demonstration, 0 if every step succeeded and 1 if not
     #[arg(long, conflicts_with = "args")]
     check: bool,
-    /// Optimise office-bridge
-    #[arg(long)]
+    /// On this host: optimise office-bridge
+    #[arg(long, requires = "args")]
     release: bool,
     /// Arguments for `office-bridge run` on this host
     #[arg(last = true)]
@@ -122,9 +122,7 @@ fn main() -> ExitCode {
         Task::Lint(args) => lint::run(&workspace, args.deny),
         Task::Ci(args) => ci::run(&workspace, !args.no_clean, args.deny),
         Task::Lab => lab::run(),
-        Task::Run(args) if args.args.is_empty() => {
-            run::in_lab(&workspace, args.release, args.check)
-        }
+        Task::Run(args) if args.args.is_empty() => run::in_lab(&workspace, args.check),
         Task::Run(args) => run::on_host(&workspace, args.release, &args.args),
     };
     match result {
