@@ -169,15 +169,51 @@ impl Host {
 
     /// Opens a TCP connection.
     pub fn tcp(&self, to: impl Into<SocketAddrV4>) -> Result<TcpStream> {
+        self.tcp_within(PATIENCE, to)
+    }
+
+    /// Opens a TCP connection, with as much patience as `limit`.
+    pub fn tcp_within(&self, limit: Duration, to: impl Into<SocketAddrV4>) -> Result<TcpStream> {
         let to = to.into();
         self.run_in(|| {
-            let stream = TcpStream::connect_timeout(&to.into(), PATIENCE)?;
+            let stream = TcpStream::connect_timeout(&to.into(), limit)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
             stream.set_nodelay(true)?;
             Ok(stream)
         })
         .with_context(|| format!("TCP from {} to {to}", self.name))
+    }
+
+    /// Whether neither a ping nor a connection gets an answer from there within a second: not even
+    /// that it is refused.
+    #[must_use]
+    pub fn is_cut_off_from(&self, to: impl Into<SocketAddrV4>) -> bool {
+        let to = to.into();
+        let silent = self
+            .tcp_within(Duration::from_secs(1), to)
+            .is_err_and(|error| {
+                let cause = error.downcast_ref::<std::io::Error>();
+                cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
+            });
+        let ping = self.ping_with(*to.ip(), &["-c", "1", "-W", "1"]);
+        silent && ping.is_ok_and(|ping| ping.sent == 1 && ping.received == 0)
+    }
+
+    /// How a connection there fails: the error that `connect` gives, and after how long.
+    pub fn tcp_refusal(
+        &self,
+        to: impl Into<SocketAddrV4>,
+    ) -> Result<(std::io::ErrorKind, Duration)> {
+        let to = to.into();
+        let started = Instant::now();
+        match self.tcp(to) {
+            Ok(_) => bail!("{} connects to {to}, which nobody serves", self.name),
+            Err(error) => match error.downcast_ref::<std::io::Error>() {
+                Some(cause) => Ok((cause.kind(), started.elapsed())),
+                None => Err(error),
+            },
+        }
     }
 
     /// Opens a TCP connection from a chosen port.

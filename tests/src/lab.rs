@@ -1,5 +1,6 @@
 //! The lab itself: opens everything, hands out its hosts, closes everything.
 
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -372,6 +373,16 @@ impl Lab {
     #[must_use]
     pub fn pod(&self, name: &str) -> &Host {
         self.host(name)
+    }
+
+    /// Where a pod serves `port`.
+    ///
+    /// # Panics
+    ///
+    /// If the lab has no such pod.
+    #[must_use]
+    pub fn at(&self, pod: &str, port: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(self.pod(pod).address(), port)
     }
 
     /// Schedules the first pod to node-30, and `cni0` with it.

@@ -89,6 +89,7 @@ impl Server {
         let socket = namespace
             .run_in(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?))
             .with_context(|| format!("listen on UDP port {port} in {}", namespace.name()))?;
+        let port = socket.local_addr().context("read the port")?.port();
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
             .context("set a timeout")?;
