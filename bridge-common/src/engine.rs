@@ -220,6 +220,9 @@ fn deliver<P: Packet, T: Tables>(
     translation: &Translation,
     route: &Route,
 ) -> Verdict {
+    if route.is_unreachable() {
+        return Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable);
+    }
     if datagram.ip.ttl <= 1 {
         return Verdict::Reject(DropReason::TtlExceeded, Answer::TimeExceeded);
     }

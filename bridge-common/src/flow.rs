@@ -195,6 +195,9 @@ pub fn open<T: Tables>(
         return Err(Verdict::Pass);
     };
     let route = match tables.route(backend.address) {
+        Some(route) if route.is_unreachable() => {
+            return Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable));
+        }
         Some(route) if !route.is_local() => route,
         _ if !is_service => return Err(Verdict::Pass),
         Some(_) => return Err(Verdict::Drop(DropReason::LocalBackend)),

@@ -127,7 +127,7 @@ pub struct Route {
     pub source: Ipv4,
     /// Bytes of the largest IPv4 packet that the interface takes.
     pub mtu: u32,
-    /// [`Route::TUNNEL`], [`Route::LOCAL`].
+    /// [`Route::TUNNEL`], [`Route::LOCAL`], [`Route::UNREACHABLE`].
     pub flags: u32,
 }
 
@@ -136,12 +136,21 @@ impl Route {
     pub const TUNNEL: u32 = 1;
     /// The address is the node's own.
     pub const LOCAL: u32 = 2;
+    /// There is no way, or only the default route back to where the packet came from.
+    pub const UNREACHABLE: u32 = 4;
 
     /// Whether the interface encapsulates.
     #[must_use]
     #[inline]
     pub const fn is_tunnel(&self) -> bool {
         self.flags & Self::TUNNEL != 0
+    }
+
+    /// Whether there is no way.
+    #[must_use]
+    #[inline]
+    pub const fn is_unreachable(&self) -> bool {
+        self.flags & Self::UNREACHABLE != 0
     }
 
     /// Whether the address is the node's own.

@@ -6,10 +6,12 @@
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod datapath;
+pub mod dns;
 pub mod exit;
 pub mod netlink;
 pub mod networks;
 pub mod ports;
 pub mod preflight;
 pub mod sysctl;
-pub mod dns;
+pub mod tables;

@@ -1,2 +1,44 @@
-//! office-bridge.
-fn main() {}
+//! The command `office-bridge`.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use bridge_userspace::cli::{Cli, Command, FlowsCommand, ListArgs};
+use bridge_userspace::datapath::Pins;
+use bridge_userspace::tables::Tables;
+use bridge_userspace::uninstall::uninstall;
+use bridge_userspace::{exit, run, views};
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    exit::report(execute(cli.command))
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    let open = |list: &ListArgs| Tables::open(&Pins::new(&list.pin.pin_path));
+    match command {
+        Command::Run(args) => run::run(*args),
+        Command::Status(list) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("can't start the runtime")?
+            .block_on(views::status::show(&Pins::new(&list.pin.pin_path), list.output)),
+        Command::Flows(FlowsCommand::List { filter, list }) => {
+            views::flows::list(&open(&list)?, &filter, list.output)
+        }
+        Command::Flows(FlowsCommand::Flush { filter, list }) => {
+            views::flows::flush(&open(&list)?, &filter, list.output)
+        }
+        Command::Services(list) => views::services::list(&open(&list)?, list.output),
+        Command::Uninstall(pin) => uninstall(&Pins::new(&pin.pin_path)),
+    }
+}

@@ -5,6 +5,7 @@
 //! would do ([`routes`]), as policy rules and `src` decide that too.
 
 mod dump;
+mod filters;
 mod interfaces;
 mod routes;
 mod watch;
@@ -17,6 +18,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 pub use self::dump::read;
+pub use self::filters::ingress_programs;
 pub use self::interfaces::cluster_interfaces;
 pub use self::watch::watch;
 

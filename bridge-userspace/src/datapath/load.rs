@@ -1,0 +1,112 @@
+//! Loading the programs over the pinned tables.
+
+use std::io;
+
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::programs::ProgramError;
+
+use super::{LayoutError, Pins, layout, program};
+
+/// The eBPF object that `cargo xtask build` makes.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/office-bridge.bpf.o"));
+
+/// The programs could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// This binary holds no programs.
+    #[error("this binary was built without its eBPF program; build it with `cargo xtask build`")]
+    NoObject,
+    /// The pin directory can't be made.
+    #[error("can't create {path}: {source}; is a bpf filesystem mounted there? (`mount -t bpf bpf /sys/fs/bpf`)")]
+    PinDirectory {
+        /// The directory.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A pinned table is of another kind.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The object could not be loaded.
+    #[error("the eBPF object can't be loaded: {0}")]
+    Object(#[from] EbpfError),
+    /// A program was refused.
+    #[error("the kernel refuses the program {name}: {source}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// What the kernel said, verifier log included.
+        source: ProgramError,
+    },
+    /// The object lacks a program.
+    #[error("the eBPF object has no TC program {0}; the build is broken")]
+    Missing(&'static str),
+}
+
+/// The loaded programs. Dropping it detaches nothing: links and tables are pinned.
+pub struct Datapath {
+    pub(super) ebpf: Ebpf,
+    pins: Pins,
+}
+
+impl Datapath {
+    /// Loads the programs, over the tables of an earlier `run` where there are some. Nothing is attached
+    /// yet; after an error nothing new is left behind.
+    ///
+    /// # Errors
+    /// When pinned tables don't fit or the kernel refuses.
+    pub fn load(pins: &Pins, flow_capacity: u32) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NoObject);
+        }
+        layout::check(pins, flow_capacity)?;
+        let is_new = !pins.exist();
+        let loaded = Self::load_pinned(pins, flow_capacity);
+        if loaded.is_err() && is_new {
+            // The first error is the one to tell.
+            let _ = pins.remove_all();
+        }
+        loaded
+    }
+
+    fn load_pinned(pins: &Pins, flow_capacity: u32) -> Result<Self, LoadError> {
+        pins.create().map_err(|source| LoadError::PinDirectory {
+            path: pins.root().display().to_string(),
+            source,
+        })?;
+        let mut loader = EbpfLoader::new();
+        for table in layout::tables(flow_capacity) {
+            loader.map_pin_path(table.name, pins.table(table.name));
+            loader.map_max_entries(table.name, table.entries);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        for name in [program::UPLINK_INGRESS, program::CLUSTER_INGRESS] {
+            classifier(&mut ebpf, name)?
+                .load()
+                .map_err(|source| LoadError::Program { name, source })?;
+        }
+        Ok(Self { ebpf, pins: pins.clone() })
+    }
+
+    /// Where tables and links are pinned.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// The loaded object, for its log.
+    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+}
+
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, LoadError> {
+    ebpf.program_mut(name)
+        .ok_or(LoadError::Missing(name))?
+        .try_into()
+        .map_err(|_| LoadError::Missing(name))
+}

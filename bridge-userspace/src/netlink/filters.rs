@@ -1,0 +1,36 @@
+//! BPF programs on the clsact hook of an interface.
+
+use futures::TryStreamExt as _;
+use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
+
+use super::NetlinkError;
+
+/// Names of the BPF programs that filters on the ingress side of an interface run.
+///
+/// # Errors
+/// When there is no netlink socket or the kernel refuses.
+pub async fn ingress_programs(ifindex: u32) -> Result<Vec<String>, NetlinkError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
+    let connection = tokio::spawn(connection);
+    let index = i32::try_from(ifindex).unwrap_or_default();
+    let mut filters = handle.traffic_filter(index).get().ingress().execute();
+    let mut names = Vec::new();
+    let read = async {
+        while let Some(filter) = filters.try_next().await? {
+            for attribute in filter.attributes {
+                let TcAttribute::Options(options) = attribute else {
+                    continue;
+                };
+                names.extend(options.into_iter().filter_map(|option| match option {
+                    TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name),
+                    _ => None,
+                }));
+            }
+        }
+        Ok::<_, rtnetlink::Error>(())
+    };
+    let result = read.await;
+    connection.abort();
+    result.map_err(|error| NetlinkError::Request { what: "traffic filters", error })?;
+    Ok(names)
+}

@@ -1,0 +1,263 @@
+//! Bringing the tables to what they should hold, by the difference: at start-up against what an earlier
+//! `run` left, later against what was applied last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aya::Pod;
+use aya::maps::{Array, MapData};
+use bridge_common::layout::{
+    Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Route, Service, ServiceKey, Settings, capacity,
+    name,
+};
+use ipnet::Ipv4Net;
+
+use crate::contents::{Contents, ServiceEntry};
+use crate::tables::{Hash, Prefixes, TableError, Tables, access, gone, prefix_key, prefix_of};
+
+/// What a reconciliation changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Entries added or changed.
+    pub written: usize,
+    /// Entries removed.
+    pub removed: usize,
+}
+
+impl Changes {
+    /// Whether nothing was to be done.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// The tables that are filled from outside, and what is in them.
+pub struct Reconciler {
+    office: PrefixTable<OfficeCidr>,
+    cluster: PrefixTable<ClusterCidr>,
+    routes: PrefixTable<Route>,
+    services: ServiceTables,
+    nat_ports: Array<MapData, NatPort>,
+    applied_nat_ports: Vec<NatPort>,
+    settings: Array<MapData, Settings>,
+    applied_settings: Settings,
+}
+
+impl Reconciler {
+    /// Opens the tables and reads what is in them.
+    ///
+    /// # Errors
+    /// When a table can't be opened or read.
+    pub fn open(tables: &Tables) -> Result<Self, TableError> {
+        let nat_ports: Array<MapData, NatPort> = tables.array(name::NAT_PORTS)?;
+        let applied_nat_ports = nat_ports
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(access(name::NAT_PORTS))?;
+        let settings: Array<MapData, Settings> = tables.array(name::SETTINGS)?;
+        let applied_settings = settings.get(&0, 0).map_err(access(name::SETTINGS))?;
+        Ok(Self {
+            office: PrefixTable::open(tables, name::OFFICE_CIDRS, capacity::OFFICE_CIDRS)?,
+            cluster: PrefixTable::open(tables, name::CLUSTER_CIDRS, capacity::CLUSTER_CIDRS)?,
+            routes: PrefixTable::open(tables, name::ROUTES, capacity::ROUTES)?,
+            services: ServiceTables::open(tables)?,
+            nat_ports,
+            applied_nat_ports,
+            settings,
+            applied_settings,
+        })
+    }
+
+    /// Applies the difference. What makes packets ours comes last, so that none is ours before the rest
+    /// is there.
+    ///
+    /// # Errors
+    /// When a table can't be written; what was written until then stays, and the next call goes on from there.
+    pub fn apply(&mut self, contents: &Contents) -> Result<Changes, TableError> {
+        let mut changes = Changes::default();
+        for (index, (port, applied)) in
+            (0..).zip(contents.nat_ports.iter().zip(&mut self.applied_nat_ports))
+        {
+            if port != applied {
+                self.nat_ports
+                    .set(index, port, 0)
+                    .map_err(access(name::NAT_PORTS))?;
+                *applied = *port;
+                changes.written += 1;
+            }
+        }
+        if contents.settings != self.applied_settings {
+            self.settings
+                .set(0, contents.settings, 0)
+                .map_err(access(name::SETTINGS))?;
+            self.applied_settings = contents.settings;
+            changes.written += 1;
+        }
+        self.routes.apply(&contents.routes, &mut changes)?;
+        self.services.apply(&contents.services, &mut changes)?;
+        self.cluster.apply(&contents.cluster, &mut changes)?;
+        self.office.apply(&contents.office, &mut changes)?;
+        Ok(changes)
+    }
+}
+
+struct PrefixTable<V> {
+    name: &'static str,
+    capacity: usize,
+    map: Prefixes<V>,
+    applied: BTreeMap<Ipv4Net, V>,
+}
+
+impl<V: Pod + PartialEq> PrefixTable<V> {
+    fn open(tables: &Tables, name: &'static str, capacity: usize) -> Result<Self, TableError> {
+        let map: Prefixes<V> = tables.prefixes(name)?;
+        let applied = map
+            .iter()
+            .map(|entry| entry.map(|(key, value)| (prefix_of(&key), value)))
+            .collect::<Result<_, _>>()
+            .map_err(access(name))?;
+        Ok(Self { name, capacity, map, applied })
+    }
+
+    fn apply(&mut self, wanted: &BTreeMap<Ipv4Net, V>, changes: &mut Changes) -> Result<(), TableError> {
+        if wanted.len() > self.capacity {
+            return Err(TableError::TooMany { table: self.name, wanted: wanted.len(), capacity: self.capacity });
+        }
+        let obsolete: Vec<Ipv4Net> = self
+            .applied
+            .keys()
+            .filter(|prefix| !wanted.contains_key(prefix))
+            .copied()
+            .collect();
+        for (&prefix, value) in wanted {
+            if self.applied.get(&prefix) != Some(value) {
+                self.map
+                    .insert(&prefix_key(prefix), value, 0)
+                    .map_err(access(self.name))?;
+                self.applied.insert(prefix, *value);
+                changes.written += 1;
+            }
+        }
+        for prefix in obsolete {
+            gone(self.map.remove(&prefix_key(prefix))).map_err(access(self.name))?;
+            self.applied.remove(&prefix);
+            changes.removed += 1;
+        }
+        Ok(())
+    }
+}
+
+/// `services` and `backends`. A backend list is never changed: a new one is written under a new id, then
+/// the service points to it, then the old one goes.
+struct ServiceTables {
+    services: Hash<ServiceKey, Service>,
+    backends: Hash<BackendKey, Backend>,
+    applied: BTreeMap<ServiceKey, (Service, ServiceEntry)>,
+    used_ids: BTreeSet<u32>,
+    last_id: u32,
+}
+
+impl ServiceTables {
+    fn open(tables: &Tables) -> Result<Self, TableError> {
+        let mut lists: BTreeMap<u32, BTreeMap<u32, Backend>> = BTreeMap::new();
+        for (key, backend) in tables.read_all::<BackendKey, Backend>(name::BACKENDS)? {
+            lists.entry(key.service_id).or_default().insert(key.slot, backend);
+        }
+        let mut this = Self {
+            services: tables.hash(name::SERVICES)?,
+            backends: tables.hash(name::BACKENDS)?,
+            applied: BTreeMap::new(),
+            used_ids: BTreeSet::new(),
+            last_id: lists.keys().max().copied().unwrap_or_default(),
+        };
+        for (key, service) in tables.read_all::<ServiceKey, Service>(name::SERVICES)? {
+            let entry = if key.protocol == bridge_common::parse::ICMP {
+                ServiceEntry::Address(service.backend_count)
+            } else {
+                // What an interrupted change left incomplete differs from any list that is wanted.
+                this.used_ids.insert(service.id);
+                ServiceEntry::Port(lists.remove(&service.id).unwrap_or_default().into_values().collect())
+            };
+            this.applied.insert(key, (service, entry));
+        }
+        // Lists that no service points to.
+        for (id, list) in lists {
+            for slot in list.into_keys() {
+                this.backends
+                    .remove(&BackendKey { service_id: id, slot })
+                    .map_err(access(name::BACKENDS))?;
+            }
+        }
+        Ok(this)
+    }
+
+    fn new_id(&mut self) -> u32 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            if self.last_id != 0 && self.used_ids.insert(self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+
+    fn apply(
+        &mut self,
+        wanted: &BTreeMap<ServiceKey, ServiceEntry>,
+        changes: &mut Changes,
+    ) -> Result<(), TableError> {
+        let obsolete: Vec<ServiceKey> = self
+            .applied
+            .keys()
+            .filter(|key| !wanted.contains_key(key))
+            .copied()
+            .collect();
+        for key in obsolete {
+            gone(self.services.remove(&key)).map_err(access(name::SERVICES))?;
+            if let Some((service, entry)) = self.applied.remove(&key) {
+                self.remove_list(&service, &entry)?;
+            }
+            changes.removed += 1;
+        }
+        for (key, entry) in wanted {
+            if self.applied.get(key).is_some_and(|(_, applied)| applied == entry) {
+                continue;
+            }
+            let service = self.write_list(entry)?;
+            self.services
+                .insert(key, service, 0)
+                .map_err(access(name::SERVICES))?;
+            if let Some((old, entry)) = self.applied.insert(*key, (service, entry.clone())) {
+                self.remove_list(&old, &entry)?;
+            }
+            changes.written += 1;
+        }
+        Ok(())
+    }
+
+    fn write_list(&mut self, entry: &ServiceEntry) -> Result<Service, TableError> {
+        let backends = match entry {
+            ServiceEntry::Address(ready) => return Ok(Service { id: 0, backend_count: *ready }),
+            ServiceEntry::Port(backends) => backends,
+        };
+        let id = self.new_id();
+        for (slot, backend) in (0..).zip(backends) {
+            self.backends
+                .insert(BackendKey { service_id: id, slot }, backend, 0)
+                .map_err(access(name::BACKENDS))?;
+        }
+        Ok(Service { id, backend_count: u32::try_from(backends.len()).unwrap_or(u32::MAX) })
+    }
+
+    fn remove_list(&mut self, service: &Service, entry: &ServiceEntry) -> Result<(), TableError> {
+        let ServiceEntry::Port(backends) = entry else {
+            return Ok(());
+        };
+        for (slot, _) in (0..).zip(backends) {
+            // An interrupted change may have left gaps.
+            gone(self.backends.remove(&BackendKey { service_id: service.id, slot }))
+                .map_err(access(name::BACKENDS))?;
+        }
+        self.used_ids.remove(&service.id);
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! `office-bridge run`: checks everything first, then loads, fills, attaches, and follows.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ipnet::Ipv4Net;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::cluster::{self, CidrKind, DesiredState};
+use crate::config::{Config, RunArgs};
+use crate::contents::{Contents, interest, interfaces};
+use crate::datapath::{Attachments, Datapath, Pins, Side};
+use crate::dns;
+use crate::events;
+use crate::netlink::{self, NetworkState};
+use crate::preflight::{InstanceLock, check_machine, check_network, forwarding, reserved_ports};
+use crate::reconcile::Reconciler;
+use crate::state::{CidrState, State};
+use crate::sweep::{Policy, Sweeper};
+use crate::tables::Tables;
+
+/// How often expired flows are removed; the datapath counts them as absent before.
+const SWEEP: Duration = Duration::from_secs(10);
+/// How often the node's own ports are looked at: a socket that listens from now on must not be a NAT port.
+const PORTS: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM or SIGINT; links and tables stay.
+///
+/// # Errors
+/// When the configuration is wrong (nothing was touched then) or the kernel refuses (what was new is removed).
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    let (config, remarks) = Config::load(args)?;
+    for remark in remarks {
+        warn!("{remark}");
+    }
+    check_machine(&config.pin_path)?;
+    let _lock = InstanceLock::acquire(&config.pin_path)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("can't start the runtime")?
+        .block_on(Bridge::run(config))
+}
+
+struct Bridge {
+    config: Config,
+    desired: watch::Receiver<Arc<DesiredState>>,
+    network: watch::Receiver<Arc<NetworkState>>,
+    interest: watch::Sender<Vec<Ipv4Net>>,
+    datapath: Datapath,
+    attachments: Attachments,
+    reconciler: Reconciler,
+    policy: watch::Sender<Policy>,
+}
+
+impl Bridge {
+    async fn run(config: Config) -> anyhow::Result<()> {
+        let mut desired = cluster::watch(&config.cluster, config.cluster_cidrs.clone())?;
+        let state = desired.borrow_and_update().clone();
+        state.check_against_office(&config.office_cidrs)?;
+        let (interest_sender, interest_receiver) = watch::channel(interest(&config, &state));
+        let mut network = netlink::watch(interest_receiver).await?;
+        let pod_cidrs: Vec<Ipv4Net> = state.cidrs_of(CidrKind::Pod).collect();
+        check_network(&config, &pod_cidrs, &network.borrow_and_update().clone())?;
+        let relay = bind_relay(&config)?;
+        if let Some(remark) = forwarding(config.manage_sysctls)? {
+            warn!("{remark}");
+        }
+        let pins = Pins::new(&config.pin_path);
+        for other in pins.other_layouts() {
+            warn!("tables of another version are pinned below {}/{other}", config.pin_path.display());
+        }
+        let is_new = !pins.exist();
+        let started = Self::start(config, desired, network, interest_sender, &pins).await;
+        let (bridge, log) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                if is_new {
+                    // Nothing of a start that failed stays behind; the first error is the one to tell.
+                    let _ = pins.remove_all();
+                    let _ = State::remove(pins.root());
+                }
+                return Err(error);
+            }
+        };
+        bridge.follow(relay, log).await
+    }
+
+    async fn start(
+        config: Config,
+        desired: watch::Receiver<Arc<DesiredState>>,
+        network: watch::Receiver<Arc<NetworkState>>,
+        interest: watch::Sender<Vec<Ipv4Net>>,
+        pins: &Pins,
+    ) -> anyhow::Result<(Self, events::Events)> {
+        let mut datapath = Datapath::load(pins, config.flow_capacity)?;
+        let events = events::Events::open(&mut datapath)?;
+        let tables = Tables::open(pins)?;
+        let reconciler = Reconciler::open(&tables)?;
+        let (policy, _) = watch::channel(Policy::default());
+        let mut bridge = Self {
+            attachments: Attachments::new(config.tc_attach),
+            config,
+            desired,
+            network,
+            interest,
+            datapath,
+            reconciler,
+            policy,
+        };
+        bridge.apply()?;
+        Ok((bridge, events))
+    }
+
+    /// Brings tables and attachments to the state of cluster and kernel.
+    fn apply(&mut self) -> anyhow::Result<()> {
+        let desired = self.desired.borrow_and_update().clone();
+        let network = self.network.borrow_and_update().clone();
+        let reserved = reserved_ports()?;
+        let contents = Contents::new(&self.config, &desired, &network, &reserved);
+        let changes = self.reconciler.apply(&contents)?;
+        if !changes.is_empty() {
+            info!(written = changes.written, removed = changes.removed, "tables reconciled");
+        }
+        self.policy.send_replace(Policy {
+            timeouts: contents.settings.timeouts,
+            office: self.config.office_cidrs.clone(),
+            nat_addresses: contents.nat_addresses().collect::<HashSet<_>>(),
+        });
+        let wanted = interfaces(&self.config, &desired, &network);
+        if !wanted.values().any(|interface| interface.side == Side::Uplink) {
+            warn!("the uplink {} is gone; waiting for it", self.config.uplink);
+        }
+        let attached = self.attachments.reconcile(&mut self.datapath, &wanted);
+        self.state(&desired)
+            .write(&self.config.pin_path)
+            .context("can't write what status shows")?;
+        Ok(attached?)
+    }
+
+    fn state(&self, desired: &DesiredState) -> State {
+        let office = self.config.office_cidrs.iter().map(|cidr| CidrState {
+            cidr: cidr.to_string(),
+            kind: "office".to_owned(),
+            source: "configuration".to_owned(),
+        });
+        let cluster = desired.cidrs.iter().map(|cidr| CidrState {
+            cidr: cidr.cidr.to_string(),
+            kind: cidr.kind.to_string(),
+            source: cidr.source.clone(),
+        });
+        let listen = self.config.dns.iter().flat_map(|dns| &dns.listen);
+        State {
+            pid: std::process::id(),
+            uplink: self.config.uplink.clone(),
+            cluster: self.config.cluster.to_string(),
+            mode: self.attachments.mode(),
+            interfaces: self.attachments.interfaces().cloned().collect(),
+            cidrs: office.chain(cluster).collect(),
+            problems: desired.problems.clone(),
+            dns_listen: listen.map(ToString::to_string).collect(),
+        }
+    }
+
+    async fn follow(mut self, relay: Option<dns::Relay>, events: events::Events) -> anyhow::Result<()> {
+        let sweeper = Sweeper::new(Tables::open(self.datapath.pins())?)?;
+        tokio::spawn(sweep(sweeper, self.policy.subscribe(), events));
+        let (stop, stopped) = watch::channel(false);
+        let relay = relay.map(|relay| tokio::spawn(relay.run(wait_for(stopped))));
+        let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+        let mut ports = interval(PORTS);
+        ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        info!(uplink = %self.config.uplink, cluster = %self.config.cluster, "office-bridge is forwarding");
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                Ok(()) = self.desired.changed() => {
+                    let desired = self.desired.borrow().clone();
+                    if let Err(error) = desired.check_against_office(&self.config.office_cidrs) {
+                        warn!("the cluster's new state is not applied: {error}");
+                        continue;
+                    }
+                    self.announce(&desired);
+                    self.interest.send_replace(interest(&self.config, &desired));
+                }
+                Ok(()) = self.network.changed() => {}
+                _ = ports.tick() => {}
+            }
+            if let Err(error) = self.apply() {
+                // What was applied before stays in force, and the next change or tick tries again.
+                warn!("{error:#}");
+            }
+        }
+        info!("stopping; forwarding goes on (`office-bridge uninstall` ends it)");
+        stop.send_replace(true);
+        if let Some(relay) = relay {
+            relay.await.context("the DNS relay broke down")??;
+        }
+        Ok(())
+    }
+
+    fn announce(&self, desired: &DesiredState) {
+        for problem in &desired.problems {
+            warn!("{problem}");
+        }
+        info!(services = desired.services.len(), networks = desired.cidrs.len(), "the cluster has changed");
+    }
+}
+
+fn bind_relay(config: &Config) -> anyhow::Result<Option<dns::Relay>> {
+    let Some(settings) = &config.dns else {
+        return Ok(None);
+    };
+    let allow = config
+        .office_cidrs
+        .iter()
+        .chain(&settings.allow)
+        .map(|&cidr| cidr.into())
+        .collect();
+    let mut relay = dns::Config::new(
+        settings.listen.iter().map(|&address| address.into()).collect(),
+        settings.upstream.iter().map(|&address| address.into()).collect(),
+        allow,
+    );
+    relay.probe_domain.clone_from(&config.cluster_domain);
+    Ok(Some(dns::Relay::bind(&relay)?))
+}
+
+fn wait_for(mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> {
+    async move {
+        let _ = stopped.wait_for(|&stopped| stopped).await;
+    }
+}
+
+/// Sweeps in turns, and at once when the datapath says that a table is full.
+async fn sweep(sweeper: Sweeper, policy: watch::Receiver<Policy>, mut events: events::Events) {
+    let sweeper = Arc::new(sweeper);
+    let mut turns = interval(SWEEP);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = turns.tick() => {}
+            () = events.table_full() => {}
+        }
+        let policy = policy.borrow().clone();
+        let sweeper = Arc::clone(&sweeper);
+        // A full table takes a moment to read.
+        match tokio::task::spawn_blocking(move || sweeper.sweep(&policy)).await {
+            Ok(Ok(plan)) if plan.evicted > 0 => {
+                warn!(
+                    evicted = plan.evicted,
+                    "the flow tables are nearly full: flows were removed before their time; \
+                     consider a larger --flow-capacity"
+                );
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => warn!("sweep: {error}"),
+            Err(error) => warn!("sweep: {error}"),
+        }
+    }
+}

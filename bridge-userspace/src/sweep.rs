@@ -1,0 +1,325 @@
+//! Removing flows that have run out, and making room when the tables fill up.
+//!
+//! A flow is judged by both of its entries, by the same rule as in the datapath
+//! ([`bridge_common::lifetime`]). The plan is a pure function; [`Sweeper`] carries it out.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+
+use bridge_common::layout::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, Timeouts, name};
+use bridge_common::lifetime::{FlowState, idle, is_expired, since};
+use bridge_common::tcp::State;
+use ipnet::Ipv4Net;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::tables::{TableError, Tables, access, gone};
+
+/// Above this share of the capacity flows are removed before their time.
+const HIGH_WATER_PERCENT: usize = 95;
+/// Down to this share.
+const LOW_WATER_PERCENT: usize = 85;
+/// An entry without its other half is left alone this long: it may be about to come, or to be restored.
+const HALF_GRACE: Seconds = 10;
+
+/// Seconds of the datapath's clock, `CLOCK_MONOTONIC`.
+#[must_use]
+pub fn now() -> Seconds {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .ok()
+        .and_then(|time| Seconds::try_from(time.tv_sec()).ok())
+        .unwrap_or_default()
+}
+
+/// What makes a flow legitimate, apart from its age.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+    /// Office networks: the flows of other clients end.
+    pub office: Vec<Ipv4Net>,
+    /// Our NAT addresses: replies to others don't come home, so their flows end.
+    pub nat_addresses: HashSet<Ipv4Addr>,
+}
+
+/// What a sweep removes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Forward entries.
+    pub flows: Vec<FlowKey>,
+    /// Reply entries.
+    pub replies: Vec<ReplyKey>,
+    /// Flows that had run out, or lost one half.
+    pub expired: usize,
+    /// Flows that no longer fit the configuration.
+    pub foreign: usize,
+    /// Flows removed before their time to make room.
+    pub evicted: usize,
+    /// Flows that stay.
+    pub remaining: usize,
+}
+
+/// Plans a sweep over everything in the tables.
+#[must_use]
+pub fn plan(
+    flows: &[(FlowKey, Flow)],
+    replies: &[(ReplyKey, Reply)],
+    capacity: usize,
+    now: Seconds,
+    policy: &Policy,
+) -> Plan {
+    let by_key: HashMap<&ReplyKey, &Reply> = replies.iter().map(|(key, reply)| (key, reply)).collect();
+    let mut plan = Plan::default();
+    let mut owned: HashSet<ReplyKey> = HashSet::with_capacity(replies.len());
+    let mut alive = Vec::new();
+    for (key, flow) in flows {
+        if flow.layer == Layer::Kernel as u8 {
+            if since(now, flow.last_seen) >= policy.timeouts.tcp_established {
+                plan.flows.push(*key);
+                plan.expired += 1;
+            } else {
+                plan.remaining += 1;
+            }
+            continue;
+        }
+        let reply_key = key.reply_key(flow);
+        let reply = by_key
+            .get(&reply_key)
+            .filter(|reply| reply_key.flow_key(reply) == *key);
+        let Some(&&reply) = reply else {
+            if since(now, flow.last_seen) >= HALF_GRACE {
+                plan.flows.push(*key);
+                plan.expired += 1;
+            } else {
+                plan.remaining += 1;
+            }
+            continue;
+        };
+        owned.insert(reply_key);
+        let is_foreign = !policy.office.iter().any(|office| office.contains(&Ipv4Addr::from(key.client)))
+            || !policy.nat_addresses.contains(&Ipv4Addr::from(flow.nat));
+        let has_expired = is_expired(key.protocol, flow, &reply, now, &policy.timeouts);
+        if is_foreign || has_expired {
+            plan.flows.push(*key);
+            plan.replies.push(reply_key);
+            if has_expired {
+                plan.expired += 1;
+            } else {
+                plan.foreign += 1;
+            }
+        } else {
+            alive.push(Candidate {
+                class: class(FlowState::of(key.protocol, flow, &reply)),
+                idle: idle(now, flow, &reply),
+                key: *key,
+                reply_key,
+            });
+        }
+    }
+    for (key, reply) in replies {
+        if !owned.contains(key) && since(now, reply.last_seen) >= HALF_GRACE {
+            plan.replies.push(*key);
+            plan.expired += 1;
+        }
+    }
+    plan.remaining += alive.len();
+    if plan.remaining * 100 > capacity * HIGH_WATER_PERCENT {
+        let excess = plan.remaining.saturating_sub(capacity * LOW_WATER_PERCENT / 100);
+        // The least valuable first: half-open, then closing, then the longest idle.
+        alive.sort_unstable_by(|a, b| a.class.cmp(&b.class).then(b.idle.cmp(&a.idle)));
+        for candidate in alive.iter().take(excess) {
+            plan.flows.push(candidate.key);
+            plan.replies.push(candidate.reply_key);
+        }
+        plan.evicted = excess.min(alive.len());
+        plan.remaining -= plan.evicted;
+    }
+    plan
+}
+
+struct Candidate {
+    class: u8,
+    idle: Seconds,
+    key: FlowKey,
+    reply_key: ReplyKey,
+}
+
+const fn class(state: FlowState) -> u8 {
+    match state {
+        FlowState::Tcp(State::Opening) | FlowState::Unreplied => 0,
+        FlowState::Tcp(State::Closing | State::Reset) => 1,
+        FlowState::Tcp(State::Established) | FlowState::Replied => 2,
+    }
+}
+
+/// Sweeps the pinned tables.
+pub struct Sweeper {
+    tables: Tables,
+    capacity: usize,
+}
+
+impl Sweeper {
+    /// A sweeper over `tables`.
+    ///
+    /// # Errors
+    /// When they can't be opened.
+    pub fn new(tables: Tables) -> Result<Self, TableError> {
+        let capacity = tables.flow_capacity()? as usize;
+        Ok(Self { tables, capacity })
+    }
+
+    /// Reads, plans and removes.
+    ///
+    /// # Errors
+    /// When a table can't be read or written.
+    pub fn sweep(&self, policy: &Policy) -> Result<Plan, TableError> {
+        let flows = self.tables.flows()?;
+        let replies = self.tables.replies()?;
+        let plan = plan(&flows, &replies, self.capacity, now(), policy);
+        remove(&self.tables, &plan.flows, &plan.replies)?;
+        Ok(plan)
+    }
+}
+
+/// Removes entries. Reply entries go last: a forward entry without its other half is noticed by the datapath
+/// sooner than the reverse.
+///
+/// # Errors
+/// When a table can't be written.
+pub fn remove(tables: &Tables, flows: &[FlowKey], replies: &[ReplyKey]) -> Result<(), TableError> {
+    let mut flow_table = tables.hash::<FlowKey, Flow>(name::FLOWS)?;
+    for key in flows {
+        gone(flow_table.remove(key)).map_err(access(name::FLOWS))?;
+    }
+    let mut reply_table = tables.hash::<ReplyKey, Reply>(name::REPLIES)?;
+    for key in replies {
+        gone(reply_table.remove(key)).map_err(access(name::REPLIES))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bridge_common::parse::{TCP, UDP};
+    use bridge_common::tcp::Seen;
+
+    const NAT: [u8; 4] = [10, 244, 30, 0];
+    const NOW: Seconds = 200_000;
+
+    fn policy() -> Policy {
+        Policy {
+            timeouts: Timeouts::default(),
+            office: vec!["192.168.0.0/22".parse().unwrap()],
+            nat_addresses: HashSet::from([Ipv4Addr::from(NAT)]),
+        }
+    }
+
+    struct Entry {
+        protocol: u8,
+        port: u16,
+        idle: Seconds,
+        seen: (u8, u8),
+        replied: bool,
+    }
+
+    const ESTABLISHED: (u8, u8) = (Seen::SYN | Seen::ACK, Seen::SYN | Seen::ACK);
+
+    fn pair(entry: &Entry) -> ((FlowKey, Flow), (ReplyKey, Reply)) {
+        let key = FlowKey {
+            client: [192, 168, 0, 10],
+            destination: [10, 244, 1, 5],
+            client_port: entry.port,
+            destination_port: 80,
+            protocol: entry.protocol,
+            pad: [0; 3],
+        };
+        let flow = Flow {
+            backend: key.destination,
+            nat: NAT,
+            backend_port: 80,
+            nat_port: entry.port,
+            last_seen: NOW - entry.idle,
+            tcp_seen: entry.seen.0,
+            layer: Layer::Tc as u8,
+            ..Flow::default()
+        };
+        let reply = Reply {
+            client: key.client,
+            destination: key.destination,
+            client_port: key.client_port,
+            destination_port: key.destination_port,
+            last_seen: NOW - entry.idle,
+            packets: u32::from(entry.replied),
+            tcp_seen: entry.seen.1,
+            layer: Layer::Tc as u8,
+            ..Reply::default()
+        };
+        ((key, flow), (key.reply_key(&flow), reply))
+    }
+
+    fn tcp(port: u16, idle: Seconds, seen: (u8, u8)) -> Entry {
+        Entry { protocol: TCP, port, idle, seen, replied: true }
+    }
+
+    fn run(entries: &[Entry], capacity: usize, policy: &Policy) -> Plan {
+        let (flows, replies): (Vec<_>, Vec<_>) = entries.iter().map(pair).unzip();
+        plan(&flows, &replies, capacity, NOW, policy)
+    }
+
+    #[test]
+    fn only_what_has_run_out_goes() {
+        let unreplied = Entry { protocol: UDP, port: 4, idle: 130, seen: (0, 0), replied: false };
+        let entries = [
+            tcp(1, 80_000, ESTABLISHED),
+            tcp(2, 90_000, ESTABLISHED),
+            tcp(3, 241, (Seen::SYN, 0)),
+            unreplied,
+        ];
+        let plan = run(&entries, 1_000, &policy());
+        let ports: Vec<u16> = plan.flows.iter().map(|key| key.client_port).collect();
+        assert_eq!(ports, [2, 3, 4]);
+        assert_eq!((plan.replies.len(), plan.expired, plan.remaining), (3, 3, 1));
+    }
+
+    #[test]
+    fn half_a_flow_goes_after_a_grace() {
+        let (flow, reply) = pair(&tcp(1, HALF_GRACE, ESTABLISHED));
+        let plan_without_reply = plan(&[flow], &[], 1_000, NOW, &policy());
+        assert_eq!(plan_without_reply.flows, [flow.0]);
+        let plan_without_flow = plan(&[], &[reply], 1_000, NOW, &policy());
+        assert_eq!(plan_without_flow.replies, [reply.0]);
+        let (young, _) = pair(&tcp(1, HALF_GRACE - 1, ESTABLISHED));
+        assert_eq!(plan(&[young], &[], 1_000, NOW, &policy()).flows, []);
+    }
+
+    #[test]
+    fn a_reply_entry_of_another_flow_does_not_keep_this_one() {
+        let (flow, (reply_key, mut reply)) = pair(&tcp(1, HALF_GRACE, ESTABLISHED));
+        reply.client = [192, 168, 0, 11];
+        let plan = plan(&[flow], &[(reply_key, reply)], 1_000, NOW, &policy());
+        assert_eq!(plan.flows, [flow.0]);
+    }
+
+    #[test]
+    fn flows_of_removed_networks_and_addresses_end() {
+        let mut elsewhere = policy();
+        elsewhere.office = vec!["172.16.0.0/16".parse().unwrap()];
+        assert_eq!(run(&[tcp(1, 0, ESTABLISHED)], 1_000, &elsewhere).foreign, 1);
+        let mut renumbered = policy();
+        renumbered.nat_addresses.clear();
+        assert_eq!(run(&[tcp(1, 0, ESTABLISHED)], 1_000, &renumbered).foreign, 1);
+    }
+
+    #[test]
+    fn a_full_table_loses_half_open_then_closing_then_the_longest_idle() {
+        let fin = Seen::SYN | Seen::ACK | Seen::FIN;
+        let mut entries: Vec<Entry> =
+            (100..197).map(|port| tcp(port, u32::from(port), ESTABLISHED)).collect();
+        entries.push(tcp(1, 5, (Seen::SYN, 0)));
+        entries.push(tcp(2, 5, (fin, fin)));
+        let plan = run(&entries, 100, &policy());
+        assert_eq!((plan.evicted, plan.remaining), (14, 85));
+        let ports: Vec<u16> = plan.flows.iter().map(|key| key.client_port).collect();
+        assert_eq!(ports[..4], [1, 2, 196, 195]);
+    }
+}

@@ -1,0 +1,72 @@
+//! `office-bridge services`.
+
+use std::collections::BTreeMap;
+
+use bridge_common::layout::{Backend, BackendKey, Service, ServiceKey, name};
+use bridge_common::parse::ICMP;
+use serde::Serialize;
+
+use super::{endpoint, print_json, protocol_name, table};
+use crate::cli::OutputFormat;
+use crate::tables::{TableError, Tables};
+
+/// One service port as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceView {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The cluster IP and the service port.
+    pub vip: String,
+    /// The ready backends that new flows go to.
+    pub backends: Vec<String>,
+}
+
+/// The services as the datapath has them.
+///
+/// # Errors
+/// When the tables can't be read.
+pub fn views(tables: &Tables) -> Result<Vec<ServiceView>, TableError> {
+    let mut lists: BTreeMap<u32, BTreeMap<u32, Backend>> = BTreeMap::new();
+    for (key, backend) in tables.read_all::<BackendKey, Backend>(name::BACKENDS)? {
+        lists.entry(key.service_id).or_default().insert(key.slot, backend);
+    }
+    let mut services = tables.read_all::<ServiceKey, Service>(name::SERVICES)?;
+    services.retain(|(key, _)| key.protocol != ICMP);
+    services.sort_unstable_by_key(|(key, _)| *key);
+    Ok(services
+        .into_iter()
+        .map(|(key, service)| ServiceView {
+            protocol: protocol_name(key.protocol),
+            vip: endpoint(key.vip, key.port),
+            backends: lists
+                .get(&service.id)
+                .into_iter()
+                .flat_map(BTreeMap::values)
+                .map(|backend| endpoint(backend.address, backend.port))
+                .collect(),
+        })
+        .collect())
+}
+
+/// Lists services.
+///
+/// # Errors
+/// When the tables can't be read.
+pub fn list(tables: &Tables, output: OutputFormat) -> anyhow::Result<()> {
+    let services = views(tables)?;
+    match output {
+        OutputFormat::Json => print_json(&services),
+        OutputFormat::Table => table::print(
+            &["PROTOCOL", "VIP", "BACKENDS"],
+            services.into_iter().map(|service| {
+                let backends = if service.backends.is_empty() {
+                    "none ready".to_owned()
+                } else {
+                    service.backends.join(" ")
+                };
+                vec![service.protocol, service.vip, backends]
+            }),
+            "no services: with `--cluster static` they are kube-proxy's",
+        ),
+    }
+}

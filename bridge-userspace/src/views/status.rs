@@ -1,0 +1,196 @@
+//! `office-bridge status`.
+
+use std::collections::BTreeMap;
+
+use bridge_common::verdict::{Count, DropReason};
+use serde::Serialize;
+
+use super::{print_json, table};
+use crate::cli::OutputFormat;
+use crate::datapath::{self, Pins, Side};
+use crate::preflight::InstanceLock;
+use crate::state::{CidrState, State};
+use crate::tables::Tables;
+
+/// An interface and what runs there.
+#[derive(Clone, Debug, Serialize)]
+pub struct InterfaceView {
+    /// Its name.
+    pub interface: String,
+    /// Where the program hooks in.
+    pub hook: &'static str,
+    /// The mode that was reached, or `detached` where the kernel shows no program of ours.
+    pub mode: String,
+    /// `uplink` or `cluster`.
+    pub side: Side,
+}
+
+/// How full the flow tables are.
+#[derive(Clone, Debug, Serialize)]
+pub struct FlowsView {
+    /// Flows in the table.
+    pub used: usize,
+    /// Flows that fit.
+    pub capacity: u32,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrafficView {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes from the IPv4 header on.
+    pub bytes: u64,
+}
+
+/// The whole status.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatusView {
+    /// Whether every program is where it belongs, asked of the kernel, and the tables are filled.
+    pub ready: bool,
+    /// Whether a `run` is there to follow changes. Forwarding goes on without.
+    pub running: bool,
+    /// Its process id.
+    pub pid: Option<u32>,
+    /// Interfaces.
+    pub datapath: Vec<InterfaceView>,
+    /// The cluster source.
+    pub cluster: Option<String>,
+    /// Networks and where each was found.
+    pub cidrs: Vec<CidrState>,
+    /// What was left out of the cluster's state, and why.
+    pub problems: Vec<String>,
+    /// Fill of the flow tables.
+    pub flows: FlowsView,
+    /// Service ports in the table.
+    pub services: usize,
+    /// Where names are relayed.
+    pub dns_listen: Vec<String>,
+    /// What was forwarded and answered.
+    pub traffic: BTreeMap<&'static str, TrafficView>,
+    /// Packets by drop reason.
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
+/// Collects the status.
+///
+/// # Errors
+/// When the tables can't be read.
+pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
+    let tables = Tables::open(pins)?;
+    let state = State::read(pins.root())?;
+    let pid = InstanceLock::holder(pins.root());
+    let mut interfaces = Vec::new();
+    let mut all_attached = state.as_ref().is_some_and(|state| {
+        state.interfaces.iter().any(|interface| interface.side == Side::Uplink)
+    });
+    if let Some(state) = &state {
+        for interface in &state.interfaces {
+            let attached = datapath::attached(interface, state.mode).await;
+            all_attached &= attached;
+            interfaces.push(InterfaceView {
+                interface: interface.name.clone(),
+                hook: "tc-ingress",
+                mode: if attached { state.mode.to_string() } else { "detached".to_owned() },
+                side: interface.side,
+            });
+        }
+    }
+    let count = tables.counters()?;
+    let traffic = Count::TRAFFIC
+        .iter()
+        .map(|&traffic| {
+            let counter = count(traffic);
+            (traffic.name(), TrafficView { packets: counter.packets, bytes: counter.bytes })
+        })
+        .collect();
+    let drops = DropReason::ALL
+        .iter()
+        .map(|&reason| (reason.name(), count(Count::Drop(reason)).packets))
+        .collect();
+    Ok(StatusView {
+        ready: all_attached,
+        running: pid.is_some(),
+        pid,
+        datapath: interfaces,
+        cluster: state.as_ref().map(|state| state.cluster.clone()),
+        cidrs: state.as_ref().map(|state| state.cidrs.clone()).unwrap_or_default(),
+        problems: state.as_ref().map(|state| state.problems.clone()).unwrap_or_default(),
+        flows: FlowsView { used: tables.flows()?.len(), capacity: tables.flow_capacity()? },
+        services: super::services::views(&tables)?.len(),
+        dns_listen: state.map(|state| state.dns_listen).unwrap_or_default(),
+        traffic,
+        drops,
+    })
+}
+
+/// Shows the status.
+///
+/// # Errors
+/// When the tables can't be read.
+pub async fn show(pins: &Pins, output: OutputFormat) -> anyhow::Result<()> {
+    let status = view(pins).await?;
+    match output {
+        OutputFormat::Json => print_json(&status),
+        OutputFormat::Table => print_tables(&status),
+    }
+}
+
+fn print_tables(status: &StatusView) -> anyhow::Result<()> {
+    let running = match status.pid {
+        Some(pid) => format!("process {pid} follows the cluster"),
+        None => "no process runs: forwarding goes on, changes are not followed".to_owned(),
+    };
+    table::write_out(&format!(
+        "ready: {} ({running})\ncluster: {}\nflows: {} of {}\nservices: {}\ndns: {}\n",
+        if status.ready { "yes" } else { "NO" },
+        status.cluster.as_deref().unwrap_or("unknown"),
+        status.flows.used,
+        status.flows.capacity,
+        status.services,
+        if status.dns_listen.is_empty() { "off".to_owned() } else { status.dns_listen.join(" ") },
+    ))?;
+    for problem in &status.problems {
+        table::write_out(&format!("problem: {problem}\n"))?;
+    }
+    table::write_out("\n")?;
+    table::print(
+        &["INTERFACE", "SIDE", "HOOK", "MODE"],
+        status.datapath.iter().map(|interface| {
+            vec![
+                interface.interface.clone(),
+                format!("{:?}", interface.side).to_lowercase(),
+                interface.hook.to_owned(),
+                interface.mode.clone(),
+            ]
+        }),
+        "attached nowhere",
+    )?;
+    table::write_out("\n")?;
+    table::print(
+        &["CIDR", "KIND", "SOURCE"],
+        status
+            .cidrs
+            .iter()
+            .map(|cidr| vec![cidr.cidr.clone(), cidr.kind.clone(), cidr.source.clone()]),
+        "no networks known",
+    )?;
+    table::write_out("\n")?;
+    table::print(
+        &["TRAFFIC", "PACKETS", "BYTES"],
+        status.traffic.iter().map(|(name, traffic)| {
+            vec![(*name).to_owned(), traffic.packets.to_string(), traffic.bytes.to_string()]
+        }),
+        "",
+    )?;
+    table::write_out("\n")?;
+    table::print(
+        &["DROP REASON", "PACKETS"],
+        status
+            .drops
+            .iter()
+            .filter(|(_, packets)| **packets > 0)
+            .map(|(reason, packets)| vec![(*reason).to_owned(), packets.to_string()]),
+        "no packets dropped",
+    )
+}
