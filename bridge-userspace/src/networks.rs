@@ -376,7 +376,8 @@ mod tests {
                     prop_assert_eq!(network, given.trunc());
                     prop_assert_ne!(given, given.trunc());
                 }
-                Err(error) => prop_assert!(matches!(error, CidrError::Unusable { .. })),
+                Err(CidrError::Unusable { network, .. }) => prop_assert_eq!(network, given),
+                Err(error) => prop_assert!(false, "{}", error),
             }
         }
 

@@ -71,6 +71,11 @@ impl Settings {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn args(&self) -> &RunArgs {
+        &self.args
+    }
+
     pub(super) fn check(self) -> Result<(Config, Vec<String>), UsageError> {
         let mut warnings = Vec::new();
         let Self {

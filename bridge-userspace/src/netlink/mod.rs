@@ -191,3 +191,6 @@ pub enum NetlinkError {
         error: rtnetlink::Error,
     },
 }
+
+#[cfg(test)]
+mod tests;

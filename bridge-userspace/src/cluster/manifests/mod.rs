@@ -4,7 +4,7 @@
 
 mod directory;
 mod follow;
-mod parse;
+pub(super) mod parse;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -115,3 +115,6 @@ fn log_change(before: Option<&DesiredState>, state: &DesiredState) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

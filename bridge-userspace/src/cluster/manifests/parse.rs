@@ -13,7 +13,7 @@ use super::ManifestError;
 use crate::cluster::Object;
 
 /// The objects of a file, without those of kinds that don't matter here.
-pub(super) fn objects(path: &Path, text: &str) -> Result<Vec<Object>, ManifestError> {
+pub(in crate::cluster) fn objects(path: &Path, text: &str) -> Result<Vec<Object>, ManifestError> {
     let documents = if path
         .extension()
         .is_some_and(|extension| extension == "json")
@@ -175,5 +175,120 @@ fn display_name(kind: &str, object: &serde_json::Map<String, Value>) -> String {
         (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
         (None, Some(name)) => format!("{kind} {name}"),
         (_, None) => format!("a {kind}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn yaml(text: &str) -> Result<Vec<Object>, String> {
+        objects(Path::new("dir/a.yaml"), text).map_err(|error| error.to_string())
+    }
+
+    fn names(objects: &[Object]) -> Vec<String> {
+        objects
+            .iter()
+            .map(|object| {
+                let name = object.metadata().name.clone().unwrap_or_default();
+                format!("{} {name}", object.kind())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn documents_lists_and_unknown_kinds_share_a_file() {
+        let found = yaml(
+            "# a comment first
+---
+apiVersion: v1
+kind: List
+metadata: {resourceVersion: ''}
+items:
+- apiVersion: v1
+  kind: Node
+  metadata: {name: worker-1}
+- apiVersion: apps/v1
+  kind: Deployment
+  metadata: {name: web}
+  spec: {replicas: 1e3}
+---
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+---
+apiVersion: example.com/v1
+kind: Service
+metadata: {name: someone-elses}
+",
+        )
+        .unwrap();
+        assert_eq!(names(&found), ["Node worker-1", "Service web"]);
+    }
+
+    #[test]
+    fn a_typed_list_names_the_kind_of_its_items() {
+        let found = objects(
+            Path::new("a.json"),
+            r#"{"kind":"ServiceList","apiVersion":"v1","items":[{"metadata":{"name":"web"}}]}"#,
+        )
+        .unwrap();
+        assert_eq!(names(&found), ["Service web"]);
+    }
+
+    #[test]
+    fn an_empty_file_has_no_objects() {
+        for text in ["", "\n", "# nothing yet\n", "---\n", "---\n---\n"] {
+            assert_eq!(yaml(text), Ok(Vec::new()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_syntax_error_is_reported_with_file_and_line() {
+        let error = yaml("apiVersion: v1\nkind: Node\nmetadata: {name: [}\n").unwrap_err();
+        assert!(error.starts_with("dir/a.yaml:3: "), "{error}");
+        let error = objects(Path::new("dir/a.json"), "{\n\"kind\": \n}").unwrap_err();
+        assert!(error.to_string().starts_with("dir/a.json:3: "), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_field_is_reported_with_the_object_it_is_in() {
+        let error = yaml(
+            "apiVersion: v1
+kind: Node
+metadata: {name: worker-1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{port: http}]}
+",
+        )
+        .unwrap_err();
+        assert!(
+            error.starts_with("dir/a.yaml:5: Service shop/web: "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_kubernetes_object_is_an_error() {
+        for (text, expected) in [
+            ("just words", "expected a Kubernetes object"),
+            ("name: web", "it has no `kind`"),
+            ("kind: Service", "it has no `apiVersion`"),
+            (
+                "kind: Service\napiVersion: v1",
+                "a Service has no metadata.name",
+            ),
+            (
+                "kind: EndpointSlice\napiVersion: discovery.k8s.io/v1beta1\nmetadata: {name: x}",
+                "EndpointSlice x has apiVersion discovery.k8s.io/v1beta1; only v1 is read",
+            ),
+        ] {
+            let error = yaml(text).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 }
