@@ -28,7 +28,7 @@ impl UsageError {
 /// The exit code for an error, wherever in its chain of causes the [`UsageError`] is.
 #[must_use]
 pub fn code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(|cause| cause.is::<UsageError>()) {
+    if error.chain().any(<dyn std::error::Error>::is::<UsageError>) {
         USAGE
     } else {
         FAILURE

@@ -79,7 +79,7 @@ pub fn parse_cidr(text: &str) -> Result<Ipv4Net, CidrError> {
 
 fn unusable(network: Ipv4Net) -> Option<&'static str> {
     const SPECIAL: [(Ipv4Addr, u8, &str); 5] = [
-        (Ipv4Addr::new(0, 0, 0, 0), 8, "\"this network\" (RFC 6890)"),
+        (Ipv4Addr::UNSPECIFIED, 8, "\"this network\" (RFC 6890)"),
         (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback"),
         (Ipv4Addr::new(169, 254, 0, 0), 16, "link-local"),
         (Ipv4Addr::new(224, 0, 0, 0), 4, "multicast"),

@@ -47,7 +47,7 @@ pub struct RunArgs {
     pub service_cidrs: Vec<String>,
 
     /// Where to learn about the cluster: `static` (the networks given here; services are left
-    /// to kube-proxy) or `manifests=DIR` (Node, Service, EndpointSlice and ServiceCIDR objects)
+    /// to kube-proxy) or `manifests=DIR` (Kubernetes objects as YAML or JSON files)
     /// [default: static]
     #[arg(long, value_name = "SOURCE")]
     pub cluster: Option<ClusterChoice>,
@@ -95,7 +95,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     pub pin_path: Option<PathBuf>,
 
-    /// Set the sysctls that forwarding needs, such as net.ipv4.ip_forward
+    /// Set the sysctls that forwarding needs, such as `net.ipv4.ip_forward`
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "BOOL")]
     pub manage_sysctls: Option<bool>,

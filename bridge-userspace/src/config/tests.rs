@@ -68,7 +68,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:9530");
     assert_eq!(config.cluster_domain, "cluster.local");
     assert_eq!(config.flow_capacity, 262_144);
-    assert_eq!(config.timeouts.tcp_established, Duration::from_secs(86_400));
+    assert_eq!(config.timeouts.tcp_established, Duration::from_hours(24));
     assert_eq!(config.dns, None);
     assert!(!config.manage_sysctls);
     assert_eq!(
@@ -349,7 +349,7 @@ fn timeouts_below_the_rfcs_are_allowed_with_a_remark() {
         from_file(&format!("{FILE}timeouts: {{udp: 30, icmp: 90}}\n"), "").unwrap();
     assert_eq!(config.timeouts.udp, Duration::from_secs(30));
     assert_eq!(config.timeouts.icmp, Duration::from_secs(90));
-    assert_eq!(config.timeouts.udp_unreplied, Duration::from_secs(120));
+    assert_eq!(config.timeouts.udp_unreplied, Duration::from_mins(2));
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("RFC 4787 REQ-5"), "{warnings:?}");
     let error = from_file(&format!("{FILE}timeouts: {{icmp: 0}}\n"), "").unwrap_err();

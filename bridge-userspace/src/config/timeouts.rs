@@ -43,16 +43,16 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            tcp_established: Duration::from_secs(86_400),
-            tcp_transitory: Duration::from_secs(240),
-            udp: Duration::from_secs(300),
-            udp_unreplied: Duration::from_secs(120),
-            icmp: Duration::from_secs(60),
+            tcp_established: Duration::from_hours(24),
+            tcp_transitory: Duration::from_mins(4),
+            udp: Duration::from_mins(5),
+            udp_unreplied: Duration::from_mins(2),
+            icmp: Duration::from_mins(1),
         }
     }
 }
 
-/// The longest timeout that makes sense: nf_conntrack's for established TCP, five days, with
+/// The longest timeout that makes sense: `nf_conntrack`'s for established TCP, five days, with
 /// room to spare.
 const LONGEST: u32 = 30 * 86_400;
 

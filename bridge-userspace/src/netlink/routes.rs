@@ -59,7 +59,7 @@ pub(super) fn questions(tables: &BTreeSet<Ipv4Net>, interest: &[Ipv4Net]) -> Vec
 
 /// The lowest address of a prefix that none of the others contains, passing over the network's own
 /// address where there is a choice: on a connected network it is a broadcast address
-/// (`fib_add_ifaddr` in net/ipv4/fib_frontend.c).
+/// (`fib_add_ifaddr` in `net/ipv4/fib_frontend.c`).
 fn uncovered(prefix: Ipv4Net, others: impl Iterator<Item = Ipv4Net>) -> Option<Ipv4Addr> {
     let mut holes: Vec<(u32, u32)> = others
         .map(|other| (other.network().into(), other.broadcast().into()))

@@ -104,7 +104,7 @@ fn file_name(pin_path: &Path) -> String {
             if byte.is_ascii_alphanumeric() || byte == b'_' {
                 name.push(char::from(byte));
             } else {
-                name.push_str(&format!("\\x{byte:02x}"));
+                name.extend(["\\x".to_owned(), format!("{byte:02x}")]);
             }
         }
     }

@@ -112,7 +112,7 @@ fn check_kernel() -> Result<(), MachineError> {
         what: "the kernel's version".to_owned(),
         error: error.into(),
     })?;
-    if new_enough(&found) {
+    if new_enough(found) {
         Ok(())
     } else {
         Err(MachineError::KernelTooOld {
@@ -121,7 +121,7 @@ fn check_kernel() -> Result<(), MachineError> {
     }
 }
 
-fn new_enough(kernel: &KernelVersion) -> bool {
+fn new_enough(kernel: KernelVersion) -> bool {
     (kernel.major, kernel.minor) >= (OLDEST_KERNEL.major, OLDEST_KERNEL.minor)
 }
 
@@ -184,11 +184,11 @@ mod tests {
 
     #[test]
     fn kernels_are_compared_by_number_not_by_text() {
-        assert!(!new_enough(&KernelVersion::new(5, 9, 200)));
-        assert!(!new_enough(&KernelVersion::new(5, 10, 0)));
-        assert!(new_enough(&KernelVersion::new(5, 15, 0)));
-        assert!(new_enough(&KernelVersion::new(6, 1, 0)));
-        assert!(!new_enough(&KernelVersion::new(4, 19, 0)));
+        assert!(!new_enough(KernelVersion::new(5, 9, 200)));
+        assert!(!new_enough(KernelVersion::new(5, 10, 0)));
+        assert!(new_enough(KernelVersion::new(5, 15, 0)));
+        assert!(new_enough(KernelVersion::new(6, 1, 0)));
+        assert!(!new_enough(KernelVersion::new(4, 19, 0)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use procfs::process::Process;
 use crate::ports::PortSet;
 use crate::sysctl::{SysctlError, local_port_range, local_reserved_ports};
 
-/// Kubernetes' NodePorts (kube-apiserver `--service-node-port-range`).
+/// Kubernetes' `NodePorts` (kube-apiserver `--service-node-port-range`).
 pub const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 /// UDP ports of tunnels whose packets the kernel takes in before any socket sees them: flannel's
 /// VXLAN (8472, Linux's own default), VXLAN by RFC 7348 (4789), and `WireGuard` (51820).
