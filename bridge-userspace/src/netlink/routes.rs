@@ -29,19 +29,20 @@ pub(super) fn questions(tables: &BTreeSet<Ipv4Net>, interest: &[Ipv4Net]) -> Vec
     prefixes.insert(Ipv4Net::default());
     let mut questions: BTreeMap<Ipv4Net, Question> = BTreeMap::new();
     for &interest in interest {
+        // In this order everything inside a prefix follows it at once.
         let relevant: Vec<Ipv4Net> = prefixes
             .iter()
             .copied()
             .filter(|prefix| intersection(*prefix, interest).is_some())
             .collect();
-        for &matched in &relevant {
+        for (index, &matched) in relevant.iter().enumerate() {
             let Some(prefix) = intersection(matched, interest) else {
                 continue;
             };
-            let longer = relevant
+            let longer = relevant[index + 1..]
                 .iter()
                 .copied()
-                .filter(|other| *other != matched && matched.contains(other));
+                .take_while(|other| matched.contains(other));
             if let Some(address) = uncovered(prefix, longer) {
                 questions.insert(
                     prefix,

@@ -78,7 +78,19 @@ async fn keep_up(
 ) {
     loop {
         follow.changed().await;
-        match directory.read() {
+        // A big cluster's dump takes its time to parse.
+        let reading = tokio::task::spawn_blocking(move || {
+            let result = directory.read();
+            (directory, result)
+        });
+        let result;
+        (directory, result) = match reading.await {
+            Ok(read) => read,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down.
+            Err(_) => return,
+        };
+        match result {
             Ok(errors) => {
                 for error in errors {
                     warn!("{error}; what this file said before stays in force");
