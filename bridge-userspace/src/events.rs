@@ -1,10 +1,11 @@
 //! Rare events that the datapath tells: typed ones through the `events` ring, the rest as log lines.
 
+use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use aya::Pod;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use bridge_common::layout::{Event, EventKind, name};
@@ -33,7 +34,7 @@ impl Events {
             .ebpf_mut()
             .take_map(name::EVENTS)
             .context("the eBPF object has no table `events`; the build is broken")?;
-        let ring = AsyncFd::new(RingBuf::try_from(map)?).context("can't watch the event ring")?;
+        let ring = watch(RingBuf::try_from(map)?).context("can't watch the event ring")?;
         Ok(Self { ring, last_warning: [None; 2] })
     }
 
@@ -79,9 +80,13 @@ impl Events {
     }
 }
 
+/// Waits for a ring with the runtime.
+fn watch<T: AsRawFd>(ring: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: a ring owns its descriptor, always gives the same one, and closes it when it is dropped.
+    unsafe { AsyncFd::register(ring) }.map_err(|error| error.into_parts().1)
+}
+
 fn parse(record: &[u8]) -> Option<Event> {
-    fn is_pod<T: Pod>() {}
-    is_pod::<Event>();
     let bytes: &[u8; size_of::<Event>()] = record.get(..size_of::<Event>())?.try_into().ok()?;
     let number = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
     let address = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
@@ -101,7 +106,7 @@ fn forward_log(datapath: &mut Datapath) {
     match EbpfLogger::init(datapath.ebpf_mut()) {
         Ok(logger) => {
             tokio::spawn(async move {
-                let Ok(mut logger) = AsyncFd::new(logger) else {
+                let Ok(mut logger) = watch(logger) else {
                     return;
                 };
                 while let Ok(mut guard) = logger.readable_mut().await {

@@ -100,6 +100,10 @@ pub struct RunArgs {
           value_name = "BOOL")]
     pub manage_sysctls: Option<bool>,
 
+    /// How to attach at TC: `auto` (TCX links, or clsact filters below kernel 6.6) or `clsact`
+    #[arg(long, value_name = "MODE")]
+    pub tc_attach: Option<String>,
+
     /// Number of flows that the tables hold [default: 262144]
     #[arg(long, value_name = "FLOWS")]
     pub flow_capacity: Option<u32>,

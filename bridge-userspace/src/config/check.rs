@@ -10,6 +10,7 @@ use super::{
     Datapath, DnsConfig, RunArgs,
 };
 use crate::cluster::{CidrKind, ClusterCidr, Source};
+use crate::datapath::TcAttach;
 use crate::exit::UsageError;
 use crate::networks::{self, Labelled, parse_cidr};
 
@@ -65,6 +66,7 @@ impl Settings {
                 http_listen: flags.http_listen.or(file.http_listen),
                 pin_path: flags.pin_path.or(file.pin_path),
                 manage_sysctls: flags.manage_sysctls.or(file.manage_sysctls),
+                tc_attach: flags.tc_attach.or(file.tc_attach),
                 flow_capacity: flags.flow_capacity.or(file.flow_capacity),
                 timeouts: file.timeouts,
             },
@@ -143,6 +145,7 @@ impl Settings {
             http_listen,
             pin_path: pin_path(args.pin_path)?,
             manage_sysctls: args.manage_sysctls.unwrap_or(false),
+            tc_attach: tc_attach(args.tc_attach.as_deref())?,
             flow_capacity: flow_capacity(args.flow_capacity)?,
             timeouts: args.timeouts.check(&mut warnings)?,
         };
@@ -383,6 +386,16 @@ fn pin_path(path: Option<PathBuf>) -> Result<PathBuf, UsageError> {
              {DEFAULT_PIN_PATH}",
             path.display()
         )))
+    }
+}
+
+fn tc_attach(mode: Option<&str>) -> Result<TcAttach, UsageError> {
+    match mode {
+        None | Some("auto") => Ok(TcAttach::Auto),
+        Some("clsact") => Ok(TcAttach::Clsact),
+        Some(other) => Err(UsageError::new(format!(
+            "--tc-attach `{other}`: say `auto` or `clsact`"
+        ))),
     }
 }
 

@@ -18,6 +18,7 @@ use ipnet::Ipv4Net;
 pub use self::args::{ClusterChoice, RunArgs};
 pub use self::timeouts::{TimeoutArgs, Timeouts};
 use crate::cluster::{ClusterCidr, Source};
+use crate::datapath::TcAttach;
 use crate::exit::UsageError;
 
 /// Where tables and links are pinned unless told otherwise; on the bpf filesystem that systemd
@@ -57,6 +58,8 @@ pub struct Config {
     pub pin_path: PathBuf,
     /// Whether sysctls that stand in the way may be changed.
     pub manage_sysctls: bool,
+    /// How to attach at TC.
+    pub tc_attach: TcAttach,
     /// How many flows the tables hold.
     pub flow_capacity: u32,
     /// How long a flow may be silent.

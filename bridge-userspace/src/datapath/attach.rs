@@ -9,7 +9,7 @@ use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
 };
-use aya::programs::{Link as _, ProgramError, SchedClassifier, TcAttachType, TcError};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType, TcError};
 use aya::util::KernelVersion;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
@@ -309,7 +309,7 @@ pub async fn attached(interface: &Interface, mode: Mode) -> bool {
 }
 
 /// Detaches our clsact filters from these interfaces.
-pub(crate) fn detach_filters<'a>(interfaces: impl IntoIterator<Item = &'a str>) {
+pub fn detach_filters<'a>(interfaces: impl IntoIterator<Item = &'a str>) {
     for interface in interfaces {
         detach_clsact(interface);
     }

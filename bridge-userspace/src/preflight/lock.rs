@@ -50,8 +50,21 @@ impl InstanceLock {
         Self::acquire_in(Path::new(DIRECTORY), pin_path)
     }
 
+    /// The process that has the right to work on a pin path, if any.
+    #[must_use]
+    pub fn holder(pin_path: &Path) -> Option<u32> {
+        let path = Path::new(DIRECTORY).join(format!("{}.lock", file_stem(pin_path)));
+        let mut file = File::open(path).ok()?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Err((_, Errno::EWOULDBLOCK)) => text.trim().parse().ok(),
+            _ => None,
+        }
+    }
+
     fn acquire_in(directory: &Path, pin_path: &Path) -> Result<Self, LockError> {
-        let path = directory.join(file_name(pin_path));
+        let path = directory.join(format!("{}.lock", file_stem(pin_path)));
         let io = |error| LockError::Io {
             path: path.clone(),
             error,
@@ -89,9 +102,15 @@ impl InstanceLock {
     }
 }
 
+/// Where `run` leaves what the commands that show things want to know besides the tables.
+#[must_use]
+pub fn state_path(pin_path: &Path) -> PathBuf {
+    Path::new(DIRECTORY).join(format!("{}.json", file_stem(pin_path)))
+}
+
 /// The pin path as one file name, in the way of `systemd-escape --path`: no two paths get the
 /// same one, and people can still read it.
-fn file_name(pin_path: &Path) -> String {
+fn file_stem(pin_path: &Path) -> String {
     let mut name = String::new();
     let components = pin_path
         .components()
@@ -108,7 +127,6 @@ fn file_name(pin_path: &Path) -> String {
             }
         }
     }
-    name.push_str(".lock");
     name
 }
 
@@ -145,8 +163,8 @@ mod tests {
     #[test]
     fn spellings_of_one_path_share_a_lock() {
         assert_eq!(
-            file_name(Path::new("/sys/fs/bpf/office-bridge/")),
-            file_name(Path::new("/sys//fs/./bpf/office-bridge"))
+            file_stem(Path::new("/sys/fs/bpf/office-bridge/")),
+            file_stem(Path::new("/sys//fs/./bpf/office-bridge"))
         );
     }
 }

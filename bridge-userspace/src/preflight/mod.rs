@@ -9,7 +9,7 @@ mod machine;
 mod network;
 mod reserved;
 
-pub use self::lock::{InstanceLock, LockError};
+pub use self::lock::{InstanceLock, LockError, state_path};
 pub use self::machine::{MachineError, check_machine};
 pub use self::network::{NetworkError, check_network, forwarding};
 pub use self::reserved::{NODE_PORTS, ReservedPortsError, TUNNEL_PORTS, reserved_ports};
