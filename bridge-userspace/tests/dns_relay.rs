@@ -71,8 +71,8 @@ fn config(upstreams: &[SocketAddr]) -> Config {
 /// With timeouts short enough for tests of silence.
 fn hasty(upstreams: &[SocketAddr]) -> Config {
     let mut config = config(upstreams);
-    config.limits.attempt_timeout = Duration::from_millis(200);
-    config.limits.total_timeout = Duration::from_millis(500);
+    config.limits.attempt_timeout = Duration::from_millis(500);
+    config.limits.total_timeout = Duration::from_millis(1200);
     config
 }
 
@@ -239,7 +239,7 @@ impl Unbound {
         let text = format!(
             "server:\ninterface: 127.0.0.1@{port}\ndo-daemonize: no\nusername: \"\"\nchroot: \"\"\n\
              directory: \"{}\"\npidfile: \"\"\nuse-syslog: no\nlogfile: \"log\"\n\
-             module-config: \"iterator\"\n\
+             module-config: \"iterator\"\nrrset-roundrobin: no\n\
              local-zone: \"cluster.local.\" static\n\
              local-data: \"mysql.project-a-dev1.svc.cluster.local. 5 IN A 10.96.0.77\"\n{big}\
              remote-control:\ncontrol-enable: no\n",
@@ -538,7 +538,7 @@ async fn a_silent_upstream_is_left_for_the_next_and_found_again() {
         ask(relay.address, &message).await;
     }
     assert!(
-        began.elapsed() < Duration::from_millis(200),
+        began.elapsed() < Duration::from_millis(500),
         "clients wait for an upstream that is down"
     );
 
@@ -552,10 +552,8 @@ async fn a_silent_upstream_is_left_for_the_next_and_found_again() {
 
 #[tokio::test]
 async fn an_upstream_that_refuses_is_left_at_once_over_both_transports() {
-    let nobody = {
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.local_addr().unwrap()
-    };
+    // An address of its own, so that no other test is given the port meanwhile.
+    let nobody = address("127.53.53.53:53");
     let server = Unbound::start().await;
     let relay = Running::with_upstreams(&[nobody, server.address]);
     let message = query(5, "mysql.project-a-dev1.svc.cluster.local.");
@@ -605,7 +603,7 @@ async fn without_any_answer_the_client_gets_servfail_in_time() {
     );
     let took = began.elapsed();
     assert!(
-        (Duration::from_millis(450)..Duration::from_secs(2)).contains(&took),
+        (Duration::from_millis(1150)..Duration::from_secs(4)).contains(&took),
         "{took:?}"
     );
 
@@ -731,7 +729,7 @@ async fn too_many_queries_in_flight_are_turned_away_at_once() {
         assert_eq!(code(&answer), ResponseCode::ServFail);
         turned_away.insert(id(&answer));
     }
-    assert!(began.elapsed() < Duration::from_millis(200));
+    assert!(began.elapsed() < Duration::from_millis(500));
     assert_eq!(turned_away, HashSet::from([3, 4]));
     assert_eq!((relay.stats().overflows, relay.stats().in_flight), (2, 3));
     for _ in 0..3 {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -184,7 +185,13 @@ async fn ask_udp(shared: &Shared, address: SocketAddr, query: &Query) -> io::Res
     socket.send(query.bytes()).await?;
     let mut mismatches = 0;
     loop {
-        socket.readable().await?;
+        // An ICMP error makes the socket no more readable, it is an event of its own.
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        if ready.is_error()
+            && let Some(error) = socket.take_error()?
+        {
+            return Err(error);
+        }
         let received: io::Result<_> = REPLY.with_borrow_mut(|buffer| {
             let len = socket.try_recv(buffer)?;
             let reply = &buffer[..len];
@@ -202,7 +209,10 @@ async fn ask_udp(shared: &Shared, address: SocketAddr, query: &Query) -> io::Res
                     ));
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // Forgets an error event whose error has been fetched by another call.
+                let _: io::Result<()> = socket.try_io(Interest::ERROR, || Err(error));
+            }
             Err(error) => return Err(error),
         }
     }
