@@ -2,7 +2,7 @@
 //!
 //! [`watch`] gives a [`NetworkState`] and a new one whenever the kernel's changes. Routes are not
 //! computed from the routing tables here: for every prefix of interest the kernel is asked what it
-//! would do ([`routes`]), as policy rules and `src` decide that too.
+//! would do (`routes`), as policy rules and `src` decide that too.
 
 mod dump;
 mod filters;

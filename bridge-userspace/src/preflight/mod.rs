@@ -1,7 +1,7 @@
 //! Whether this machine can do what `run` is asked for, found out before anything in the kernel is
 //! touched.
 //!
-//! [`machine`] and [`network`] check; [`lock`] keeps two instances apart; [`reserved`] finds the
+//! `machine` and `network` check; `lock` keeps two instances apart; `reserved` finds the
 //! ports that NAT must leave to the node.
 
 mod lock;

@@ -1,6 +1,6 @@
 //! A directory of ordinary Kubernetes manifests, such as `kubectl get -o yaml` prints them.
 //!
-//! [`parse`] reads one file, [`directory`] all of them, [`follow`] says when to read again.
+//! `parse` reads one file, `directory` all of them, `follow` says when to read again.
 
 mod directory;
 mod follow;
