@@ -31,17 +31,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "IF")]
     pub uplink: Option<String>,
 
-    /// Network whose hosts may reach the cluster; a single host is ADDRESS/32 [repeatable]
+    /// Network whose hosts may reach the cluster; a single host is ADDRESS/32 (repeatable)
     #[arg(long = "office-cidr", value_name = "CIDR")]
     #[serde(rename = "officeCidr", deserialize_with = "one_or_many")]
     pub office_cidrs: Vec<String>,
 
-    /// Network of pods; wins over what the cluster says [repeatable]
+    /// Network of pods; wins over what the cluster says (repeatable)
     #[arg(long = "pod-cidr", value_name = "CIDR")]
     #[serde(rename = "podCidr", deserialize_with = "one_or_many")]
     pub pod_cidrs: Vec<String>,
 
-    /// Network of service addresses; wins over what the cluster says [repeatable]
+    /// Network of service addresses; wins over what the cluster says (repeatable)
     #[arg(long = "service-cidr", value_name = "CIDR")]
     #[serde(rename = "serviceCidr", deserialize_with = "one_or_many")]
     pub service_cidrs: Vec<String>,
@@ -57,23 +57,23 @@ pub struct RunArgs {
     pub datapath: Option<String>,
 
     /// Address to translate clients to, instead of the preferred source of the kernel's
-    /// route to the pod [repeatable]
+    /// route to the pod (repeatable)
     #[arg(long = "snat-address", value_name = "IP")]
     #[serde(rename = "snatAddress", deserialize_with = "one_or_many")]
     pub snat_addresses: Vec<String>,
 
-    /// Take DNS queries here, UDP and TCP [repeatable]
+    /// Take DNS queries here, UDP and TCP (repeatable)
     #[arg(long, value_name = "ADDR:PORT")]
     #[serde(deserialize_with = "one_or_many")]
     pub dns_listen: Vec<String>,
 
     /// Forward DNS queries to this server, usually the kube-dns service; further ones
-    /// step in when it fails [repeatable]
+    /// step in when it fails (repeatable)
     #[arg(long, value_name = "ADDR:PORT")]
     #[serde(deserialize_with = "one_or_many")]
     pub dns_upstream: Vec<String>,
 
-    /// Network that may send DNS queries besides the office's [repeatable]
+    /// Network that may send DNS queries besides the office's (repeatable)
     #[arg(long, value_name = "CIDR")]
     #[serde(deserialize_with = "one_or_many")]
     pub dns_allow: Vec<String>,
