@@ -95,7 +95,7 @@ fn execute(
     }
     ensure!(
         failed == 0,
-        "tests failed; run one again with `cargo xtask test NAME`"
+        "not every test passed, see above; `cargo xtask test NAME` runs one again"
     );
     Ok(())
 }
