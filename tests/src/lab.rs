@@ -26,6 +26,8 @@ pub struct LabOptions {
     pub overlay: Overlay,
     /// Whether kube-proxy's rules are on every node.
     pub kube_proxy: bool,
+    /// Whether flannel masquerades (`--ip-masq`) on every node.
+    pub masquerade: bool,
     /// What node-30 lets through without the bridge. Workers are always [`Firewall::Open`].
     pub firewall: Firewall,
     /// Whether node-30 has a pod of its own, `echo-0`, and with it `cni0`.
@@ -41,6 +43,7 @@ impl Default for LabOptions {
         Self {
             overlay: Overlay::Vxlan,
             kube_proxy: true,
+            masquerade: true,
             firewall: Firewall::NotARouter,
             local_pod: true,
             dns: DnsPlan::Relay,
@@ -122,7 +125,7 @@ impl Lab {
             };
             let rules = NodeRules {
                 kube_proxy: self.options.kube_proxy,
-                flannel: true,
+                masquerade: self.options.masquerade,
                 firewall,
             };
             rules::install(host.namespace(), node, &self.cluster, rules)?;
