@@ -135,7 +135,9 @@ pub fn add_pods(
                 "link add veth{last} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
                 host.namespace().name()
             ))
-            .add(format!("link set veth{last} master cni0 up"));
+            .add(format!("link set veth{last} master cni0 up"))
+            // `hairpinMode` of flannel's CNI configuration: a pod may reach itself by its service.
+            .add(format!("link set veth{last} type bridge_slave hairpin on"));
     }
     batch.run(namespace)?;
     for (pod, host) in pods {
