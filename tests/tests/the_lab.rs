@@ -111,7 +111,7 @@ fn a_closed_lab_leaves_nothing_behind() {
 fn a_run_that_is_killed() {
     let lab = open(Firewall::Open);
     println!("lab at {}", lab.directory().display());
-    std::thread::sleep(Duration::from_secs(60));
+    std::thread::sleep(Duration::from_mins(1));
 }
 
 #[test]
