@@ -10,14 +10,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const VARIABLE: &str = "OFFICE_BRIDGE_EBPF";
-const BUILT: &str = "../target/ebpf/bpfel-unknown-none/release/bridge-ebpf";
+
+/// Where `cargo xtask build` leaves the object, from this crate's directory.
+fn built(endian: &str) -> String {
+    let target = if endian == "big" { "bpfeb" } else { "bpfel" };
+    format!("../target/ebpf/{target}-unknown-none/release/bridge-ebpf")
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={VARIABLE}");
     let given = env::var_os(VARIABLE).map(PathBuf::from);
     let root =
         PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets no manifest dir")?);
-    let built = root.join(BUILT);
+    let built = root.join(built(&env::var("CARGO_CFG_TARGET_ENDIAN")?));
     println!(
         "cargo::rerun-if-changed={}",
         given.as_deref().unwrap_or(&built).display()

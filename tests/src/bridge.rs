@@ -136,14 +136,16 @@ impl Bridge {
             "eth0".to_owned(),
             "--office-cidr".to_owned(),
             plan::OFFICE_CIDR.to_owned(),
-            // The office DNS asks from there, and with plan 2 its questions pass the node.
-            "--office-cidr".to_owned(),
-            format!("{}/32", plan::ROUTER_LAN),
             "--cluster".to_owned(),
             format!("manifests={}", lab.manifests().display()),
         ];
+        let office_dns = format!("{}/32", plan::ROUTER_LAN);
+        if lab.options().dns == DnsPlan::ThroughNode {
+            arguments.extend(["--office-cidr".to_owned(), office_dns.clone()]);
+        }
         if lab.options().dns == DnsPlan::Relay {
             arguments.extend(["--dns-listen".to_owned(), format!("{}:53", plan::NODE_30)]);
+            arguments.extend(["--dns-allow".to_owned(), office_dns]);
             // The node itself reaches VIPs by kube-proxy's rules only.
             let upstreams: Vec<_> = if lab.options().kube_proxy {
                 vec![plan::KUBE_DNS]

@@ -100,6 +100,8 @@ pub struct ClusterNode {
     pub name: &'static str,
     /// Its address on the LAN.
     pub address: Ipv4Addr,
+    /// Its address on the network between the nodes, which may be the LAN.
+    pub underlay: Ipv4Addr,
     /// Third octet of its pod CIDR, `10.244.<n>.0/24`.
     pub pod_octet: u8,
 }
@@ -123,6 +125,16 @@ impl ClusterNode {
         Ipv4Addr::new(10, 244, self.pod_octet, 1)
     }
 
+    /// The interface towards the other nodes.
+    #[must_use]
+    pub fn underlay_device(&self) -> &'static str {
+        if self.underlay == self.address {
+            "eth0"
+        } else {
+            "eth1"
+        }
+    }
+
     /// The MAC address of its `flannel.1`.
     #[must_use]
     pub fn vtep_mac(&self) -> String {
@@ -140,9 +152,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The lab's cluster, with node-30's own pod as a backend of `echo` if there is one.
+    /// The lab's cluster, with node-30's own pod as a backend of `echo` if there is one, and with a
+    /// network of their own between the nodes if they have one.
     #[must_use]
-    pub fn new(local_pod: bool) -> Self {
+    pub fn new(local_pod: bool, second_nic: bool) -> Self {
         let mut echo = vec!["echo-1", "echo-2"];
         if local_pod {
             echo.push(plan::LOCAL_POD.name);
@@ -194,23 +207,26 @@ impl Cluster {
                 &["registry-0"],
             ),
         ];
-        let nodes = vec![
+        let nodes = [
+            ("node-30", plan::NODE_30, 30),
+            ("worker-1", plan::WORKER_1, 1),
+            ("worker-2", plan::WORKER_2, 2),
+        ]
+        .map(|(name, address, pod_octet)| {
+            let [.., last] = address.octets();
+            let underlay = if second_nic {
+                Ipv4Addr::new(10, 70, 0, last)
+            } else {
+                address
+            };
             ClusterNode {
-                name: "node-30",
-                address: plan::NODE_30,
-                pod_octet: 30,
-            },
-            ClusterNode {
-                name: "worker-1",
-                address: plan::WORKER_1,
-                pod_octet: 1,
-            },
-            ClusterNode {
-                name: "worker-2",
-                address: plan::WORKER_2,
-                pod_octet: 2,
-            },
-        ];
+                name,
+                address,
+                underlay,
+                pod_octet,
+            }
+        });
+        let nodes = nodes.into();
         Self { nodes, services }
     }
 

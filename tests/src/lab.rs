@@ -21,11 +21,20 @@ use crate::serve::{self, mysql, registry};
 
 /// What kind of lab to open.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches that have nothing to do with each other"
+)]
 pub struct LabOptions {
     /// How pods of different nodes reach each other.
     pub overlay: Overlay,
+    /// Whether the nodes have a network of their own behind a second interface, `eth1`, and the LAN is
+    /// only the way to the office.
+    pub second_nic: bool,
     /// Whether kube-proxy's rules are on every node.
     pub kube_proxy: bool,
+    /// Whether flannel masquerades (`--ip-masq`) on every node.
+    pub masquerade: bool,
     /// What node-30 lets through without the bridge. Workers are always [`Firewall::Open`].
     pub firewall: Firewall,
     /// Whether node-30 has a pod of its own, `echo-0`, and with it `cni0`.
@@ -40,7 +49,9 @@ impl Default for LabOptions {
     fn default() -> Self {
         Self {
             overlay: Overlay::Vxlan,
+            second_nic: false,
             kube_proxy: true,
+            masquerade: true,
             firewall: Firewall::NotARouter,
             local_pod: true,
             dns: DnsPlan::Relay,
@@ -67,7 +78,7 @@ impl Lab {
     /// Opens a lab.
     pub fn open(options: LabOptions) -> Result<Self> {
         let run = RunDir::create()?;
-        let cluster = Cluster::new(options.local_pod);
+        let cluster = Cluster::new(options.local_pod, options.second_nic);
         let mut lab = Self {
             daemons: Vec::new(),
             hosts: Vec::new(),
@@ -122,7 +133,7 @@ impl Lab {
             };
             let rules = NodeRules {
                 kube_proxy: self.options.kube_proxy,
-                flannel: true,
+                masquerade: self.options.masquerade,
                 firewall,
             };
             rules::install(host.namespace(), node, &self.cluster, rules)?;
@@ -144,29 +155,41 @@ impl Lab {
         )
     }
 
-    /// Two switches, and the cables from them to the hosts.
+    /// The switches, and the cables from them to the hosts.
     fn cable(&self) -> Result<()> {
-        let mut batch = Batch::default();
-        for (switch, near, name, far) in [
+        let mut cables = vec![
             ("office", "pc", OFFICE_PC, "eth0"),
             ("office", "pc2", OFFICE_PC2, "eth0"),
             ("office", "router", ROUTER, "office0"),
             ("lan", "lan-router", ROUTER, "lan0"),
-            ("lan", "node-30", "node-30", "eth0"),
-            ("lan", "worker-1", "worker-1", "eth0"),
-            ("lan", "worker-2", "worker-2", "eth0"),
-        ] {
-            if near == "pc" || near == "lan-router" {
-                batch.add(format!(
-                    "link add {switch} type bridge forward_delay 0 mcast_snooping 0"
-                ));
-                batch.add(format!("link set {switch} up"));
+            ("lan", "lan-node-30", "node-30", "eth0"),
+            ("lan", "lan-worker-1", "worker-1", "eth0"),
+            ("lan", "lan-worker-2", "worker-2", "eth0"),
+        ];
+        if self.options.second_nic {
+            cables.extend([
+                ("nodes", "node-30", "node-30", "eth1"),
+                ("nodes", "worker-1", "worker-1", "eth1"),
+                ("nodes", "worker-2", "worker-2", "eth1"),
+            ]);
+        }
+        let mut batch = Batch::default();
+        let mut last = "";
+        for (switch, near, name, far) in cables {
+            if switch != last {
+                batch
+                    .add(format!(
+                        "link add {switch} type bridge forward_delay 0 mcast_snooping 0"
+                    ))
+                    .add(format!("link set {switch} up"));
+                last = switch;
             }
-            batch.add(format!(
-                "link add {near} type veth peer name {far} netns {}",
-                self.host(name).namespace().name()
-            ));
-            batch.add(format!("link set {near} master {switch} up"));
+            batch
+                .add(format!(
+                    "link add {near} type veth peer name {far} netns {}",
+                    self.host(name).namespace().name()
+                ))
+                .add(format!("link set {near} master {switch} up"));
         }
         let switch = self.run.namespace(SWITCH);
         // A switch is no hop of IP: the kernel must not run its frames through iptables.

@@ -18,14 +18,16 @@
 //! * [`dns`] runs the office DNS and kube-dns, [`serve`] what the pods serve;
 //! * [`manifests`] writes the cluster down as Kubernetes YAML;
 //! * [`Lab`] puts all of it together;
-//! * [`host`] is what a test does on a host, [`capture`] what it sees on a wire;
+//! * [`host`] is what a test does on a host, [`capture`] what it sees on a wire, [`frames`] whole frames
+//!   that no program would send;
 //! * [`bridge`] runs the program under test on node-30; [`demo`] plays the office developer.
 //!
 //! A lab needs root, and the programs `ip`, `bridge`, `nsenter`, `iptables-restore`, `dnsmasq`,
 //! `unbound`, `ping`, `traceroute`, `dig`, `tcpdump` and `bpftool`.
 #![allow(
     clippy::missing_errors_doc,
-    reason = "an error here is a failed test or a broken lab, and its chain tells the whole story"
+    clippy::missing_panics_doc,
+    reason = "an error or a panic here is a failed test or a broken lab, and it tells the whole story"
 )]
 
 pub mod bridge;
@@ -33,6 +35,7 @@ pub mod capture;
 pub mod cluster;
 pub mod demo;
 pub mod dns;
+pub mod frames;
 pub mod host;
 mod lab;
 pub mod manifests;

@@ -104,7 +104,7 @@ fn node(node: &ClusterNode, overlay: Overlay) -> String {
       osImage: Debian GNU/Linux 12 (bookworm)
       systemUUID: 6d8a1f6a-2d0c-4000-8000-00000000{octet:04x}
 "#,
-        address = node.address,
+        address = node.underlay,
         name = node.name,
         cidr = node.pod_cidr(),
         octet = node.pod_octet,

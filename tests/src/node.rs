@@ -27,7 +27,8 @@ impl Overlay {
     }
 }
 
-/// Brings a node's own interfaces up: the end of the LAN cable is there already, as `eth0`.
+/// Brings a node's own interfaces up: the ends of the cables are there already, `eth0` towards the LAN
+/// and, where there is a second one, `eth1` towards the other nodes.
 pub fn bring_up(
     namespace: &Namespace,
     node: &ClusterNode,
@@ -48,6 +49,12 @@ pub fn bring_up(
         .add(format!("addr add {}/24 brd + dev eth0", node.address))
         .add("link set eth0 up")
         .add(format!("route add default via {ROUTER_LAN} dev eth0"));
+    if node.underlay != node.address {
+        let device = node.underlay_device();
+        batch
+            .add(format!("addr add {}/24 brd + dev {device}", node.underlay))
+            .add(format!("link set {device} up"));
+    }
     batch.run(namespace)?;
     add_overlay(namespace, node, cluster, overlay)
 }
@@ -64,10 +71,11 @@ pub fn add_overlay(
     if overlay == Overlay::Vxlan {
         batch
             .add(format!(
-                "link add flannel.1 address {} mtu {VXLAN_MTU} type vxlan id {VXLAN_VNI} dev eth0 \
+                "link add flannel.1 address {} mtu {VXLAN_MTU} type vxlan id {VXLAN_VNI} dev {} \
                  local {} dstport {VXLAN_PORT} nolearning",
                 node.vtep_mac(),
-                node.address
+                node.underlay_device(),
+                node.underlay
             ))
             .add(format!("addr add {}/32 dev flannel.1", node.network()))
             .add("link set flannel.1 up");
@@ -89,14 +97,15 @@ pub fn add_overlay(
                 forwarding.add(format!(
                     "fdb add {} dev flannel.1 dst {} self permanent",
                     peer.vtep_mac(),
-                    peer.address
+                    peer.underlay
                 ));
             }
             Overlay::HostGw => {
                 batch.add(format!(
-                    "route add {} via {} dev eth0",
+                    "route add {} via {} dev {}",
                     peer.pod_cidr(),
-                    peer.address
+                    peer.underlay,
+                    node.underlay_device()
                 ));
             }
         }
@@ -135,7 +144,9 @@ pub fn add_pods(
                 "link add veth{last} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
                 host.namespace().name()
             ))
-            .add(format!("link set veth{last} master cni0 up"));
+            .add(format!("link set veth{last} master cni0 up"))
+            // `hairpinMode` of flannel's CNI configuration: a pod may reach itself by its service.
+            .add(format!("link set veth{last} type bridge_slave hairpin on"));
     }
     batch.run(namespace)?;
     for (pod, host) in pods {

@@ -30,8 +30,8 @@ pub enum Firewall {
 pub struct NodeRules {
     /// kube-proxy's.
     pub kube_proxy: bool,
-    /// Flannel's.
-    pub flannel: bool,
+    /// Flannel's masquerading (`--ip-masq`).
+    pub masquerade: bool,
     /// The administrator's.
     pub firewall: Firewall,
 }
@@ -74,11 +74,11 @@ fn render(node: &ClusterNode, cluster: &Cluster, rules: NodeRules) -> String {
     if rules.kube_proxy {
         kube_proxy(cluster, &mut nat, &mut filter);
     }
-    if rules.flannel {
+    if rules.masquerade {
         flannel_masquerade(node, &mut nat);
-        if rules.firewall != Firewall::DropByDefault {
-            flannel_forward(&mut filter);
-        }
+    }
+    if rules.firewall != Firewall::DropByDefault {
+        flannel_forward(&mut filter);
     }
     format!(
         "*nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\n{}COMMIT\n\

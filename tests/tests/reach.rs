@@ -84,6 +84,22 @@ fn office_and_cluster_reach_each_other_over_host_gw() {
 }
 
 #[test]
+fn the_way_to_the_pods_may_be_another_network_than_the_offices() {
+    for overlay in [Overlay::Vxlan, Overlay::HostGw] {
+        let options = LabOptions {
+            overlay,
+            second_nic: true,
+            ..LabOptions::default()
+        };
+        let lab = Lab::open(options).unwrap();
+        let _bridge = lab.start_bridge(&[]).unwrap();
+        reaches_every_pod(&lab, lab.office_pc());
+        reaches_every_service(lab.office_pc());
+        is_reached_by(&lab, &ECHO_PODS);
+    }
+}
+
+#[test]
 fn a_ping_to_a_service_is_answered() {
     let lab = open(Overlay::Vxlan);
     let _bridge = lab.start_bridge(&[]).unwrap();

@@ -1,5 +1,6 @@
 //! What this machine must have before a lab can be opened on it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -56,7 +57,8 @@ fn install(missing: &[Tool]) -> Result<()> {
             tool.program, tool.why, tool.package
         ));
     }
-    let packages: Vec<_> = missing.iter().map(|tool| tool.package).collect();
+    let packages: BTreeSet<_> = missing.iter().map(|tool| tool.package).collect();
+    let packages: Vec<_> = packages.into_iter().collect();
     ensure!(
         apt::is_usable(),
         "programs are missing, see above, and this is no Debian-like machine; on one it would be\n    {}",

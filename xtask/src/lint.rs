@@ -2,17 +2,36 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 
 use crate::ebpf;
 use crate::process::{cargo, command, find, run as run_command, say, step};
 use crate::workspace::Workspace;
 
-/// Checks everything; `install_deny` builds cargo-deny if it is missing.
+/// Checks everything, also after a failure; `install_deny` builds cargo-deny if it is missing.
 pub fn run(workspace: &Workspace, install_deny: bool) -> Result<()> {
-    step("Checking the formatting");
-    run_command(cargo(workspace.root()).args(["fmt", "--all", "--check"]))?;
+    let results = [
+        formatting(workspace),
+        host_crates(workspace),
+        ebpf::clippy(workspace),
+        dependencies(workspace, install_deny),
+    ];
+    let failures: Vec<String> = results
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|error| format!("{error:#}"))
+        .collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n       "));
+    Ok(())
+}
 
+fn formatting(workspace: &Workspace) -> Result<()> {
+    step("Checking the formatting");
+    run_command(cargo(workspace.root()).args(["fmt", "--all", "--check"]))
+        .context("`cargo fmt --all` puts it right")
+}
+
+fn host_crates(workspace: &Workspace) -> Result<()> {
     step("Clippy on the host crates");
     run_command(
         cargo(workspace.root())
@@ -22,10 +41,8 @@ pub fn run(workspace: &Workspace, install_deny: bool) -> Result<()> {
                 "--exclude=bridge-ebpf",
                 "--all-targets",
             ])
-            .args(["--", "-D", "warnings"]),
-    )?;
-    ebpf::clippy(workspace)?;
-    dependencies(workspace, install_deny)
+            .args(["--keep-going", "--", "-D", "warnings"]),
+    )
 }
 
 fn dependencies(workspace: &Workspace, install: bool) -> Result<()> {

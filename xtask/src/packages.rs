@@ -27,8 +27,8 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
 /// All of them. Where there is a package without a service in it, that one is named.
 pub const TOOLS: &[Tool] = &[
     tool("ip", "iproute2", "the lab's namespaces, links and routes"),
+    tool("tc", "iproute2", "what is attached to an interface"),
     tool("nsenter", "util-linux", "entering a host of the lab"),
-    tool("sysctl", "procps", "the nodes' kernel settings"),
     tool(
         "iptables-restore",
         "iptables",
@@ -45,6 +45,12 @@ pub const TOOLS: &[Tool] = &[
     tool("traceroute", "traceroute", "the path as the office sees it"),
     tool("dig", "bind9-dnsutils", "DNS queries from the office"),
     tool("tcpdump", "tcpdump", "what the pods and the tunnel see"),
+    tool(
+        "conntrack",
+        "conntrack",
+        "what netfilter sees of a connection",
+    ),
+    tool("ethtool", "ethtool", "offloads, on and off"),
     tool("bpftool", "bpftool", "the kernel's tables by name"),
 ];
 

@@ -127,7 +127,12 @@ pub fn is_ci() -> bool {
 
 /// A command as one would type it.
 fn line(command: &Command) -> String {
-    let mut line = command.get_program().to_string_lossy().into_owned();
+    let program = Path::new(command.get_program());
+    let mut line = program
+        .file_name()
+        .unwrap_or(program.as_os_str())
+        .to_string_lossy()
+        .into_owned();
     for argument in command.get_args() {
         let argument = argument.to_string_lossy();
         let quote = if argument.contains(' ') || argument.is_empty() {
@@ -165,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_command_is_quoted_as_one_would_type_it() {
-        let mut command = Command::new("cargo");
+        let mut command = Command::new("/opt/rust/bin/cargo");
         command.args(["test", "two words"]);
         assert_eq!(line(&command), "cargo test 'two words'");
     }

@@ -95,55 +95,38 @@ fn execute(
     }
     ensure!(
         failed == 0,
-        "tests failed; run one again with `cargo xtask test NAME`"
+        "not every test passed, see above; `cargo xtask test NAME` runs one again"
     );
     Ok(())
 }
 
 /// The arguments of cargo, one list per call.
 fn invocations(runner: Runner, selection: Selection, filter: Option<&str>) -> Vec<Vec<String>> {
-    const WORKSPACE: [&str; 3] = ["--workspace", "--exclude=bridge-ebpf", "--no-fail-fast"];
-    let owned = |arguments: &[&str]| arguments.iter().map(|&word| word.to_owned()).collect();
-    let filter = filter.into_iter();
-    match runner {
-        Runner::Nextest => {
-            // The same packages each time, so that cargo never resolves their features anew.
-            let mut arguments: Vec<String> = owned(&["nextest", "run"]);
-            arguments.extend(WORKSPACE.map(str::to_owned));
-            match selection {
-                Selection::All => {}
-                Selection::Host => arguments.extend(owned(&["-E", "not package(tests)"])),
-                Selection::EndToEnd => arguments.extend(owned(&["-E", "package(tests)"])),
-            }
-            arguments.extend(filter.map(str::to_owned));
-            vec![arguments]
+    const ALL: &[&str] = &["--workspace", "--exclude=bridge-ebpf"];
+    const HOST: &[&str] = &["--workspace", "--exclude=bridge-ebpf", "--exclude=tests"];
+    const LABS: &[&str] = &["--package=tests"];
+    // As in .config/nextest.toml.
+    const TWO_LABS: &[&str] = &["--test-threads=2"];
+    let call = |command: &[&str], crates: &[&str], arguments: &[&str]| {
+        let name: &[&str] = filter.as_slice();
+        [command, crates, &["--no-fail-fast"], name, arguments]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    match (runner, selection) {
+        (Runner::Nextest, Selection::All) => vec![call(&["nextest", "run"], ALL, &[])],
+        (Runner::Nextest, Selection::Host) => vec![call(&["nextest", "run"], HOST, &[])],
+        (Runner::Nextest, Selection::EndToEnd) => vec![call(&["nextest", "run"], LABS, &[])],
+        (Runner::Cargo, Selection::Host) => vec![call(&["test"], HOST, &[])],
+        (Runner::Cargo, Selection::EndToEnd) => {
+            vec![call(&["test"], LABS, &[&["--"], TWO_LABS].concat())]
         }
-        Runner::Cargo => {
-            let host = [
-                "test",
-                "--workspace",
-                "--exclude=bridge-ebpf",
-                "--exclude=tests",
-            ];
-            let mut calls: Vec<Vec<String>> = Vec::new();
-            if selection != Selection::EndToEnd {
-                calls.push(owned(&host));
-            }
-            if selection != Selection::Host {
-                calls.push(owned(&["test", "--package=tests"]));
-            }
-            for call in &mut calls {
-                let labs = call.contains(&"--package=tests".to_owned());
-                call.push("--no-fail-fast".into());
-                call.push("--".into());
-                call.extend(filter.clone().map(str::to_owned));
-                if labs {
-                    // As in .config/nextest.toml: a lab is a load of its own.
-                    call.push("--test-threads=2".into());
-                }
-            }
-            calls
-        }
+        (Runner::Cargo, Selection::All) => [Selection::Host, Selection::EndToEnd]
+            .into_iter()
+            .flat_map(|half| invocations(runner, half, filter))
+            .collect(),
     }
 }
 
@@ -181,10 +164,11 @@ mod tests {
 
     #[test]
     fn host_and_end_to_end_tests_are_told_apart_by_the_crate() {
-        let calls = invocations(Runner::Cargo, Selection::Host, None).concat();
-        assert!(calls.contains(&"--exclude=tests".into()));
-        assert!(!calls.contains(&"--package=tests".into()));
-        let calls = invocations(Runner::Nextest, Selection::EndToEnd, None).concat();
-        assert!(calls.contains(&"package(tests)".into()));
+        for runner in [Runner::Nextest, Runner::Cargo] {
+            let host = invocations(runner, Selection::Host, None).concat();
+            assert!(host.contains(&"--exclude=tests".into()), "{host:?}");
+            let labs = invocations(runner, Selection::EndToEnd, None).concat();
+            assert!(labs.contains(&"--package=tests".into()), "{labs:?}");
+        }
     }
 }

@@ -1,0 +1,395 @@
+//! What outlives what: forwarding outlives the process, flows outlive a restart, and nothing outlives
+//! `uninstall`; while it runs, the bridge follows what changes on the node.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::time::{Duration, Instant};
+
+use lab::cluster::Protocol;
+use lab::host::exchange;
+use lab::plan::{self, port};
+use lab::{Bridge, Lab, LabOptions, Overlay};
+use serde_json::Value;
+
+const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
+/// How long the bridge may take to follow a change on the node.
+const FOLLOWS: Duration = Duration::from_secs(5);
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+/// Connections to a pod on another node, to node-30's own, and to a service.
+fn sessions(lab: &Lab) -> Vec<TcpStream> {
+    [
+        lab.at("echo-1", port::ECHO),
+        lab.at("echo-0", port::ECHO),
+        ECHO_SERVICE,
+    ]
+    .into_iter()
+    .map(|target| lab.office_pc().tcp(target).unwrap())
+    .collect()
+}
+
+#[track_caller]
+fn all_work(lab: &Lab, sessions: &mut [TcpStream], when: &str) {
+    for session in sessions {
+        exchange(session, when.as_bytes()).unwrap_or_else(|error| panic!("{when}: {error:#}"));
+    }
+    // And new ones.
+    lab.office_pc()
+        .tcp_echo(lab.at("echo-2", port::ECHO), when.as_bytes())
+        .unwrap();
+    lab.office_pc()
+        .udp_echo(ECHO_SERVICE, when.as_bytes())
+        .unwrap();
+    lab.office_pc().ping(lab.pod("echo-0").address()).unwrap();
+}
+
+/// The translations of the TCP flows, without what changes with every packet.
+fn translations(flows: &[Value]) -> HashSet<String> {
+    flows
+        .iter()
+        .filter(|flow| {
+            flow["protocol"]
+                .as_str()
+                .is_some_and(|name| name.eq_ignore_ascii_case("tcp"))
+        })
+        .map(|flow| {
+            format!(
+                "{} {} {} {}",
+                flow["client"], flow["destination"], flow["backend"], flow["nat"]
+            )
+        })
+        .collect()
+}
+
+/// Tries until it works, for as long as the bridge may take.
+#[track_caller]
+fn eventually(what: &str, mut attempt: impl FnMut() -> bool) {
+    let deadline = Instant::now() + FOLLOWS;
+    while !attempt() {
+        assert!(Instant::now() < deadline, "{what}: not within {FOLLOWS:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn answers(lab: &Lab, pod: &str) -> bool {
+    let limit = Duration::from_millis(500);
+    lab.office_pc()
+        .tcp_within(limit, lab.at(pod, port::ECHO))
+        .is_ok()
+}
+
+#[test]
+fn forwarding_goes_on_after_sigterm() {
+    let lab = open();
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    let mut sessions = sessions(&lab);
+    all_work(&lab, &mut sessions, "while it runs");
+    let status = bridge.stop().unwrap();
+    assert!(status.success(), "{status}: {}", bridge.log());
+    all_work(&lab, &mut sessions, "after SIGTERM");
+    // The tables can still be read.
+    let flows = bridge.flows().unwrap();
+    assert!(translations(&flows).len() >= 3, "{flows:?}");
+    assert_eq!(bridge.status().unwrap()["ready"], false);
+}
+
+#[test]
+fn forwarding_goes_on_after_a_crash() {
+    let lab = open();
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    let mut sessions = sessions(&lab);
+    bridge.kill().unwrap();
+    all_work(&lab, &mut sessions, "after SIGKILL");
+}
+
+#[test]
+fn a_new_run_adopts_the_flows_of_the_last_one() {
+    let lab = open();
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    let mut sessions = sessions(&lab);
+    let before = translations(&bridge.flows().unwrap());
+    assert_eq!(before.len(), sessions.len());
+
+    for round in 0..3 {
+        if round % 2 == 0 {
+            bridge.stop().unwrap();
+        } else {
+            bridge.kill().unwrap();
+        }
+        bridge.leave_installed();
+        bridge = lab.start_bridge(&[]).unwrap();
+        all_work(&lab, &mut sessions, "after a restart");
+        let after = translations(&bridge.flows().unwrap());
+        assert!(
+            after.is_superset(&before),
+            "round {round}: {before:?} became {after:?}"
+        );
+    }
+    bridge.uninstall().unwrap();
+    assert!(
+        lab.office_pc().is_cut_off_from(ECHO_SERVICE),
+        "some program is still attached"
+    );
+}
+
+#[test]
+fn a_restart_interrupts_no_transfer() {
+    let lab = open();
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    let target = lab.at("echo-1", port::BULK);
+    std::thread::scope(|scope| {
+        let transfer = scope.spawn(|| lab.office_pc().bulk(target, 1 << 30, 1 << 30));
+        for _ in 0..2 {
+            std::thread::sleep(Duration::from_millis(100));
+            bridge.stop().unwrap();
+            bridge.leave_installed();
+            bridge = lab.start_bridge(&[]).unwrap();
+        }
+        transfer.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_run_after_a_pause_learns_what_has_changed() {
+    let mut lab = open();
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"before").unwrap();
+    bridge.stop().unwrap();
+    bridge.leave_installed();
+    for endpoint in &mut lab.cluster_mut().service_mut("echo").endpoints {
+        endpoint.ready = endpoint.pod == "echo-2";
+    }
+    lab.write_manifests().unwrap();
+    drop(bridge);
+    let arrivals = |pod: &str| lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len();
+    let before = arrivals("echo-2");
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    for _ in 0..20 {
+        lab.office_pc().tcp_echo(ECHO_SERVICE, b"after").unwrap();
+    }
+    assert_eq!(arrivals("echo-2") - before, 20);
+}
+
+#[test]
+fn uninstall_leaves_nothing() {
+    let lab = open();
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"x").unwrap();
+    bridge.uninstall().unwrap();
+    let left: Vec<_> = lab
+        .pin_path()
+        .read_dir()
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(lab.office_pc().is_cut_off_from(ECHO_SERVICE));
+    let qdiscs = lab.node_30().run("tc", &["qdisc", "show"]).unwrap();
+    assert!(!qdiscs.contains("clsact"), "{qdiscs}");
+    // A second time there is nothing to do, and that is no failure.
+    bridge.client().uninstall().unwrap();
+}
+
+#[test]
+fn uninstall_works_without_a_running_bridge_and_again_after_a_crash() {
+    let lab = open();
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    bridge.kill().unwrap();
+    bridge.uninstall().unwrap();
+    assert!(
+        lab.office_pc()
+            .is_cut_off_from(lab.at("echo-1", port::ECHO))
+    );
+    let mut again = lab.start_bridge(&[]).unwrap();
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"x").unwrap();
+    again.uninstall().unwrap();
+    assert!(!lab.pin_path().exists() || lab.pin_path().read_dir().unwrap().next().is_none());
+}
+
+#[test]
+fn flushed_flows_are_gone() {
+    let lab = open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let mut sessions = sessions(&lab);
+    assert_eq!(bridge.flows().unwrap().len(), 3);
+    let client = lab.office_pc().address().to_string();
+    let pod = lab.pod("echo-0").address().to_string();
+    bridge
+        .client()
+        .text(&["flows", "flush", "--client", &client, "--destination", &pod])
+        .unwrap();
+    let flows = bridge.flows().unwrap();
+    assert_eq!(flows.len(), 2, "{flows:?}");
+    assert!(exchange(&mut sessions[1], b"a flushed flow").is_err());
+    bridge.client().text(&["flows", "flush"]).unwrap();
+    assert_eq!(bridge.flows().unwrap(), Vec::<Value>::new());
+    lab.office_pc()
+        .tcp_echo(ECHO_SERVICE, b"a new one")
+        .unwrap();
+}
+
+#[test]
+fn the_tunnel_may_be_deleted_and_made_again() {
+    let lab = open();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    let mut session = lab.office_pc().tcp(lab.at("echo-1", port::ECHO)).unwrap();
+    exchange(&mut session, b"before").unwrap();
+    lab.recreate_flannel().unwrap();
+    eventually("a pod behind the new flannel.1", || answers(&lab, "echo-2"));
+    session.set_read_timeout(Some(FOLLOWS)).unwrap();
+    exchange(&mut session, b"the same session, through the new tunnel").unwrap();
+}
+
+#[test]
+fn the_first_pod_of_the_node_may_come_late() {
+    let mut lab = Lab::open(LabOptions {
+        local_pod: false,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    lab.office_pc()
+        .tcp_echo(lab.at("echo-1", port::ECHO), b"no cni0 yet")
+        .unwrap();
+    lab.add_local_pod().unwrap();
+    eventually("the pod behind the new cni0", || answers(&lab, "echo-0"));
+    lab.office_pc()
+        .udp_echo(lab.at("echo-0", port::ECHO), b"hello")
+        .unwrap();
+    lab.office_pc().ping(lab.pod("echo-0").address()).unwrap();
+}
+
+#[test]
+fn a_bridge_may_start_before_the_tunnel_is_there() {
+    let lab = open();
+    let node = lab.node_30();
+    node.run("ip", &["link", "del", "flannel.1"]).unwrap();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    lab.office_pc()
+        .tcp_echo(lab.at("echo-0", port::ECHO), b"no tunnel yet")
+        .unwrap();
+    lab::node::add_overlay(
+        node.namespace(),
+        &lab.cluster().nodes[0],
+        lab.cluster(),
+        Overlay::Vxlan,
+    )
+    .unwrap();
+    eventually("a pod behind the tunnel", || answers(&lab, "echo-1"));
+}
+
+#[test]
+fn a_changed_address_is_what_pods_see_from_then_on() {
+    let lab = open();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    lab.office_pc()
+        .tcp_echo(lab.at("echo-1", port::ECHO), b"before")
+        .unwrap();
+    let new = Ipv4Addr::new(10, 244, 30, 240);
+    let node = lab.node_30();
+    node.run(
+        "ip",
+        &["addr", "add", &format!("{new}/32"), "dev", "flannel.1"],
+    )
+    .unwrap();
+    node.run("ip", &["addr", "del", "10.244.30.0/32", "dev", "flannel.1"])
+        .unwrap();
+    eventually("the new address", || {
+        let _ = answers(&lab, "echo-1");
+        lab.pod("echo-1")
+            .peers(Protocol::Tcp, port::ECHO)
+            .last()
+            .map(SocketAddrV4::ip)
+            == Some(&new)
+    });
+}
+
+#[test]
+fn a_changed_route_is_followed() {
+    // A pod network moves from one worker to the other's address: with host-gw that is one route.
+    let lab = Lab::open(LabOptions {
+        overlay: Overlay::HostGw,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    lab.office_pc()
+        .tcp_echo(lab.at("echo-1", port::ECHO), b"before")
+        .unwrap();
+    let (node, worker) = (lab.node_30(), lab.worker_1());
+    worker
+        .run("ip", &["addr", "add", "10.60.20.41/24", "dev", "eth0"])
+        .unwrap();
+    worker
+        .run("ip", &["addr", "del", "10.60.20.31/24", "dev", "eth0"])
+        .unwrap();
+    worker
+        .run("ip", &["route", "replace", "default", "via", "10.60.20.1"])
+        .unwrap();
+    worker
+        .run(
+            "ip",
+            &["route", "replace", "10.244.30.0/24", "via", "10.60.20.30"],
+        )
+        .unwrap();
+    node.run(
+        "ip",
+        &["route", "replace", "10.244.1.0/24", "via", "10.60.20.41"],
+    )
+    .unwrap();
+    eventually("the pod behind its new route", || answers(&lab, "echo-1"));
+}
+
+#[test]
+fn lost_neighbours_are_found_again() {
+    let lab = open();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    let mut sessions = sessions(&lab);
+    for round in 0..3 {
+        lab.node_30()
+            .run("ip", &["neigh", "flush", "dev", "eth0"])
+            .unwrap();
+        lab.node_30()
+            .run("ip", &["neigh", "flush", "dev", "cni0"])
+            .unwrap();
+        all_work(&lab, &mut sessions, &format!("after flush {round}"));
+    }
+}
+
+#[test]
+fn a_configuration_file_says_the_same_as_flags() {
+    let lab = open();
+    let file = lab.directory().join("bridge.yaml");
+    let text = format!(
+        "uplink: eth0\nofficeCidr: [192.168.0.0/22]\ncluster: manifests={}\n\
+         dnsListen: 10.60.20.30:53\ndnsUpstream: 10.96.0.10:53\ndnsAllow: 10.60.20.1/32\n",
+        lab.manifests().display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let arguments = ["--config".to_owned(), file.display().to_string()];
+    let bridge = Bridge::start(&lab, &arguments).unwrap();
+    lab.office_pc()
+        .tcp_echo(ECHO_SERVICE, b"configured by file")
+        .unwrap();
+    let name = "echo.project-a-dev1.svc.cluster.local";
+    assert_eq!(
+        lab.office_pc().resolve(plan::ROUTER_LAN, name).unwrap(),
+        plan::ECHO
+    );
+    drop(bridge);
+
+    // A flag wins over the file.
+    let bad = [
+        &arguments[..],
+        &["--uplink".to_owned(), "nosuch0".to_owned()],
+    ]
+    .concat();
+    let output = Bridge::command(&lab, &bad).unwrap().output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("nosuch0"), "{message}");
+}

@@ -1,0 +1,246 @@
+//! The kernel's tables and programs as an administrator sees them with bpftool, and what the commands
+//! tell of them.
+
+use std::net::SocketAddrV4;
+use std::path::Path;
+
+use lab::host::exchange;
+use lab::plan::{self, port};
+use lab::{Bridge, Host, Lab, LabOptions};
+use serde_json::{Value, json};
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+fn bpftool(host: &Host, arguments: &[&str]) -> Value {
+    let text = host.run("bpftool", &[&["-j"], arguments].concat()).unwrap();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The entries of a table with their fields by name: newer bpftools put them beside the raw octets.
+fn dump(lab: &Lab, bridge: &Bridge, table: &str) -> Vec<(Value, Value)> {
+    let path = bridge.client().table(table).unwrap();
+    let dump = bpftool(
+        lab.node_30(),
+        &["map", "dump", "pinned", path.to_str().unwrap()],
+    );
+    let entries = dump.as_array().unwrap_or_else(|| panic!("{table}: {dump}"));
+    entries
+        .iter()
+        .map(|entry| {
+            let entry = entry.get("formatted").unwrap_or(entry);
+            (entry["key"].clone(), entry["value"].clone())
+        })
+        .collect()
+}
+
+#[test]
+fn bpftool_prints_flows_by_field_names() {
+    let lab = open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let web = SocketAddrV4::new(plan::WEB, port::HTTP_SERVICE);
+    let _session = lab.office_pc().tcp_from(20_007, web).unwrap();
+
+    let flows = dump(&lab, &bridge, "flows");
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    let (key, value) = &flows[0];
+    assert_eq!(key["client"], json!([192, 168, 0, 10]), "{key}");
+    assert_eq!(key["client_port"], 20_007, "{key}");
+    assert_eq!(key["destination"], json!([10, 96, 20, 17]), "{key}");
+    assert_eq!(key["destination_port"], 80, "{key}");
+    assert_eq!(key["protocol"], 6, "{key}");
+    assert_eq!(value["backend"], json!([10, 244, 2, 5]), "{value}");
+    assert_eq!(value["backend_port"], 8080, "{value}");
+    assert_eq!(value["nat"], json!([10, 244, 30, 0]), "{value}");
+    assert_eq!(value["nat_port"], 20_007, "{value}");
+
+    let replies = dump(&lab, &bridge, "replies");
+    assert_eq!(replies.len(), 1, "{replies:?}");
+    let (key, value) = &replies[0];
+    assert_eq!(key["backend"], json!([10, 244, 2, 5]), "{key}");
+    assert_eq!(key["nat"], json!([10, 244, 30, 0]), "{key}");
+    assert_eq!(value["client"], json!([192, 168, 0, 10]), "{value}");
+    assert_eq!(value["destination"], json!([10, 96, 20, 17]), "{value}");
+}
+
+#[test]
+fn bpftool_prints_networks_and_services() {
+    let lab = open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let text = |entries: Vec<(Value, Value)>| {
+        entries
+            .iter()
+            .map(|(key, value)| format!("{key} {value}\n"))
+            .collect::<Vec<_>>()
+            .concat()
+    };
+    let office = text(dump(&lab, &bridge, "office_cidrs"));
+    assert!(
+        office.contains("[192,168,0,0]") && office.contains("22"),
+        "{office}"
+    );
+    let cluster = text(dump(&lab, &bridge, "cluster_cidrs"));
+    for network in [
+        "[10,244,1,0]",
+        "[10,244,2,0]",
+        "[10,244,30,0]",
+        "[10,96,0,0]",
+    ] {
+        assert!(cluster.contains(network), "no {network} in {cluster}");
+    }
+    let services = dump(&lab, &bridge, "services");
+    let mysql = services
+        .iter()
+        .find(|(key, _)| key["vip"] == json!([10, 96, 20, 15]) && key["port"] == 3306);
+    let (_, mysql) = mysql.unwrap_or_else(|| panic!("no mysql in {services:?}"));
+    assert_eq!(mysql["backend_count"], 1);
+    let backends = dump(&lab, &bridge, "backends");
+    assert!(
+        backends
+            .iter()
+            .any(|(key, value)| key["service_id"] == mysql["id"]
+                && value["address"] == json!([10, 244, 1, 3])
+                && value["port"] == 3306),
+        "{backends:?}"
+    );
+}
+
+#[test]
+fn every_table_has_the_name_that_the_design_gives_it() {
+    let lab = open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    for name in [
+        "office_cidrs",
+        "cluster_cidrs",
+        "services",
+        "backends",
+        "flows",
+        "replies",
+        "fragments",
+        "counters",
+        "events",
+    ] {
+        let path = bridge.client().table(name).unwrap();
+        let shown = bpftool(
+            lab.node_30(),
+            &["map", "show", "pinned", path.to_str().unwrap()],
+        );
+        assert_eq!(shown["name"], name);
+        assert!(path.starts_with(lab.pin_path()), "{}", path.display());
+    }
+}
+
+fn files(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in directory.read_dir().unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn status_and_bpftool_tell_the_same_of_what_is_attached() {
+    let lab = open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let status = bridge.status().unwrap();
+    let datapath = status["datapath"].as_array().unwrap();
+    let mut interfaces: Vec<&str> = datapath
+        .iter()
+        .map(|entry| entry["interface"].as_str().unwrap())
+        .collect();
+    interfaces.sort_unstable();
+    interfaces.dedup();
+    assert_eq!(interfaces, ["cni0", "eth0", "flannel.1"], "{status}");
+    for entry in datapath {
+        assert_eq!(entry["hook"], "tc-ingress", "{entry}");
+        assert_eq!(entry["mode"], "tcx", "{entry}");
+    }
+
+    let mut pins = Vec::new();
+    files(&lab.pin_path(), &mut pins);
+    let mut programs = Vec::new();
+    for pin in &pins {
+        let link = ["link", "show", "pinned", pin.to_str().unwrap()];
+        let output = lab
+            .node_30()
+            .command("bpftool")
+            .arg("-j")
+            .args(link)
+            .output()
+            .unwrap();
+        let shown: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if let Some(program) = shown["prog_id"].as_u64() {
+            let shown = bpftool(lab.node_30(), &["prog", "show", "id", &program.to_string()]);
+            programs.push(shown["name"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    assert_eq!(
+        programs.len(),
+        interfaces.len(),
+        "one link for each interface: {pins:?}"
+    );
+}
+
+#[test]
+fn status_tells_networks_with_their_source_and_the_fill_of_the_table() {
+    let lab = open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let pc = lab.office_pc();
+    let mut session = pc.tcp(SocketAddrV4::new(plan::ECHO, port::ECHO)).unwrap();
+    exchange(&mut session, b"x").unwrap();
+    let (kind, _) = pc
+        .tcp_refusal(SocketAddrV4::new(plan::MYSQL, 9999))
+        .unwrap();
+    assert_eq!(kind, std::io::ErrorKind::ConnectionRefused);
+
+    let status = bridge.status().unwrap();
+    assert_eq!(status["ready"], true);
+    let cidrs = status["cidrs"].as_array().unwrap();
+    let find = |cidr: &str| {
+        cidrs
+            .iter()
+            .find(|entry| entry["cidr"] == cidr)
+            .unwrap_or_else(|| panic!("no {cidr} in {status}"))
+    };
+    assert_eq!(find("192.168.0.0/22")["kind"], "office");
+    assert_eq!(find("10.244.1.0/24")["kind"], "pod");
+    let service = find("10.96.0.0/12");
+    assert_eq!(service["kind"], "service");
+    for entry in cidrs {
+        assert!(
+            entry["source"]
+                .as_str()
+                .is_some_and(|source| !source.is_empty()),
+            "{entry}"
+        );
+    }
+    assert_eq!(status["flows"]["used"], 1, "{status}");
+    assert!(
+        status["flows"]["capacity"].as_u64().unwrap() >= 1024,
+        "{status}"
+    );
+    assert_eq!(status["drops"]["no-service"], 1, "{status}");
+}
+
+#[test]
+fn services_lists_what_the_datapath_has() {
+    let lab = open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let services = bridge.client().json(&["services"]).unwrap().to_string();
+    assert!(
+        services.contains("10.96.20.15") && services.contains("10.244.1.3"),
+        "{services}"
+    );
+    let table = bridge.client().text(&["services"]).unwrap();
+    assert!(
+        table.contains("10.96.20.15") && table.contains("10.244.1.3"),
+        "{table}"
+    );
+    for command in [&["status"][..], &["flows", "list"]] {
+        assert!(!bridge.client().text(command).unwrap().is_empty());
+    }
+}
