@@ -4,21 +4,31 @@
 //! matters and a [`Difference`] is the `__wsum` that the kernel's checksum helpers take.
 
 /// A ones' complement sum, not yet folded to 16 bits.
+///
+/// Carries gather in the upper half and are folded in at the end: a packet's worth of words is far from
+/// filling 64 bits, and code without branches is what the kernel's verifier follows with ease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sum(u32);
+pub struct Sum(u64);
 
 impl Sum {
     /// A sum that some other code has taken, as a `__wsum`.
     #[must_use]
     #[inline]
     pub const fn from_wsum(sum: u32) -> Self {
-        Self(sum)
+        Self(sum as u64)
     }
 
     #[inline]
     const fn plus(self, word: u32) -> Self {
-        let (sum, carry) = self.0.overflowing_add(word);
-        Self(sum + carry as u32)
+        Self(self.0.wrapping_add(word as u64))
+    }
+
+    /// The sum as the kernel's `__wsum`.
+    #[must_use]
+    #[inline]
+    pub const fn wsum(self) -> u32 {
+        let sum = (self.0 & 0xFFFF_FFFF) + (self.0 >> 32);
+        ((sum & 0xFFFF_FFFF) + (sum >> 32)) as u32
     }
 
     /// Adds the 16-bit words of `bytes`; an odd last byte counts as if a zero followed.
@@ -39,14 +49,15 @@ impl Sum {
     #[must_use]
     #[inline]
     pub const fn add_sum(self, other: Self) -> Self {
-        self.plus(other.0)
+        Self(self.0.wrapping_add(other.0))
     }
 
     /// The sum in 16 bits, not inverted.
     #[must_use]
     #[inline]
     pub const fn fold(self) -> u16 {
-        let sum = (self.0 & 0xFFFF) + (self.0 >> 16);
+        let sum = self.wsum();
+        let sum = (sum & 0xFFFF) + (sum >> 16);
         ((sum & 0xFFFF) + (sum >> 16)) as u16
     }
 
@@ -88,7 +99,7 @@ impl Difference {
     #[must_use]
     #[inline]
     pub const fn wsum(self) -> u32 {
-        self.0.0
+        self.0.wsum()
     }
 
     /// `checksum` after the rewrite: RFC 1624 equation 3.

@@ -8,12 +8,12 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
     bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
-use bridge_common::checksum::{Difference, Sum};
-use bridge_common::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
+use bridge_common::checksum::Difference;
+use bridge_common::packet::{ChecksumKind, OutOfBounds, Packet};
 
 /// `ETH_P_IP` (linux/if_ether.h) as `__sk_buff.protocol` has it.
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
@@ -160,23 +160,6 @@ impl Packet for Skb {
             let _ = self.store(offset, &before);
         }
         unchanged
-    }
-
-    #[inline(always)]
-    fn sum(&self, offset: u32, len: u32) -> Result<Sum, OutOfBounds> {
-        let mut bytes = [0_u8; QUOTE_MAX as usize];
-        if len == 0 || len > QUOTE_MAX {
-            return Err(OutOfBounds);
-        }
-        // SAFETY: `len` is at most the length of `bytes`; the kernel checks the packet's bounds.
-        done(unsafe {
-            bpf_skb_load_bytes(self.skb.cast(), ETH_HLEN + offset, bytes.as_mut_ptr().cast(), len)
-        })?;
-        // SAFETY: `bytes` is QUOTE_MAX bytes long, a multiple of 4; what was not read of it is zero.
-        let sum = unsafe {
-            bpf_csum_diff(core::ptr::null_mut(), 0, bytes.as_mut_ptr().cast(), QUOTE_MAX, 0)
-        };
-        u32::try_from(sum).map(Sum::from_wsum).map_err(|_| OutOfBounds)
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use std::io;
 
 use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use aya::programs::ProgramError;
 
 use super::{LayoutError, Pins, layout, program};
@@ -76,6 +76,13 @@ impl Datapath {
             source,
         })?;
         let mut loader = EbpfLoader::new();
+        // The full log of a refused program is megabytes: the last words say why, the rest is for those
+        // who ask for it.
+        loader.verifier_log_level(if tracing::enabled!(tracing::Level::TRACE) {
+            VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS
+        } else {
+            VerifierLogLevel::STATS
+        });
         for table in layout::tables(flow_capacity) {
             loader.map_pin_path(table.name, pins.table(table.name));
             loader.map_max_entries(table.name, table.entries);
