@@ -19,15 +19,24 @@ use crate::tcp::flag;
 use crate::verdict::{Count, DropReason, Verdict};
 
 /// What the sender of a packet is told.
+///
+/// A plain struct rather than an enum with a field, for the reason that [`crate::verdict::PackedVerdict`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub struct Answer {
+    /// What kind of message.
+    pub kind: AnswerKind,
+    /// The next hop's MTU in bytes for [`AnswerKind::FragmentationNeeded`], else 0.
+    pub mtu: u32,
+}
+
+/// The kinds of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum AnswerKind {
     /// ICMP 11/0 (RFC 792).
     TimeExceeded,
     /// ICMP 3/4 with the next hop's MTU (RFC 1191).
-    FragmentationNeeded {
-        /// Bytes.
-        mtu: u32,
-    },
+    FragmentationNeeded,
     /// ICMP 3/1 (RFC 792).
     HostUnreachable,
     /// ICMP 3/3 (RFC 792), as kube-proxy rejects a service without endpoints.
@@ -40,6 +49,31 @@ pub enum Answer {
     EchoReply,
 }
 
+impl AnswerKind {
+    /// The kind with this number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::TimeExceeded,
+            1 => Self::FragmentationNeeded,
+            2 => Self::HostUnreachable,
+            3 => Self::PortUnreachable,
+            4 => Self::AdministrativelyProhibited,
+            5 => Self::TcpReset,
+            6 => Self::EchoReply,
+            _ => return None,
+        })
+    }
+
+    /// The answer, for every kind that needs no MTU.
+    #[must_use]
+    #[inline(always)]
+    pub const fn answer(self) -> Answer {
+        Answer { kind: self, mtu: 0 }
+    }
+}
+
 /// TTL of what we send ourselves (RFC 1700; `net.ipv4.ip_default_ttl`).
 const TTL: u8 = 64;
 const IP_HEADER: usize = Ipv4Hdr::LEN;
@@ -47,38 +81,48 @@ const ICMP_HEADER: usize = Icmpv4Hdr::LEN;
 
 /// Turns the packet, still as it arrived, into its answer. `reason` is what it was dropped for, which it
 /// stays where no answer is due or possible.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 pub fn send<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     answer: Answer,
     reason: DropReason,
 ) -> Verdict {
+    if write(packet, tables, answer.kind, answer.mtu) {
+        Verdict::Bounce
+    } else {
+        Verdict::Drop(reason)
+    }
+}
+
+/// Whether the packet is an answer now.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn write<P: Packet, T: Tables>(packet: &mut P, tables: &T, kind: AnswerKind, mtu: u32) -> bool {
     let Some(datagram) = Datagram::parse(packet) else {
-        return Verdict::Drop(reason);
+        return false;
     };
     if datagram.is_later_fragment() {
-        return Verdict::Drop(reason);
+        return false;
     }
     if !tables.take_answer_token() {
         tables.count(Count::AnswerSuppressed, 1, datagram.total_len);
-        return Verdict::Drop(reason);
+        return false;
     }
-    let written = match answer {
-        Answer::EchoReply => echo_reply(packet, &datagram),
-        Answer::TcpReset => tcp_reset(packet, tables, &datagram),
-        _ => icmp_error(packet, tables, &datagram, answer),
+    let written = match kind {
+        AnswerKind::EchoReply => echo_reply(packet, &datagram),
+        AnswerKind::TcpReset => tcp_reset(packet, tables, &datagram),
+        _ => icmp_error(packet, tables, &datagram, kind, mtu),
     };
     if written.is_err() {
-        return Verdict::Drop(reason);
+        return false;
     }
-    let count = if answer == Answer::EchoReply {
+    let count = if kind == AnswerKind::EchoReply {
         Count::PingAnswered
     } else {
         Count::Answered
     };
     tables.count(count, 1, datagram.total_len);
-    Verdict::Bounce
+    true
 }
 
 #[inline(always)]
@@ -194,13 +238,14 @@ fn icmp_error<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,
-    answer: Answer,
+    kind: AnswerKind,
+    mtu: u32,
 ) -> Result<(), OutOfBounds> {
-    let (kind, code, rest) = match answer {
-        Answer::TimeExceeded => (icmp_type::TIME_EXCEEDED, 0, 0),
-        Answer::FragmentationNeeded { mtu } => (icmp_type::UNREACHABLE, 4, mtu),
-        Answer::HostUnreachable => (icmp_type::UNREACHABLE, 1, 0),
-        Answer::PortUnreachable => (icmp_type::UNREACHABLE, 3, 0),
+    let (kind, code, rest) = match kind {
+        AnswerKind::TimeExceeded => (icmp_type::TIME_EXCEEDED, 0, 0),
+        AnswerKind::FragmentationNeeded => (icmp_type::UNREACHABLE, 4, mtu),
+        AnswerKind::HostUnreachable => (icmp_type::UNREACHABLE, 1, 0),
+        AnswerKind::PortUnreachable => (icmp_type::UNREACHABLE, 3, 0),
         _ => (icmp_type::UNREACHABLE, 13, 0),
     };
     let to = datagram.source();

@@ -1,6 +1,6 @@
 //! The engine: one packet in, one verdict out.
 
-use crate::answer::{self, Answer};
+use crate::answer::{self, Answer, AnswerKind};
 use crate::flow::{self, Mapping};
 use crate::fragment;
 use crate::icmp_error;
@@ -12,7 +12,7 @@ use crate::parse::{Datagram, Payload, Transport};
 use crate::rewrite::{Endpoint, Translation, translate};
 use crate::tables::{Slot, Tables};
 use crate::tcp::flag;
-use crate::verdict::{Count, DropReason, Verdict};
+use crate::verdict::{Count, Detour, DropReason, PackedVerdict, Verdict};
 
 /// Where a packet came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,22 +23,55 @@ pub enum Side {
     Cluster,
 }
 
-/// Decides about a packet, translates it, and counts what became of it. An answer is not written yet:
-/// [`crate::answer::send`] does that for [`Verdict::Answer`] and [`Verdict::Reject`].
+/// Handles a packet to the end: decides, translates or answers it, and counts what became of it.
 #[inline(always)]
-pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
+pub fn run<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
+    let mut verdict = forward(packet, tables, side).into();
+    if verdict == Verdict::Detour(Detour::OpenFlow) {
+        verdict = flow::open(packet, tables).into();
+        if verdict == Verdict::Detour(Detour::OpenFlow) {
+            verdict = forward(packet, tables, side).into();
+        }
+    }
+    if verdict == Verdict::Detour(Detour::IcmpError) {
+        verdict = icmp_error::translate(packet, tables).into();
+    }
+    match verdict {
+        Verdict::Answer(answer) => answer::send(packet, tables, answer, DropReason::RewriteFailed),
+        Verdict::Reject(reason, answer) => {
+            tables.count(Count::Drop(reason), packet.segments(), packet.len());
+            answer::send(packet, tables, answer, reason)
+        }
+        Verdict::Drop(reason) => {
+            tables.count(Count::Drop(reason), packet.segments(), packet.len());
+            verdict
+        }
+        // The flow went as soon as it had come: another CPU's doing.
+        Verdict::Detour(_) => {
+            tables.count(
+                Count::Drop(DropReason::TableFull),
+                packet.segments(),
+                packet.len(),
+            );
+            Verdict::Drop(DropReason::TableFull)
+        }
+        Verdict::Pass | Verdict::Forward { .. } | Verdict::Bounce => verdict,
+    }
+}
+
+/// The fast path: a packet whose flow is there. The slower ways are functions of their own beside it, not below it: a
+/// program in the kernel has 512 bytes of stack for a whole chain of calls.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
     let Some(datagram) = Datagram::parse(packet) else {
-        return Verdict::Pass;
+        return Verdict::Pass.into();
     };
-    let verdict = match (tables.destination(datagram.destination()), side) {
+    match (tables.destination(datagram.destination()), side) {
         (Some(DestinationKind::Nat), _) => from_backend(packet, tables, &datagram),
         (Some(kind), Side::Uplink) => from_client(packet, tables, &datagram, kind),
         (Some(_), Side::Cluster) | (None, _) => Verdict::Pass,
-    };
-    if let Verdict::Drop(reason) | Verdict::Reject(reason, _) = verdict {
-        tables.count(Count::Drop(reason), packet.segments(), datagram.total_len);
     }
-    verdict
+    .into()
 }
 
 #[inline(always)]
@@ -50,7 +83,7 @@ fn from_client<P: Packet, T: Tables>(
 ) -> Verdict {
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
-        Payload::IcmpError => return icmp_error::translate(packet, tables, datagram, true),
+        Payload::IcmpError => return Verdict::Detour(Detour::IcmpError),
         Payload::LaterFragment => match fragment::recall(tables, datagram) {
             Some(transport) => transport,
             None => return untranslatable(tables, datagram, kind, DropReason::FragmentUnknown),
@@ -60,17 +93,8 @@ fn from_client<P: Packet, T: Tables>(
         }
     };
     let key = flow::key(datagram, &transport);
-    let slot = match flow::find(tables, &key, &transport) {
-        Some(slot) => slot,
-        None => {
-            if let Err(verdict) = flow::open(tables, &key, &transport, kind) {
-                return verdict;
-            }
-            match tables.flow(&key) {
-                Some(slot) => slot,
-                None => return Verdict::Drop(DropReason::TableFull),
-            }
-        }
+    let Some(slot) = flow::find(tables, &key, &transport) else {
+        return Verdict::Detour(Detour::OpenFlow);
     };
     let mapping = slot.with(|flow| Mapping::of(flow));
     let (packets, bytes) = (packet.segments(), datagram.total_len);
@@ -144,7 +168,7 @@ pub const fn to_client(reply: &Reply) -> Translation {
 fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) -> Verdict {
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
-        Payload::IcmpError => return icmp_error::translate(packet, tables, datagram, false),
+        Payload::IcmpError => return Verdict::Detour(Detour::IcmpError),
         Payload::LaterFragment => match fragment::recall(tables, datagram) {
             Some(transport) => transport,
             None => return Verdict::Pass,
@@ -221,15 +245,18 @@ fn deliver<P: Packet, T: Tables>(
     route: &Route,
 ) -> Verdict {
     if route.is_unreachable() {
-        return Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable);
+        return Verdict::Reject(DropReason::NoRoute, AnswerKind::HostUnreachable.answer());
     }
     if datagram.ip.ttl <= 1 {
-        return Verdict::Reject(DropReason::TtlExceeded, Answer::TimeExceeded);
+        return Verdict::Reject(DropReason::TtlExceeded, AnswerKind::TimeExceeded.answer());
     }
     if !fits(packet, datagram, transport, route) {
         return Verdict::Reject(
             DropReason::TooBig,
-            Answer::FragmentationNeeded { mtu: route.mtu },
+            Answer {
+                kind: AnswerKind::FragmentationNeeded,
+                mtu: route.mtu,
+            },
         );
     }
     if datagram.is_fragment() && !datagram.is_later_fragment() {
@@ -262,14 +289,4 @@ fn fits<P: Packet>(packet: &P, datagram: &Datagram, transport: &Transport, route
         segment => datagram.header_len + transport.header_len + segment,
     };
     len <= route.mtu || (route.is_tunnel() && !datagram.dont_fragment())
-}
-
-/// Handles a packet to the end: decides, and writes the answer where one is due.
-#[inline(always)]
-pub fn run<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
-    match handle(packet, tables, side) {
-        Verdict::Answer(answer) => answer::send(packet, tables, answer, DropReason::RewriteFailed),
-        Verdict::Reject(reason, answer) => answer::send(packet, tables, answer, reason),
-        verdict => verdict,
-    }
 }

@@ -4,18 +4,20 @@
 //! backend wrote. The reply entry is claimed first, so that a forward entry never points nowhere;
 //! of two CPUs that open the same flow, the one that comes second uses the mapping of the first.
 
-use crate::answer::Answer;
+use crate::answer::AnswerKind;
+use crate::fragment;
 use crate::layout::{
     BackendKey, DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, Reply, ReplyKey,
     Route, Seconds, Service, ServiceKey, Settings, capacity,
 };
 use crate::lifetime::{FlowState, is_expired, since};
-use crate::parse::{Datagram, ICMP, TCP, Transport};
+use crate::packet::Packet;
+use crate::parse::{Datagram, ICMP, Payload, TCP, Transport};
 use crate::ports::{self, Refused};
 use crate::rewrite::{Endpoint, Translation};
 use crate::tables::{Insertion, Slot, Tables};
 use crate::tcp::{Seen, flag};
-use crate::verdict::{Count, DropReason, Verdict};
+use crate::verdict::{Count, Detour, DropReason, PackedVerdict, Verdict};
 
 /// Seconds after which a forward entry looks at its reply entry again: the bound for noticing that
 /// it was removed, expired or closed by the other side. A power of two.
@@ -165,17 +167,29 @@ const fn reply_of(key: &FlowKey, now: Seconds) -> Reply {
     }
 }
 
-/// Opens a flow for a packet that has none.
-///
-/// # Errors
-/// The verdict on a packet that must not, or cannot, open one.
+/// Opens a flow for a packet from a client that has none. [`Verdict::Detour`] says that it is open now; any other
+/// is the verdict on a packet that must not, or cannot, open one.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn open<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    transport: &Transport,
-    kind: DestinationKind,
-) -> Result<(), Verdict> {
+pub fn open<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
+    match try_open(packet, tables) {
+        Ok(()) => Verdict::Detour(Detour::OpenFlow),
+        Err(verdict) => verdict,
+    }
+    .into()
+}
+
+#[inline(always)]
+fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict> {
+    let datagram = Datagram::parse(packet).ok_or(Verdict::Pass)?;
+    let kind = tables
+        .destination(datagram.destination())
+        .ok_or(Verdict::Pass)?;
+    let transport = &match Payload::of(packet, &datagram) {
+        Payload::Transport(transport) => transport,
+        Payload::LaterFragment => fragment::recall(tables, &datagram).ok_or(Verdict::Pass)?,
+        Payload::IcmpError | Payload::Unsupported => return Err(Verdict::Pass),
+    };
+    let key = &key(&datagram, transport);
     if !tables.is_office(key.client) {
         return Err(Verdict::Pass);
     }
@@ -196,7 +210,10 @@ pub fn open<T: Tables>(
     };
     let route = match tables.route(backend.address) {
         Some(route) if route.is_unreachable() => {
-            return Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable));
+            return Err(Verdict::Reject(
+                DropReason::NoRoute,
+                AnswerKind::HostUnreachable.answer(),
+            ));
         }
         Some(route) if !route.is_local() => route,
         _ if !is_service => return Err(Verdict::Pass),
@@ -210,6 +227,7 @@ pub fn open<T: Tables>(
 /// TCP that is no plain SYN and belongs to no flow. An answer to a pod's own SYN means that the CNI does
 /// not masquerade: from then on the connection is the kernel's. Anything else is the rest of a
 /// connection that is no more; the client is told at once.
+#[inline(always)]
 fn without_syn<T: Tables>(
     tables: &T,
     key: &FlowKey,
@@ -222,7 +240,10 @@ fn without_syn<T: Tables>(
     }
     let answers_a_pod = flags & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK && !is_service;
     if !answers_a_pod {
-        return Err(Verdict::Reject(DropReason::NoFlow, Answer::TcpReset));
+        return Err(Verdict::Reject(
+            DropReason::NoFlow,
+            AnswerKind::TcpReset.answer(),
+        ));
     }
     let flow = Flow {
         last_seen: tables.now(),
@@ -241,9 +262,9 @@ fn balance<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> Result<
         Err(Verdict::Reject(
             reason,
             if key.protocol == TCP {
-                Answer::TcpReset
+                AnswerKind::TcpReset.answer()
             } else {
-                Answer::PortUnreachable
+                AnswerKind::PortUnreachable.answer()
             },
         ))
     };
@@ -260,7 +281,7 @@ fn balance<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> Result<
         return if key.protocol == ICMP {
             Err(Verdict::Reject(
                 DropReason::NoService,
-                Answer::HostUnreachable,
+                AnswerKind::HostUnreachable.answer(),
             ))
         } else {
             refusal(DropReason::NoService)
@@ -269,8 +290,8 @@ fn balance<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> Result<
     if key.protocol == ICMP {
         return Err(match (settings.answer_ping, backend_count) {
             (0, _) => Verdict::Drop(DropReason::UnsupportedProtocol),
-            (_, 0) => Verdict::Reject(DropReason::NoBackend, Answer::HostUnreachable),
-            _ => Verdict::Answer(Answer::EchoReply),
+            (_, 0) => Verdict::Reject(DropReason::NoBackend, AnswerKind::HostUnreachable.answer()),
+            _ => Verdict::Answer(AnswerKind::EchoReply.answer()),
         });
     }
     if backend_count == 0 {
@@ -362,6 +383,7 @@ fn add<T: Tables>(tables: &T, key: &FlowKey, backend: Endpoint, nat: Ipv4) -> Re
 
 /// Refuses a flow for want of room: userspace is told, so that it sweeps, and so is the client
 /// (RFC 5508 REQ-8).
+#[inline(always)]
 fn refuse<T: Tables>(
     tables: &T,
     key: &FlowKey,
@@ -377,5 +399,8 @@ fn refuse<T: Tables>(
         protocol: key.protocol,
         pad: [0; 3],
     });
-    Err(Verdict::Reject(reason, Answer::AdministrativelyProhibited))
+    Err(Verdict::Reject(
+        reason,
+        AnswerKind::AdministrativelyProhibited.answer(),
+    ))
 }

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::vec::Vec;
 
-use crate::checksum::Difference;
+use crate::checksum::{Difference, Sum};
 use crate::layout::{
     Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment, FragmentKey, Ipv4,
     NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
 };
-use crate::packet::{ChecksumKind, OutOfBounds, Packet};
+use crate::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
 use crate::tables::{Insertion, Slot, Tables};
 use crate::verdict::Count;
 
@@ -97,6 +97,14 @@ impl Packet for BytePacket {
 
     fn checksum_is_partial(&mut self, _offset: u32) -> bool {
         self.checksum_is_partial
+    }
+
+    fn sum(&self, offset: u32, len: u32) -> Result<Sum, OutOfBounds> {
+        if len == 0 || len > QUOTE_MAX {
+            return Err(OutOfBounds);
+        }
+        let range = self.range(offset, len as usize)?;
+        Ok(Sum::default().add(&self.bytes[range]))
     }
 
     fn truncate(&mut self, len: u32) -> Result<(), OutOfBounds> {

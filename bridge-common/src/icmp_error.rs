@@ -5,12 +5,14 @@
 //! section 4, RFC 5382 REQ-9). An error neither refreshes nor ends a flow (RFC 4787 REQ-12).
 
 use crate::checksum::Difference;
-use crate::layout::{FlowKey, Layer, ReplyKey};
+use crate::engine::to_client;
+use crate::flow::Mapping;
+use crate::layout::{DestinationKind, FlowKey, Ipv4, Layer, ReplyKey};
 use crate::packet::{ChecksumKind, OutOfBounds, Packet};
 use crate::parse::{Datagram, ICMP, Payload, TCP, Transport, UDP, checksum_offset};
 use crate::rewrite::{ICMP_IDENTIFIER, Translation, addresses};
 use crate::tables::{Slot, Tables};
-use crate::verdict::{Count, DropReason, Verdict};
+use crate::verdict::{Count, DropReason, PackedVerdict, Verdict};
 
 /// Bytes of an ICMP error's header, before the quoted packet.
 const ICMP_HEADER: u32 = 8;
@@ -72,7 +74,6 @@ impl Quote {
             destination,
         } = *translation;
         let protocol = self.datagram.protocol();
-        let header_before = packet.load::<12>(at + 8)?;
         let changed = addresses(
             packet,
             at,
@@ -81,8 +82,6 @@ impl Quote {
             destination.address,
             self.datagram.ip.ttl,
         )?;
-        let header_after = packet.load::<12>(at + 8)?;
-        let mut total = Difference::default().replace(header_before, header_after);
         let ports = Difference::default()
             .replace(
                 self.transport.source_port.to_be_bytes(),
@@ -92,7 +91,8 @@ impl Quote {
                 self.transport.destination_port.to_be_bytes(),
                 destination.port.to_be_bytes(),
             );
-        total = total.and(ports);
+        // The quoted IPv4 header contributes nothing: its own checksum makes up for the new addresses.
+        let mut total = ports;
         if protocol == ICMP {
             let identifier = source.port | destination.port;
             packet.store(
@@ -119,89 +119,65 @@ impl Quote {
     }
 }
 
-/// Translates an ICMP error that arrived for `outer`'s destination.
+/// How an error is translated.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    /// What the quoted packet's source and destination become.
+    quoted: Translation,
+    /// The new outer source.
+    source: Ipv4,
+    /// The new outer destination.
+    destination: Ipv4,
+}
+
+/// Translates an ICMP error.
 ///
-/// `from_client` tells the side: an error from the office quotes what the backend sent, translated to
-/// the client; one from the cluster quotes what the client sent, translated to the backend.
+/// An error from the office quotes what the backend sent, translated to the client; one from the cluster, which
+/// comes to our NAT address, quotes what the client sent, translated to the backend.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn translate<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    outer: &Datagram,
-    from_client: bool,
-) -> Verdict {
-    let Some(quote) = Quote::read(packet, outer) else {
+pub fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
+    try_translate(packet, tables).into()
+}
+
+#[inline(always)]
+fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    let Some(outer) = Datagram::parse(packet) else {
+        return Verdict::Pass;
+    };
+    let Some(quote) = Quote::read(packet, &outer) else {
         return Verdict::Pass;
     };
     if outer.ip.ttl <= 1 || outer.is_fragment() || quote.datagram.source() != outer.destination() {
         return Verdict::Pass;
     }
-    let quoted = &quote.transport;
-    let found = if from_client {
-        let key = FlowKey {
-            client: quote.datagram.destination(),
-            destination: quote.datagram.source(),
-            client_port: quoted.destination_port,
-            destination_port: quoted.source_port,
-            protocol: quote.datagram.protocol(),
-            pad: [0; 3],
-        };
-        tables
-            .flow(&key)
-            .map(|slot| slot.with(|flow| *flow))
-            .and_then(|flow| {
-                (flow.layer != Layer::Kernel as u8).then(|| {
-                    let mapping = crate::flow::Mapping::of(&flow);
-                    // The quoted packet went from the backend to the NAT endpoint.
-                    let inner = Translation {
-                        source: mapping.backend,
-                        destination: mapping.nat,
-                    };
-                    (
-                        inner,
-                        mapping.nat.address,
-                        mapping.backend.address,
-                        Count::ToBackend,
-                    )
-                })
-            })
+    let is_from_backend = tables.destination(outer.destination()) == Some(DestinationKind::Nat);
+    let mut found = Found::default();
+    let (is_ours, count) = if is_from_backend {
+        (
+            find_reply(tables, &quote, outer.source(), &mut found),
+            Count::ToClient,
+        )
     } else {
-        let key = ReplyKey {
-            backend: quote.datagram.destination(),
-            nat: quote.datagram.source(),
-            backend_port: quoted.destination_port,
-            nat_port: quoted.source_port,
-            protocol: quote.datagram.protocol(),
-            pad: [0; 3],
-        };
-        tables
-            .reply(&key)
-            .map(|slot| slot.with(|reply| *reply))
-            .map(|reply| {
-                let to_client = crate::engine::to_client(&reply);
-                // The quoted packet went from the client to what it had addressed.
-                let inner = Translation {
-                    source: to_client.destination,
-                    destination: to_client.source,
-                };
-                let source = if outer.source() == key.backend {
-                    reply.destination
-                } else {
-                    outer.source()
-                };
-                (inner, source, reply.client, Count::ToClient)
-            })
+        (find_flow(tables, &quote, &mut found), Count::ToBackend)
     };
-    let Some((inner, source, destination, count)) = found else {
+    if !is_ours {
         return Verdict::Pass;
-    };
-    let Some(route) = tables.route(destination) else {
-        return Verdict::Drop(DropReason::NoRoute);
+    }
+    let ifindex = match tables.route(found.destination) {
+        Some(route) if !route.is_unreachable() && !route.is_local() => route.ifindex,
+        _ => return Verdict::Drop(DropReason::NoRoute),
     };
     let written = quote
-        .rewrite(packet, outer.total_len, &inner)
+        .rewrite(packet, outer.total_len, &found.quoted)
         .and_then(|total| {
-            addresses(packet, 0, outer, source, destination, outer.ip.ttl - 1)?;
+            addresses(
+                packet,
+                0,
+                &outer,
+                found.source,
+                found.destination,
+                outer.ip.ttl - 1,
+            )?;
             packet.update_checksum(
                 outer.header_len + checksum_offset(ICMP),
                 Difference::default(),
@@ -213,7 +189,64 @@ pub fn translate<P: Packet, T: Tables>(
         return Verdict::Drop(DropReason::RewriteFailed);
     }
     tables.count(count, 1, outer.total_len);
-    Verdict::Forward {
-        ifindex: route.ifindex,
-    }
+    Verdict::Forward { ifindex }
+}
+
+/// The flow whose reply a host in the office, or a router on the way there, complains about.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn find_flow<T: Tables>(tables: &T, quote: &Quote, found: &mut Found) -> bool {
+    let key = FlowKey {
+        client: quote.datagram.destination(),
+        destination: quote.datagram.source(),
+        client_port: quote.transport.destination_port,
+        destination_port: quote.transport.source_port,
+        protocol: quote.datagram.protocol(),
+        pad: [0; 3],
+    };
+    let Some(slot) = tables.flow(&key) else {
+        return false;
+    };
+    let mapping = slot.with(|flow| Mapping::of(flow));
+    *found = Found {
+        // The quoted packet went from the backend to the NAT endpoint.
+        quoted: Translation {
+            source: mapping.backend,
+            destination: mapping.nat,
+        },
+        source: mapping.nat.address,
+        destination: mapping.backend.address,
+    };
+    mapping.layer != Layer::Kernel as u8
+}
+
+/// The flow whose packet the backend, or a router on the way there, complains about.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn find_reply<T: Tables>(tables: &T, quote: &Quote, source: Ipv4, found: &mut Found) -> bool {
+    let key = ReplyKey {
+        backend: quote.datagram.destination(),
+        nat: quote.datagram.source(),
+        backend_port: quote.transport.destination_port,
+        nat_port: quote.transport.source_port,
+        protocol: quote.datagram.protocol(),
+        pad: [0; 3],
+    };
+    let Some(slot) = tables.reply(&key) else {
+        return false;
+    };
+    let to_client = slot.with(|reply| to_client(reply));
+    *found = Found {
+        // The quoted packet went from the client to what it had addressed.
+        quoted: Translation {
+            source: to_client.destination,
+            destination: to_client.source,
+        },
+        // The client knows the backend by what it addressed; a router on the way is itself.
+        source: if source == key.backend {
+            to_client.source.address
+        } else {
+            source
+        },
+        destination: to_client.destination.address,
+    };
+    true
 }

@@ -66,42 +66,11 @@ pub trait Packet {
     /// Whether the transport checksum at `offset` is still to be completed by a network card.
     fn checksum_is_partial(&mut self, offset: u32) -> bool;
 
-    /// The sum over `len` bytes at `offset`, at most [`QUOTE_MAX`].
-    ///
-    /// Read in pieces of fixed sizes: the kernel's verifier must see how much is copied.
+    /// The sum over `len` bytes at `offset`, at least 1 and at most [`QUOTE_MAX`].
     ///
     /// # Errors
-    /// When the packet ends before or `len` is too large.
-    #[inline(always)]
-    fn sum(&self, offset: u32, len: u32) -> Result<Sum, OutOfBounds> {
-        if len > QUOTE_MAX {
-            return Err(OutOfBounds);
-        }
-        let mut sum = Sum::default();
-        let mut at = offset;
-        let mut left = len;
-        while left >= 16 {
-            sum = sum.add(&self.load::<16>(at)?);
-            at += 16;
-            left -= 16;
-        }
-        if left & 8 != 0 {
-            sum = sum.add(&self.load::<8>(at)?);
-            at += 8;
-        }
-        if left & 4 != 0 {
-            sum = sum.add(&self.load::<4>(at)?);
-            at += 4;
-        }
-        if left & 2 != 0 {
-            sum = sum.add(&self.load::<2>(at)?);
-            at += 2;
-        }
-        if left & 1 != 0 {
-            sum = sum.add(&self.load::<1>(at)?);
-        }
-        Ok(sum)
-    }
+    /// When the packet ends before or `len` is out of range.
+    fn sum(&self, offset: u32, len: u32) -> Result<Sum, OutOfBounds>;
 
     /// Cuts the packet to `len` bytes.
     ///

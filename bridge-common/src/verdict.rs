@@ -1,6 +1,6 @@
 //! What becomes of a packet, and the one list of reasons for which it goes no further.
 
-use crate::answer::Answer;
+use crate::answer::{Answer, AnswerKind};
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,79 @@ pub enum Verdict {
     Answer(Answer),
     /// Goes no further, and its sender is to be told.
     Reject(DropReason, Answer),
+    /// Takes a slower way first. Only parts of the engine say this to each other.
+    Detour(Detour),
+}
+
+/// The slower ways through the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detour {
+    /// A packet from a client without a flow.
+    OpenFlow,
+    /// An ICMP error, which belongs to the flow of the packet that it quotes.
+    IcmpError,
+}
+
+/// A verdict in one register.
+///
+/// This is how verdicts cross function calls in the kernel: of an enum whose variants differ in their fields the
+/// compiler leaves some bytes undefined, and the verifier refuses to see them copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedVerdict(u64);
+
+impl PackedVerdict {
+    const PASS: u8 = 0;
+    const FORWARD: u8 = 1;
+    const BOUNCE: u8 = 2;
+    const DROP: u8 = 3;
+    const ANSWER: u8 = 4;
+    const REJECT: u8 = 5;
+    const OPEN_FLOW: u8 = 6;
+    const ICMP_ERROR: u8 = 7;
+
+    #[inline(always)]
+    const fn new(tag: u8, reason: u8, answer: u8, value: u32) -> Self {
+        let [a, b, c, d] = value.to_le_bytes();
+        Self(u64::from_le_bytes([tag, reason, answer, 0, a, b, c, d]))
+    }
+}
+
+impl From<Verdict> for PackedVerdict {
+    #[inline(always)]
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Pass => Self::new(Self::PASS, 0, 0, 0),
+            Verdict::Forward { ifindex } => Self::new(Self::FORWARD, 0, 0, ifindex),
+            Verdict::Bounce => Self::new(Self::BOUNCE, 0, 0, 0),
+            Verdict::Detour(Detour::OpenFlow) => Self::new(Self::OPEN_FLOW, 0, 0, 0),
+            Verdict::Detour(Detour::IcmpError) => Self::new(Self::ICMP_ERROR, 0, 0, 0),
+            Verdict::Drop(reason) => Self::new(Self::DROP, reason as u8, 0, 0),
+            Verdict::Answer(answer) => Self::new(Self::ANSWER, 0, answer.kind as u8, answer.mtu),
+            Verdict::Reject(reason, answer) => {
+                Self::new(Self::REJECT, reason as u8, answer.kind as u8, answer.mtu)
+            }
+        }
+    }
+}
+
+impl From<PackedVerdict> for Verdict {
+    #[inline(always)]
+    fn from(packed: PackedVerdict) -> Self {
+        let [tag, reason, kind, _, a, b, c, d] = packed.0.to_le_bytes();
+        let value = u32::from_le_bytes([a, b, c, d]);
+        let reason = DropReason::from_number(reason);
+        let answer = AnswerKind::from_number(kind).map(|kind| Answer { kind, mtu: value });
+        match (tag, reason, answer) {
+            (PackedVerdict::FORWARD, ..) => Self::Forward { ifindex: value },
+            (PackedVerdict::BOUNCE, ..) => Self::Bounce,
+            (PackedVerdict::OPEN_FLOW, ..) => Self::Detour(Detour::OpenFlow),
+            (PackedVerdict::ICMP_ERROR, ..) => Self::Detour(Detour::IcmpError),
+            (PackedVerdict::DROP, Some(reason), _) => Self::Drop(reason),
+            (PackedVerdict::ANSWER, _, Some(answer)) => Self::Answer(answer),
+            (PackedVerdict::REJECT, Some(reason), Some(answer)) => Self::Reject(reason, answer),
+            _ => Self::Pass,
+        }
+    }
 }
 
 macro_rules! drop_reasons {
@@ -33,6 +106,16 @@ macro_rules! drop_reasons {
         impl DropReason {
             /// Every reason, in the order of the counters.
             pub const ALL: &[Self] = &[$(Self::$reason),+];
+
+            /// The reason with this number.
+            #[must_use]
+            #[inline(always)]
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number {
+                    $(number if number == Self::$reason as u8 => Some(Self::$reason),)+
+                    _ => None,
+                }
+            }
 
             /// The name that commands and metrics show.
             #[must_use]
@@ -163,5 +246,35 @@ mod tests {
                 .iter()
                 .all(|&index| (index as usize) < Count::TABLE_SIZE)
         );
+    }
+
+    #[test]
+    fn a_verdict_survives_a_register() {
+        let answers = (0..=u8::MAX)
+            .filter_map(AnswerKind::from_number)
+            .map(|kind| Answer { kind, mtu: 1450 });
+        let answers: Vec<Answer> = answers.collect();
+        assert_eq!(answers.len(), 7);
+        let mut verdicts = Vec::from([
+            Verdict::Pass,
+            Verdict::Bounce,
+            Verdict::Detour(Detour::OpenFlow),
+            Verdict::Detour(Detour::IcmpError),
+            Verdict::Forward {
+                ifindex: 0x0102_0304,
+            },
+        ]);
+        verdicts.extend(answers.iter().map(|&answer| Verdict::Answer(answer)));
+        for &reason in DropReason::ALL {
+            verdicts.push(Verdict::Drop(reason));
+            verdicts.extend(
+                answers
+                    .iter()
+                    .map(|&answer| Verdict::Reject(reason, answer)),
+            );
+        }
+        for verdict in verdicts {
+            assert_eq!(Verdict::from(PackedVerdict::from(verdict)), verdict);
+        }
     }
 }

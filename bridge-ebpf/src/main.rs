@@ -42,7 +42,9 @@ fn classify(context: &TcContext, side: Side) -> i32 {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Forward { ifindex } => packet.redirect_to_neighbour(ifindex),
         Verdict::Bounce => packet.bounce(),
-        Verdict::Drop(_) | Verdict::Reject(..) | Verdict::Answer(_) => TC_ACT_SHOT,
+        Verdict::Drop(_) | Verdict::Reject(..) | Verdict::Answer(_) | Verdict::Detour(_) => {
+            TC_ACT_SHOT
+        }
     }
 }
 

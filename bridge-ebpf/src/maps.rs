@@ -11,6 +11,7 @@ use bridge_common::layout::{
     Fragment, FragmentKey, Ipv4, NatPort, OfficeCidr, Reply, ReplyKey, Route, Seconds, Service,
     ServiceKey, Settings, capacity,
 };
+use bridge_common::packet::QUOTE_MAX;
 use bridge_common::tables::{Insertion, Slot, Tables};
 use bridge_common::verdict::Count;
 
@@ -53,6 +54,16 @@ static ANSWER_TOKENS: PerCpuArray<AnswerTokens, 1> = PerCpuArray::new();
 
 #[btf_map(name = "events")]
 static EVENTS: RingBuf<Event, { capacity::EVENTS }> = RingBuf::new();
+
+// The stack of a program is too small for this.
+#[btf_map(name = "scratch")]
+static SCRATCH: PerCpuArray<[u64; QUOTE_MAX as usize / 8], 1> = PerCpuArray::new();
+
+/// This CPU's buffer for bytes of a packet.
+#[inline(always)]
+pub fn scratch() -> Option<NonNull<[u64; QUOTE_MAX as usize / 8]>> {
+    SCRATCH.get_ptr_mut(0).and_then(NonNull::new)
+}
 
 /// `BPF_NOEXIST` (linux/bpf.h).
 const BPF_NOEXIST: u64 = 1;
@@ -106,7 +117,9 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn destination(&self, address: Ipv4) -> Option<DestinationKind> {
-        CLUSTER_CIDRS.get(&Key::new(32, address)).and_then(|cidr| cidr.kind())
+        CLUSTER_CIDRS
+            .get(&Key::new(32, address))
+            .and_then(|cidr| cidr.kind())
     }
 
     #[inline(always)]

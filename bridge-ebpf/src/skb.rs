@@ -3,17 +3,21 @@
 //! Everything goes through the kernel's helpers: they take packets that are not linear, keep
 //! `CHECKSUM_PARTIAL` and `CHECKSUM_COMPLETE` right, and unshare cloned buffers before a write.
 
+use core::ffi::c_void;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
     bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
-use bridge_common::checksum::Difference;
-use bridge_common::packet::{ChecksumKind, OutOfBounds, Packet};
+use bridge_common::checksum::{Difference, Sum};
+use bridge_common::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
+
+use crate::maps::scratch;
 
 /// `ETH_P_IP` (linux/if_ether.h) as `__sk_buff.protocol` has it.
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
@@ -35,14 +39,20 @@ macro_rules! field {
 }
 
 const fn done(result: i64) -> Result<(), OutOfBounds> {
-    if result == 0 { Ok(()) } else { Err(OutOfBounds) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(OutOfBounds)
+    }
 }
 
 impl Skb {
     /// The packet of a TC hook, if it is untagged IPv4.
     #[inline(always)]
     pub fn ipv4(context: &TcContext) -> Option<Self> {
-        let skb = Self { skb: context.as_ptr().cast() };
+        let skb = Self {
+            skb: context.as_ptr().cast(),
+        };
         (field!(skb, protocol) == ETH_P_IP && field!(skb, vlan_present) == 0).then_some(skb)
     }
 
@@ -61,7 +71,10 @@ impl Skb {
             return TC_ACT_SHOT;
         };
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = addresses;
-        if self.store_raw(0, &[s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5]).is_err() {
+        if self
+            .store_raw(0, &[s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5])
+            .is_err()
+        {
             return TC_ACT_SHOT;
         }
         let ifindex = field!(self, ifindex);
@@ -80,16 +93,31 @@ impl Skb {
     }
 
     #[inline(always)]
-    fn store_raw<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
+    fn store_raw<const N: usize>(
+        &mut self,
+        offset: u32,
+        bytes: &[u8; N],
+    ) -> Result<(), OutOfBounds> {
         // SAFETY: `bytes` is `N` bytes long; the kernel checks the packet's bounds.
         done(unsafe { bpf_skb_store_bytes(self.skb, offset, bytes.as_ptr().cast(), N as u32, 0) })
     }
 
     #[inline(always)]
-    fn add_to_checksum(&mut self, offset: u32, difference: Difference, flags: u64) -> Result<(), OutOfBounds> {
+    fn add_to_checksum(
+        &mut self,
+        offset: u32,
+        difference: Difference,
+        flags: u64,
+    ) -> Result<(), OutOfBounds> {
         // SAFETY: takes no pointer but the context; a `from` of 0 says that `to` is a difference.
         done(unsafe {
-            bpf_l4_csum_replace(self.skb, ETH_HLEN + offset, 0, u64::from(difference.wsum()), flags)
+            bpf_l4_csum_replace(
+                self.skb,
+                ETH_HLEN + offset,
+                0,
+                u64::from(difference.wsum()),
+                flags,
+            )
         })
     }
 }
@@ -160,6 +188,33 @@ impl Packet for Skb {
             let _ = self.store(offset, &before);
         }
         unchanged
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: u32, len: u32) -> Result<Sum, OutOfBounds> {
+        let buffer = scratch().ok_or(OutOfBounds)?;
+        // SAFETY: a local variable. The compiler knows bounds of `len` that the verifier has lost, and
+        // would leave out the comparison that tells it again.
+        let len = unsafe { core::ptr::read_volatile(&raw const len) };
+        if len == 0 || len > QUOTE_MAX {
+            return Err(OutOfBounds);
+        }
+        // SAFETY: `buffer` is this CPU's own, QUOTE_MAX bytes long, a multiple of 4, and `len` is at most
+        // that; the kernel checks the packet's bounds. What is not read of the packet is zero.
+        unsafe {
+            (*buffer.as_ptr()).fill(0);
+            let bytes = buffer.as_ptr().cast::<c_void>();
+            done(bpf_skb_load_bytes(
+                self.skb.cast(),
+                ETH_HLEN + offset,
+                bytes,
+                len,
+            ))?;
+            let sum = bpf_csum_diff(core::ptr::null_mut(), 0, bytes.cast(), QUOTE_MAX, 0);
+            u32::try_from(sum)
+                .map(Sum::from_wsum)
+                .map_err(|_| OutOfBounds)
+        }
     }
 
     #[inline(always)]

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use bridge_common::layout::{
-    Backend, ClusterCidr, DestinationKind, Ipv4, NatPort, OfficeCidr, Route, Seconds, ServiceKey, Settings,
-    Timeouts, capacity,
+    Backend, ClusterCidr, DestinationKind, Ipv4, NatPort, OfficeCidr, Route, Seconds, ServiceKey,
+    Settings, Timeouts, capacity,
 };
 use bridge_common::parse::ICMP;
 use ipnet::Ipv4Net;
@@ -60,33 +60,45 @@ pub fn interest(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
     networks.into_iter().collect()
 }
 
-/// The interfaces to attach to. `None` while the uplink is missing.
+/// The networks on the cluster's side of [`interest`].
+fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
+    let mut networks = interest(config, desired);
+    networks.retain(|network| !config.office_cidrs.contains(network));
+    networks
+}
+
+/// The interfaces to attach to; without an uplink while that is missing.
 #[must_use]
 pub fn interfaces(
     config: &Config,
     desired: &DesiredState,
     network: &NetworkState,
 ) -> BTreeMap<u32, Interface> {
-    let backends = interest(config, desired)
-        .into_iter()
-        .filter(|network| !config.office_cidrs.contains(network))
-        .collect::<Vec<_>>();
-    let mut wanted: BTreeMap<u32, Interface> = cluster_interfaces(network, &backends)
-        .into_iter()
-        .filter_map(|ifindex| {
-            let link = network.links.get(&ifindex)?;
-            // Packets of other devices have no Ethernet header to read past.
-            link.mac?;
-            Some((
-                ifindex,
-                Interface { ifindex, name: link.name.clone(), side: Side::Cluster },
-            ))
-        })
-        .collect();
+    let mut wanted: BTreeMap<u32, Interface> =
+        cluster_interfaces(network, &backend_networks(config, desired))
+            .into_iter()
+            .filter_map(|ifindex| {
+                let link = network.links.get(&ifindex)?;
+                // Packets of other devices have no Ethernet header to read past.
+                link.mac?;
+                Some((
+                    ifindex,
+                    Interface {
+                        ifindex,
+                        name: link.name.clone(),
+                        side: Side::Cluster,
+                    },
+                ))
+            })
+            .collect();
     if let Some(uplink) = network.link_named(&config.uplink) {
         wanted.insert(
             uplink.index,
-            Interface { ifindex: uplink.index, name: uplink.name.clone(), side: Side::Uplink },
+            Interface {
+                ifindex: uplink.index,
+                name: uplink.name.clone(),
+                side: Side::Uplink,
+            },
         );
     }
     wanted
@@ -103,7 +115,9 @@ impl Contents {
     ) -> Self {
         let routes = routes(config, desired, network);
         let nat_ports = nat_ports(reserved);
-        let candidates = (0..=u16::MAX).filter(|&port| !is_reserved(reserved, port)).count();
+        let candidates = (0..=u16::MAX)
+            .filter(|&port| !is_reserved(reserved, port))
+            .count();
         Self {
             office: config
                 .office_cidrs
@@ -111,11 +125,15 @@ impl Contents {
                 .zip(0..)
                 .map(|(&cidr, index)| (cidr, OfficeCidr { index }))
                 .collect(),
-            cluster: destinations(config, desired, network),
+            cluster: destinations(config, desired, &routes),
             routes,
             services: services(desired),
             nat_ports,
-            settings: settings(config, desired, u32::try_from(candidates).unwrap_or_default()),
+            settings: settings(
+                config,
+                desired,
+                u32::try_from(candidates).unwrap_or_default(),
+            ),
         }
     }
 
@@ -131,7 +149,7 @@ impl Contents {
 fn destinations(
     config: &Config,
     desired: &DesiredState,
-    network: &NetworkState,
+    routes: &BTreeMap<Ipv4Net, Route>,
 ) -> BTreeMap<Ipv4Net, ClusterCidr> {
     let mut destinations: BTreeMap<Ipv4Net, ClusterCidr> = desired
         .cidrs
@@ -145,29 +163,35 @@ fn destinations(
         })
         .collect();
     let nat: BTreeSet<Ipv4Addr> = if config.snat_addresses.is_empty() {
-        let networks = interest(config, desired);
-        network
-            .routes
+        let backends = backend_networks(config, desired);
+        routes
             .iter()
-            .filter(|route| {
-                networks
-                    .iter()
-                    .any(|network| !config.office_cidrs.contains(network) && overlaps(*network, route.prefix))
+            .filter(|(prefix, route)| {
+                !route.is_unreachable()
+                    && !route.is_local()
+                    && backends.iter().any(|network| overlaps(*network, **prefix))
             })
-            .map(|route| route.preferred_source)
+            .map(|(_, route)| Ipv4Addr::from(route.source))
             .collect()
     } else {
         config.snat_addresses.iter().copied().collect()
     };
     for address in nat {
-        destinations.insert(Ipv4Net::from(address), ClusterCidr::new(DestinationKind::Nat));
+        destinations.insert(
+            Ipv4Net::from(address),
+            ClusterCidr::new(DestinationKind::Nat),
+        );
     }
     destinations
 }
 
 /// The kernel's routes as the engine wants them. A piece of a pod network that only the default route
 /// covers has no pods: sent there, a packet would come back from the office router until its TTL ends.
-fn routes(config: &Config, desired: &DesiredState, network: &NetworkState) -> BTreeMap<Ipv4Net, Route> {
+fn routes(
+    config: &Config,
+    desired: &DesiredState,
+    network: &NetworkState,
+) -> BTreeMap<Ipv4Net, Route> {
     let pods: Vec<Ipv4Net> = desired.cidrs_of(CidrKind::Pod).collect();
     let leads_nowhere = |route: &netlink::Route| {
         route.matched.prefix_len() == 0
@@ -179,7 +203,10 @@ fn routes(config: &Config, desired: &DesiredState, network: &NetworkState) -> BT
                         .any(|other| other.matched.prefix_len() > 0 && overlaps(other.prefix, pod))
             })
     };
-    let unreachable = Route { flags: Route::UNREACHABLE, ..Route::default() };
+    let unreachable = Route {
+        flags: Route::UNREACHABLE,
+        ..Route::default()
+    };
     let mut routes = BTreeMap::new();
     for route in &network.routes {
         let entry = if leads_nowhere(route) {
@@ -194,10 +221,23 @@ fn routes(config: &Config, desired: &DesiredState, network: &NetworkState) -> BT
         };
         routes.insert(route.prefix, entry);
     }
-    routes.extend(network.unreachable.iter().map(|&prefix| (prefix, unreachable)));
-    let local = Route { flags: Route::LOCAL, ..Route::default() };
+    routes.extend(
+        network
+            .unreachable
+            .iter()
+            .map(|&prefix| (prefix, unreachable)),
+    );
+    let local = Route {
+        flags: Route::LOCAL,
+        ..Route::default()
+    };
     routes.extend(network.local.iter().map(|&prefix| (prefix, local)));
-    debug_assert!(config.office_cidrs.iter().all(|office| !pods.contains(office)));
+    debug_assert!(
+        config
+            .office_cidrs
+            .iter()
+            .all(|office| !pods.contains(office))
+    );
     routes
 }
 
@@ -209,14 +249,28 @@ fn services(desired: &DesiredState) -> BTreeMap<ServiceKey, ServiceEntry> {
         let backends: Vec<Backend> = service
             .backends
             .iter()
-            .map(|backend| Backend { address: backend.address.octets(), port: backend.port, pad: [0; 2] })
+            .map(|backend| Backend {
+                address: backend.address.octets(),
+                port: backend.port,
+                pad: [0; 2],
+            })
             .collect();
         *ready.entry(vip).or_default() += u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let key = ServiceKey { vip, port: port.port, protocol: port.protocol.number(), pad: 0 };
+        let key = ServiceKey {
+            vip,
+            port: port.port,
+            protocol: port.protocol.number(),
+            pad: 0,
+        };
         services.insert(key, ServiceEntry::Port(backends));
     }
     services.extend(ready.into_iter().map(|(vip, count)| {
-        let key = ServiceKey { vip, port: 0, protocol: ICMP, pad: 0 };
+        let key = ServiceKey {
+            vip,
+            port: 0,
+            protocol: ICMP,
+            pad: 0,
+        };
         (key, ServiceEntry::Address(count))
     }));
     services
@@ -258,7 +312,9 @@ fn settings(config: &Config, desired: &DesiredState, nat_port_count: u32) -> Set
 }
 
 fn timeouts(configured: &config::Timeouts) -> Timeouts {
-    let seconds = |duration: std::time::Duration| Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX);
+    let seconds = |duration: std::time::Duration| {
+        Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX)
+    };
     Timeouts {
         tcp_established: seconds(configured.tcp_established),
         tcp_transitory: seconds(configured.tcp_transitory),

@@ -35,7 +35,10 @@ impl Events {
             .take_map(name::EVENTS)
             .context("the eBPF object has no table `events`; the build is broken")?;
         let ring = watch(RingBuf::try_from(map)?).context("can't watch the event ring")?;
-        Ok(Self { ring, last_warning: [None; 2] })
+        Ok(Self {
+            ring,
+            last_warning: [None; 2],
+        })
     }
 
     /// Waits until the datapath found a table full, warning about other events meanwhile.

@@ -15,7 +15,9 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
@@ -31,7 +33,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
             .enable_all()
             .build()
             .context("can't start the runtime")?
-            .block_on(views::status::show(&Pins::new(&list.pin.pin_path), list.output)),
+            .block_on(views::status::show(
+                &Pins::new(&list.pin.pin_path),
+                list.output,
+            )),
         Command::Flows(FlowsCommand::List { filter, list }) => {
             views::flows::list(&open(&list)?, &filter, list.output)
         }

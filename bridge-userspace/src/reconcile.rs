@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use aya::Pod;
 use aya::maps::{Array, MapData};
 use bridge_common::layout::{
-    Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Route, Service, ServiceKey, Settings, capacity,
-    name,
+    Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Route, Service, ServiceKey, Settings,
+    capacity, name,
 };
 use ipnet::Ipv4Net;
 
@@ -116,12 +116,25 @@ impl<V: Pod + PartialEq> PrefixTable<V> {
             .map(|entry| entry.map(|(key, value)| (prefix_of(&key), value)))
             .collect::<Result<_, _>>()
             .map_err(access(name))?;
-        Ok(Self { name, capacity, map, applied })
+        Ok(Self {
+            name,
+            capacity,
+            map,
+            applied,
+        })
     }
 
-    fn apply(&mut self, wanted: &BTreeMap<Ipv4Net, V>, changes: &mut Changes) -> Result<(), TableError> {
+    fn apply(
+        &mut self,
+        wanted: &BTreeMap<Ipv4Net, V>,
+        changes: &mut Changes,
+    ) -> Result<(), TableError> {
         if wanted.len() > self.capacity {
-            return Err(TableError::TooMany { table: self.name, wanted: wanted.len(), capacity: self.capacity });
+            return Err(TableError::TooMany {
+                table: self.name,
+                wanted: wanted.len(),
+                capacity: self.capacity,
+            });
         }
         let obsolete: Vec<Ipv4Net> = self
             .applied
@@ -161,7 +174,10 @@ impl ServiceTables {
     fn open(tables: &Tables) -> Result<Self, TableError> {
         let mut lists: BTreeMap<u32, BTreeMap<u32, Backend>> = BTreeMap::new();
         for (key, backend) in tables.read_all::<BackendKey, Backend>(name::BACKENDS)? {
-            lists.entry(key.service_id).or_default().insert(key.slot, backend);
+            lists
+                .entry(key.service_id)
+                .or_default()
+                .insert(key.slot, backend);
         }
         let mut this = Self {
             services: tables.hash(name::SERVICES)?,
@@ -176,7 +192,13 @@ impl ServiceTables {
             } else {
                 // What an interrupted change left incomplete differs from any list that is wanted.
                 this.used_ids.insert(service.id);
-                ServiceEntry::Port(lists.remove(&service.id).unwrap_or_default().into_values().collect())
+                ServiceEntry::Port(
+                    lists
+                        .remove(&service.id)
+                        .unwrap_or_default()
+                        .into_values()
+                        .collect(),
+                )
             };
             this.applied.insert(key, (service, entry));
         }
@@ -184,7 +206,10 @@ impl ServiceTables {
         for (id, list) in lists {
             for slot in list.into_keys() {
                 this.backends
-                    .remove(&BackendKey { service_id: id, slot })
+                    .remove(&BackendKey {
+                        service_id: id,
+                        slot,
+                    })
                     .map_err(access(name::BACKENDS))?;
             }
         }
@@ -219,7 +244,11 @@ impl ServiceTables {
             changes.removed += 1;
         }
         for (key, entry) in wanted {
-            if self.applied.get(key).is_some_and(|(_, applied)| applied == entry) {
+            if self
+                .applied
+                .get(key)
+                .is_some_and(|(_, applied)| applied == entry)
+            {
                 continue;
             }
             let service = self.write_list(entry)?;
@@ -236,16 +265,31 @@ impl ServiceTables {
 
     fn write_list(&mut self, entry: &ServiceEntry) -> Result<Service, TableError> {
         let backends = match entry {
-            ServiceEntry::Address(ready) => return Ok(Service { id: 0, backend_count: *ready }),
+            ServiceEntry::Address(ready) => {
+                return Ok(Service {
+                    id: 0,
+                    backend_count: *ready,
+                });
+            }
             ServiceEntry::Port(backends) => backends,
         };
         let id = self.new_id();
         for (slot, backend) in (0..).zip(backends) {
             self.backends
-                .insert(BackendKey { service_id: id, slot }, backend, 0)
+                .insert(
+                    BackendKey {
+                        service_id: id,
+                        slot,
+                    },
+                    backend,
+                    0,
+                )
                 .map_err(access(name::BACKENDS))?;
         }
-        Ok(Service { id, backend_count: u32::try_from(backends.len()).unwrap_or(u32::MAX) })
+        Ok(Service {
+            id,
+            backend_count: u32::try_from(backends.len()).unwrap_or(u32::MAX),
+        })
     }
 
     fn remove_list(&mut self, service: &Service, entry: &ServiceEntry) -> Result<(), TableError> {
@@ -254,8 +298,11 @@ impl ServiceTables {
         };
         for (slot, _) in (0..).zip(backends) {
             // An interrupted change may have left gaps.
-            gone(self.backends.remove(&BackendKey { service_id: service.id, slot }))
-                .map_err(access(name::BACKENDS))?;
+            gone(self.backends.remove(&BackendKey {
+                service_id: service.id,
+                slot,
+            }))
+            .map_err(access(name::BACKENDS))?;
         }
         self.used_ids.remove(&service.id);
         Ok(())

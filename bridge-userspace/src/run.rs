@@ -74,7 +74,10 @@ impl Bridge {
         }
         let pins = Pins::new(&config.pin_path);
         for other in pins.other_layouts() {
-            warn!("tables of another version are pinned below {}/{other}", config.pin_path.display());
+            warn!(
+                "tables of another version are pinned below {}/{other}",
+                config.pin_path.display()
+            );
         }
         let is_new = !pins.exist();
         let started = Self::start(config, desired, network, interest_sender, &pins).await;
@@ -126,7 +129,11 @@ impl Bridge {
         let contents = Contents::new(&self.config, &desired, &network, &reserved);
         let changes = self.reconciler.apply(&contents)?;
         if !changes.is_empty() {
-            info!(written = changes.written, removed = changes.removed, "tables reconciled");
+            info!(
+                written = changes.written,
+                removed = changes.removed,
+                "tables reconciled"
+            );
         }
         self.policy.send_replace(Policy {
             timeouts: contents.settings.timeouts,
@@ -134,7 +141,10 @@ impl Bridge {
             nat_addresses: contents.nat_addresses().collect::<HashSet<_>>(),
         });
         let wanted = interfaces(&self.config, &desired, &network);
-        if !wanted.values().any(|interface| interface.side == Side::Uplink) {
+        if !wanted
+            .values()
+            .any(|interface| interface.side == Side::Uplink)
+        {
             warn!("the uplink {} is gone; waiting for it", self.config.uplink);
         }
         let attached = self.attachments.reconcile(&mut self.datapath, &wanted);
@@ -168,7 +178,11 @@ impl Bridge {
         }
     }
 
-    async fn follow(mut self, relay: Option<dns::Relay>, events: events::Events) -> anyhow::Result<()> {
+    async fn follow(
+        mut self,
+        relay: Option<dns::Relay>,
+        events: events::Events,
+    ) -> anyhow::Result<()> {
         let sweeper = Sweeper::new(Tables::open(self.datapath.pins())?)?;
         tokio::spawn(sweep(sweeper, self.policy.subscribe(), events));
         let (stop, stopped) = watch::channel(false);
@@ -211,7 +225,11 @@ impl Bridge {
         for problem in &desired.problems {
             warn!("{problem}");
         }
-        info!(services = desired.services.len(), networks = desired.cidrs.len(), "the cluster has changed");
+        info!(
+            services = desired.services.len(),
+            networks = desired.cidrs.len(),
+            "the cluster has changed"
+        );
     }
 }
 
@@ -226,8 +244,16 @@ fn bind_relay(config: &Config) -> anyhow::Result<Option<dns::Relay>> {
         .map(|&cidr| cidr.into())
         .collect();
     let mut relay = dns::Config::new(
-        settings.listen.iter().map(|&address| address.into()).collect(),
-        settings.upstream.iter().map(|&address| address.into()).collect(),
+        settings
+            .listen
+            .iter()
+            .map(|&address| address.into())
+            .collect(),
+        settings
+            .upstream
+            .iter()
+            .map(|&address| address.into())
+            .collect(),
         allow,
     );
     relay.probe_domain.clone_from(&config.cluster_domain);

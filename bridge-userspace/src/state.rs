@@ -49,7 +49,9 @@ impl State {
     /// When the file is there and can't be read.
     pub fn read(pin_path: &Path) -> io::Result<Option<Self>> {
         match fs::read(state_path(pin_path)) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::from),
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

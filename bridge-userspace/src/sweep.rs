@@ -67,7 +67,8 @@ pub fn plan(
     now: Seconds,
     policy: &Policy,
 ) -> Plan {
-    let by_key: HashMap<&ReplyKey, &Reply> = replies.iter().map(|(key, reply)| (key, reply)).collect();
+    let by_key: HashMap<&ReplyKey, &Reply> =
+        replies.iter().map(|(key, reply)| (key, reply)).collect();
     let mut plan = Plan::default();
     let mut owned: HashSet<ReplyKey> = HashSet::with_capacity(replies.len());
     let mut alive = Vec::new();
@@ -95,7 +96,10 @@ pub fn plan(
             continue;
         };
         owned.insert(reply_key);
-        let is_foreign = !policy.office.iter().any(|office| office.contains(&Ipv4Addr::from(key.client)))
+        let is_foreign = !policy
+            .office
+            .iter()
+            .any(|office| office.contains(&Ipv4Addr::from(key.client)))
             || !policy.nat_addresses.contains(&Ipv4Addr::from(flow.nat));
         let has_expired = is_expired(key.protocol, flow, &reply, now, &policy.timeouts);
         if is_foreign || has_expired {
@@ -123,7 +127,9 @@ pub fn plan(
     }
     plan.remaining += alive.len();
     if plan.remaining * 100 > capacity * HIGH_WATER_PERCENT {
-        let excess = plan.remaining.saturating_sub(capacity * LOW_WATER_PERCENT / 100);
+        let excess = plan
+            .remaining
+            .saturating_sub(capacity * LOW_WATER_PERCENT / 100);
         // The least valuable first: half-open, then closing, then the longest idle.
         alive.sort_unstable_by(|a, b| a.class.cmp(&b.class).then(b.idle.cmp(&a.idle)));
         for candidate in alive.iter().take(excess) {
@@ -258,7 +264,13 @@ mod tests {
     }
 
     fn tcp(port: u16, idle: Seconds, seen: (u8, u8)) -> Entry {
-        Entry { protocol: TCP, port, idle, seen, replied: true }
+        Entry {
+            protocol: TCP,
+            port,
+            idle,
+            seen,
+            replied: true,
+        }
     }
 
     fn run(entries: &[Entry], capacity: usize, policy: &Policy) -> Plan {
@@ -268,7 +280,13 @@ mod tests {
 
     #[test]
     fn only_what_has_run_out_goes() {
-        let unreplied = Entry { protocol: UDP, port: 4, idle: 130, seen: (0, 0), replied: false };
+        let unreplied = Entry {
+            protocol: UDP,
+            port: 4,
+            idle: 130,
+            seen: (0, 0),
+            replied: false,
+        };
         let entries = [
             tcp(1, 80_000, ESTABLISHED),
             tcp(2, 90_000, ESTABLISHED),
@@ -278,7 +296,10 @@ mod tests {
         let plan = run(&entries, 1_000, &policy());
         let ports: Vec<u16> = plan.flows.iter().map(|key| key.client_port).collect();
         assert_eq!(ports, [2, 3, 4]);
-        assert_eq!((plan.replies.len(), plan.expired, plan.remaining), (3, 3, 1));
+        assert_eq!(
+            (plan.replies.len(), plan.expired, plan.remaining),
+            (3, 3, 1)
+        );
     }
 
     #[test]
@@ -307,14 +328,18 @@ mod tests {
         assert_eq!(run(&[tcp(1, 0, ESTABLISHED)], 1_000, &elsewhere).foreign, 1);
         let mut renumbered = policy();
         renumbered.nat_addresses.clear();
-        assert_eq!(run(&[tcp(1, 0, ESTABLISHED)], 1_000, &renumbered).foreign, 1);
+        assert_eq!(
+            run(&[tcp(1, 0, ESTABLISHED)], 1_000, &renumbered).foreign,
+            1
+        );
     }
 
     #[test]
     fn a_full_table_loses_half_open_then_closing_then_the_longest_idle() {
         let fin = Seen::SYN | Seen::ACK | Seen::FIN;
-        let mut entries: Vec<Entry> =
-            (100..197).map(|port| tcp(port, u32::from(port), ESTABLISHED)).collect();
+        let mut entries: Vec<Entry> = (100..197)
+            .map(|port| tcp(port, u32::from(port), ESTABLISHED))
+            .collect();
         entries.push(tcp(1, 5, (Seen::SYN, 0)));
         entries.push(tcp(2, 5, (fin, fin)));
         let plan = run(&entries, 100, &policy());

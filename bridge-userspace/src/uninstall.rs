@@ -19,9 +19,12 @@ pub fn uninstall(pins: &Pins) -> anyhow::Result<()> {
         .map(|interface| interface.name.as_str())
         .collect();
     datapath::detach_filters(interfaces.iter().copied());
-    let removed = pins
-        .remove_all()
-        .with_context(|| format!("can't remove what is pinned below {}", pins.root().display()))?;
+    let removed = pins.remove_all().with_context(|| {
+        format!(
+            "can't remove what is pinned below {}",
+            pins.root().display()
+        )
+    })?;
     State::remove(pins.root())?;
     if removed == 0 {
         println!("nothing is pinned below {}", pins.root().display());

@@ -7,7 +7,8 @@ use std::io;
 
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
+    qdisc_detach_program,
 };
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, TcError};
 use aya::util::KernelVersion;
@@ -74,7 +75,8 @@ impl TcAttach {
     /// The mode to use on this kernel.
     #[must_use]
     pub fn mode(self) -> Mode {
-        let tcx = KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
+        let tcx =
+            KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
         match self {
             Self::Auto if tcx => Mode::Tcx,
             Self::Auto | Self::Clsact => Mode::Clsact,
@@ -129,7 +131,10 @@ impl Attachments {
     /// Nothing yet.
     #[must_use]
     pub fn new(wanted: TcAttach) -> Self {
-        Self { mode: wanted.mode(), attached: BTreeMap::new() }
+        Self {
+            mode: wanted.mode(),
+            attached: BTreeMap::new(),
+        }
     }
 
     /// How programs are attached.
@@ -181,7 +186,9 @@ impl Attachments {
     }
 
     fn attach(&self, datapath: &mut Datapath, interface: &Interface) -> Result<(), AttachError> {
-        let pin = datapath.pins().link(interface.side.program(), interface.ifindex);
+        let pin = datapath
+            .pins()
+            .link(interface.side.program(), interface.ifindex);
         let program = classifier(&mut datapath.ebpf, interface.side.program())?;
         let attached = match self.mode {
             Mode::Tcx => attach_tcx(program, &interface.name, &pin),
@@ -234,14 +241,24 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<(), a
     {
         return Err(error.into());
     }
-    let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    let options = NlOptions {
+        priority: PRIORITY,
+        handle: HANDLE,
+        classid: None,
+    };
     let id = match program.attach_with_options(
         interface,
         TcAttachType::Ingress,
         TcAttachOptions::Netlink(options),
     ) {
         Err(ProgramError::TcError(error)) if already_there(&error) => {
-            let old = SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)?;
+            let old = SchedClassifierLink::attached(
+                interface,
+                TcAttachType::Ingress,
+                PRIORITY,
+                HANDLE,
+                None,
+            )?;
             program.attach_to_link(old)?
         }
         attached => attached?,
@@ -256,10 +273,12 @@ fn already_there(error: &TcError) -> bool {
     const EEXIST: i32 = 17;
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
-        if matches!(error.downcast_ref::<TcError>(), Some(TcError::AlreadyAttached))
-            || error
-                .downcast_ref::<io::Error>()
-                .is_some_and(|error| error.raw_os_error() == Some(EEXIST))
+        if matches!(
+            error.downcast_ref::<TcError>(),
+            Some(TcError::AlreadyAttached)
+        ) || error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.raw_os_error() == Some(EEXIST))
         {
             return true;
         }
@@ -276,14 +295,20 @@ fn detach_clsact(interface: &str) {
 }
 
 /// Removes links of interfaces that are gone or no longer wanted, and those of the other mode.
-fn remove_stale(pins: &Pins, wanted: &BTreeMap<u32, Interface>, mode: Mode) -> Result<(), AttachError> {
+fn remove_stale(
+    pins: &Pins,
+    wanted: &BTreeMap<u32, Interface>,
+    mode: Mode,
+) -> Result<(), AttachError> {
     let links = pins.pinned_links().map_err(|source| AttachError::Unpin {
         path: pins.links().display().to_string(),
         source,
     })?;
     for (program, ifindex, path) in links {
         let keep = mode == Mode::Tcx
-            && wanted.get(&ifindex).is_some_and(|interface| interface.side.program() == program);
+            && wanted
+                .get(&ifindex)
+                .is_some_and(|interface| interface.side.program() == program);
         if !keep {
             fs::remove_file(&path).map_err(|source| AttachError::Unpin {
                 path: path.display().to_string(),
@@ -298,10 +323,13 @@ fn remove_stale(pins: &Pins, wanted: &BTreeMap<u32, Interface>, mode: Mode) -> R
 pub async fn attached(interface: &Interface, mode: Mode) -> bool {
     let program = interface.side.program();
     match mode {
-        Mode::Tcx => SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress)
-            .is_ok_and(|(_, programs)| {
-                programs.iter().any(|info| info.name_as_str() == Some(program))
-            }),
+        Mode::Tcx => SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress).is_ok_and(
+            |(_, programs)| {
+                programs
+                    .iter()
+                    .any(|info| info.name_as_str() == Some(program))
+            },
+        ),
         Mode::Clsact => crate::netlink::ingress_programs(interface.ifindex)
             .await
             .is_ok_and(|programs| programs.iter().any(|name| name == program)),

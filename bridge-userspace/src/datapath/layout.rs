@@ -54,24 +54,50 @@ pub(super) struct Table {
 }
 
 fn table<K, V>(name: &'static str, kind: MapType, entries: u32) -> Table {
-    Table { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
+    Table {
+        name,
+        kind,
+        key: size_of::<K>(),
+        value: size_of::<V>(),
+        entries,
+    }
 }
 
 /// Every pinned table, with room for `flow_capacity` flows.
 pub(super) fn tables(flow_capacity: u32) -> Vec<Table> {
     let entries = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     vec![
-        table::<[u8; PREFIX], OfficeCidr>(name::OFFICE_CIDRS, MapType::LpmTrie, entries(capacity::OFFICE_CIDRS)),
-        table::<[u8; PREFIX], ClusterCidr>(name::CLUSTER_CIDRS, MapType::LpmTrie, entries(capacity::CLUSTER_CIDRS)),
+        table::<[u8; PREFIX], OfficeCidr>(
+            name::OFFICE_CIDRS,
+            MapType::LpmTrie,
+            entries(capacity::OFFICE_CIDRS),
+        ),
+        table::<[u8; PREFIX], ClusterCidr>(
+            name::CLUSTER_CIDRS,
+            MapType::LpmTrie,
+            entries(capacity::CLUSTER_CIDRS),
+        ),
         table::<[u8; PREFIX], Route>(name::ROUTES, MapType::LpmTrie, entries(capacity::ROUTES)),
         table::<ServiceKey, Service>(name::SERVICES, MapType::Hash, entries(capacity::SERVICES)),
         table::<BackendKey, Backend>(name::BACKENDS, MapType::Hash, entries(capacity::BACKENDS)),
         table::<FlowKey, Flow>(name::FLOWS, MapType::Hash, flow_capacity),
         table::<ReplyKey, Reply>(name::REPLIES, MapType::Hash, flow_capacity),
-        table::<FragmentKey, Fragment>(name::FRAGMENTS, MapType::LruHash, entries(capacity::FRAGMENTS)),
-        table::<u32, NatPort>(name::NAT_PORTS, MapType::Array, entries(capacity::NAT_PORTS)),
+        table::<FragmentKey, Fragment>(
+            name::FRAGMENTS,
+            MapType::LruHash,
+            entries(capacity::FRAGMENTS),
+        ),
+        table::<u32, NatPort>(
+            name::NAT_PORTS,
+            MapType::Array,
+            entries(capacity::NAT_PORTS),
+        ),
         table::<u32, Settings>(name::SETTINGS, MapType::Array, 1),
-        table::<u32, Counter>(name::COUNTERS, MapType::PerCpuArray, entries(Count::TABLE_SIZE)),
+        table::<u32, Counter>(
+            name::COUNTERS,
+            MapType::PerCpuArray,
+            entries(Count::TABLE_SIZE),
+        ),
         table::<u32, AnswerTokens>(name::ANSWER_TOKENS, MapType::PerCpuArray, 1),
         Table {
             name: name::EVENTS,
@@ -91,17 +117,31 @@ pub(super) fn check(pins: &Pins, flow_capacity: u32) -> Result<(), LayoutError> 
             continue;
         }
         let shown = path.display().to_string();
-        let info = MapInfo::from_pin(&path)
-            .map_err(|source| LayoutError::Unreadable { path: shown.clone(), source })?;
-        let kind = info
-            .map_type()
-            .map_err(|source| LayoutError::Unreadable { path: shown.clone(), source })?;
+        let info = MapInfo::from_pin(&path).map_err(|source| LayoutError::Unreadable {
+            path: shown.clone(),
+            source,
+        })?;
+        let kind = info.map_type().map_err(|source| LayoutError::Unreadable {
+            path: shown.clone(),
+            source,
+        })?;
         let remove = "`office-bridge uninstall` removes it and all flows".to_owned();
         let differs = |what, found: String, wanted: String, advice: &str| {
-            Err(LayoutError::Differs { path: shown.clone(), what, found, wanted, advice: advice.to_owned() })
+            Err(LayoutError::Differs {
+                path: shown.clone(),
+                what,
+                found,
+                wanted,
+                advice: advice.to_owned(),
+            })
         };
         if kind != table.kind {
-            return differs("type", format!("{kind:?}"), format!("{:?}", table.kind), &remove);
+            return differs(
+                "type",
+                format!("{kind:?}"),
+                format!("{:?}", table.kind),
+                &remove,
+            );
         }
         for (what, found, wanted) in [
             ("key size", info.key_size(), table.key),
@@ -113,7 +153,8 @@ pub(super) fn check(pins: &Pins, flow_capacity: u32) -> Result<(), LayoutError> 
         }
         let found = info.max_entries();
         if found != table.entries {
-            let advice = format!("start with `--flow-capacity {found}` to keep the flows, or {remove}");
+            let advice =
+                format!("start with `--flow-capacity {found}` to keep the flows, or {remove}");
             let is_flows = matches!(table.name, name::FLOWS | name::REPLIES);
             return differs(
                 "capacity",

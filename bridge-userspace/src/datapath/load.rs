@@ -2,9 +2,9 @@
 
 use std::io;
 
+use aya::programs::ProgramError;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
-use aya::programs::ProgramError;
 
 use super::{LayoutError, Pins, layout, program};
 
@@ -18,7 +18,9 @@ pub enum LoadError {
     #[error("this binary was built without its eBPF program; build it with `cargo xtask build`")]
     NoObject,
     /// The pin directory can't be made.
-    #[error("can't create {path}: {source}; is a bpf filesystem mounted there? (`mount -t bpf bpf /sys/fs/bpf`)")]
+    #[error(
+        "can't create {path}: {source}; is a bpf filesystem mounted there? (`mount -t bpf bpf /sys/fs/bpf`)"
+    )]
     PinDirectory {
         /// The directory.
         path: String,
@@ -93,7 +95,10 @@ impl Datapath {
                 .load()
                 .map_err(|source| LoadError::Program { name, source })?;
         }
-        Ok(Self { ebpf, pins: pins.clone() })
+        Ok(Self {
+            ebpf,
+            pins: pins.clone(),
+        })
     }
 
     /// Where tables and links are pinned.

@@ -8,7 +8,9 @@ mod layout;
 mod load;
 mod pins;
 
-pub use self::attach::{AttachError, Attachments, Interface, Mode, Side, TcAttach, attached, detach_filters};
+pub use self::attach::{
+    AttachError, Attachments, Interface, Mode, Side, TcAttach, attached, detach_filters,
+};
 pub use self::layout::LayoutError;
 pub use self::load::{Datapath, LoadError};
 pub use self::pins::Pins;

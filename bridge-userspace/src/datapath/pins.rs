@@ -16,7 +16,9 @@ impl Pins {
     /// The directory given as `--pin-path`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self {
+            root: root.to_owned(),
+        }
     }
 
     /// What `--pin-path` says.

@@ -31,6 +31,9 @@ pub async fn ingress_programs(ifindex: u32) -> Result<Vec<String>, NetlinkError>
     };
     let result = read.await;
     connection.abort();
-    result.map_err(|error| NetlinkError::Request { what: "traffic filters", error })?;
+    result.map_err(|error| NetlinkError::Request {
+        what: "traffic filters",
+        error,
+    })?;
     Ok(names)
 }

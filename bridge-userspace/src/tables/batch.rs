@@ -29,7 +29,9 @@ struct BatchAttr {
 /// Entries asked for at once. A batch is whole buckets, so this grows when one bucket holds more.
 const CHUNK: usize = 4_096;
 
-pub(super) fn read_all<K: Pod + Default, V: Pod + Default>(map: &MapData) -> io::Result<Vec<(K, V)>> {
+pub(super) fn read_all<K: Pod + Default, V: Pod + Default>(
+    map: &MapData,
+) -> io::Result<Vec<(K, V)>> {
     let mut entries = Vec::new();
     let mut position: Option<u32> = None;
     let mut chunk = CHUNK;
@@ -37,7 +39,13 @@ pub(super) fn read_all<K: Pod + Default, V: Pod + Default>(map: &MapData) -> io:
         let mut keys = vec![K::default(); chunk];
         let mut values = vec![V::default(); chunk];
         let mut next = 0;
-        let outcome = lookup_batch(map.fd().as_fd(), position, &mut next, &mut keys, &mut values);
+        let outcome = lookup_batch(
+            map.fd().as_fd(),
+            position,
+            &mut next,
+            &mut keys,
+            &mut values,
+        );
         let (count, is_last) = match outcome {
             Ok(count) => (count, false),
             Err((count, error)) => match error.raw_os_error() {
@@ -67,7 +75,9 @@ fn lookup_batch<K: Pod, V: Pod>(
 ) -> Result<usize, (usize, io::Error)> {
     let room = keys.len().min(values.len());
     let mut attr = BatchAttr {
-        in_batch: position.as_ref().map_or(0, |position| std::ptr::from_ref(position) as u64),
+        in_batch: position
+            .as_ref()
+            .map_or(0, |position| std::ptr::from_ref(position) as u64),
         out_batch: std::ptr::from_mut(next) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,

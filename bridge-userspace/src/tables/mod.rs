@@ -71,16 +71,22 @@ impl Tables {
     /// When there are none.
     pub fn open(pins: &Pins) -> Result<Self, TableError> {
         if !pins.exist() {
-            return Err(TableError::NotInstalled { pin_path: pins.root().display().to_string() });
+            return Err(TableError::NotInstalled {
+                pin_path: pins.root().display().to_string(),
+            });
         }
         Ok(Self { pins: pins.clone() })
     }
 
     fn data(&self, table: &'static str) -> Result<MapData, TableError> {
-        MapData::from_pin(self.pins.table(table)).map_err(|source| TableError::Access { table, source })
+        MapData::from_pin(self.pins.table(table))
+            .map_err(|source| TableError::Access { table, source })
     }
 
-    fn typed<T: TryFrom<Map, Error = MapError>>(&self, table: &'static str) -> Result<T, TableError> {
+    fn typed<T: TryFrom<Map, Error = MapError>>(
+        &self,
+        table: &'static str,
+    ) -> Result<T, TableError> {
         Map::from_map_data(self.data(table)?)
             .and_then(T::try_from)
             .map_err(|source| TableError::Access { table, source })
@@ -145,7 +151,10 @@ impl Tables {
     pub fn flow_capacity(&self) -> Result<u32, TableError> {
         let info = self.data(name::FLOWS)?.info();
         info.map(|info| info.max_entries())
-            .map_err(|source| TableError::Access { table: name::FLOWS, source })
+            .map_err(|source| TableError::Access {
+                table: name::FLOWS,
+                source,
+            })
     }
 
     /// A counter, summed up over all CPUs.
@@ -188,7 +197,9 @@ pub(crate) fn access(table: &'static str) -> impl Fn(MapError) -> TableError {
 pub(crate) fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
         other => other,
     }
 }

@@ -45,7 +45,10 @@ impl FlowView {
         } else if is_expired(key.protocol, flow, reply, now, timeouts) {
             ("expired", idle(now, flow, reply))
         } else {
-            (FlowState::of(key.protocol, flow, reply).name(), idle(now, flow, reply))
+            (
+                FlowState::of(key.protocol, flow, reply).name(),
+                idle(now, flow, reply),
+            )
         };
         Self {
             protocol: protocol_name(key.protocol),
@@ -113,7 +116,15 @@ pub fn list(tables: &Tables, filter: &FlowFilter, output: OutputFormat) -> anyho
         OutputFormat::Json => print_json(&flows),
         OutputFormat::Table => table::print(
             &[
-                "PROTOCOL", "CLIENT", "DESTINATION", "BACKEND", "NAT", "STATE", "PACKETS", "BYTES", "IDLE",
+                "PROTOCOL",
+                "CLIENT",
+                "DESTINATION",
+                "BACKEND",
+                "NAT",
+                "STATE",
+                "PACKETS",
+                "BYTES",
+                "IDLE",
                 "LAYER",
             ],
             flows.into_iter().map(|flow| {
@@ -146,10 +157,15 @@ pub fn flush(tables: &Tables, filter: &FlowFilter, output: OutputFormat) -> anyh
     }
     let flows = select(tables, filter)?;
     let keys: Vec<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
-    let replies: Vec<ReplyKey> = flows.iter().map(|(key, flow)| key.reply_key(flow)).collect();
+    let replies: Vec<ReplyKey> = flows
+        .iter()
+        .map(|(key, flow)| key.reply_key(flow))
+        .collect();
     sweep::remove(tables, &keys, &replies)?;
     match output {
-        OutputFormat::Json => print_json(&Flushed { flushed: keys.len() }),
+        OutputFormat::Json => print_json(&Flushed {
+            flushed: keys.len(),
+        }),
         OutputFormat::Table => table::write_out(&format!("{} flows removed\n", keys.len())),
     }
 }

@@ -28,7 +28,10 @@ pub struct ServiceView {
 pub fn views(tables: &Tables) -> Result<Vec<ServiceView>, TableError> {
     let mut lists: BTreeMap<u32, BTreeMap<u32, Backend>> = BTreeMap::new();
     for (key, backend) in tables.read_all::<BackendKey, Backend>(name::BACKENDS)? {
-        lists.entry(key.service_id).or_default().insert(key.slot, backend);
+        lists
+            .entry(key.service_id)
+            .or_default()
+            .insert(key.slot, backend);
     }
     let mut services = tables.read_all::<ServiceKey, Service>(name::SERVICES)?;
     services.retain(|(key, _)| key.protocol != ICMP);

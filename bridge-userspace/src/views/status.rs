@@ -82,7 +82,10 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
     let pid = InstanceLock::holder(pins.root());
     let mut interfaces = Vec::new();
     let mut all_attached = state.as_ref().is_some_and(|state| {
-        state.interfaces.iter().any(|interface| interface.side == Side::Uplink)
+        state
+            .interfaces
+            .iter()
+            .any(|interface| interface.side == Side::Uplink)
     });
     if let Some(state) = &state {
         for interface in &state.interfaces {
@@ -91,7 +94,11 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
             interfaces.push(InterfaceView {
                 interface: interface.name.clone(),
                 hook: "tc-ingress",
-                mode: if attached { state.mode.to_string() } else { "detached".to_owned() },
+                mode: if attached {
+                    state.mode.to_string()
+                } else {
+                    "detached".to_owned()
+                },
                 side: interface.side,
             });
         }
@@ -101,7 +108,13 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
         .iter()
         .map(|&traffic| {
             let counter = count(traffic);
-            (traffic.name(), TrafficView { packets: counter.packets, bytes: counter.bytes })
+            (
+                traffic.name(),
+                TrafficView {
+                    packets: counter.packets,
+                    bytes: counter.bytes,
+                },
+            )
         })
         .collect();
     let drops = DropReason::ALL
@@ -114,9 +127,18 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
         pid,
         datapath: interfaces,
         cluster: state.as_ref().map(|state| state.cluster.clone()),
-        cidrs: state.as_ref().map(|state| state.cidrs.clone()).unwrap_or_default(),
-        problems: state.as_ref().map(|state| state.problems.clone()).unwrap_or_default(),
-        flows: FlowsView { used: tables.flows()?.len(), capacity: tables.flow_capacity()? },
+        cidrs: state
+            .as_ref()
+            .map(|state| state.cidrs.clone())
+            .unwrap_or_default(),
+        problems: state
+            .as_ref()
+            .map(|state| state.problems.clone())
+            .unwrap_or_default(),
+        flows: FlowsView {
+            used: tables.flows()?.len(),
+            capacity: tables.flow_capacity()?,
+        },
         services: super::services::views(&tables)?.len(),
         dns_listen: state.map(|state| state.dns_listen).unwrap_or_default(),
         traffic,
@@ -148,7 +170,11 @@ fn print_tables(status: &StatusView) -> anyhow::Result<()> {
         status.flows.used,
         status.flows.capacity,
         status.services,
-        if status.dns_listen.is_empty() { "off".to_owned() } else { status.dns_listen.join(" ") },
+        if status.dns_listen.is_empty() {
+            "off".to_owned()
+        } else {
+            status.dns_listen.join(" ")
+        },
     ))?;
     for problem in &status.problems {
         table::write_out(&format!("problem: {problem}\n"))?;
@@ -179,7 +205,11 @@ fn print_tables(status: &StatusView) -> anyhow::Result<()> {
     table::print(
         &["TRAFFIC", "PACKETS", "BYTES"],
         status.traffic.iter().map(|(name, traffic)| {
-            vec![(*name).to_owned(), traffic.packets.to_string(), traffic.bytes.to_string()]
+            vec![
+                (*name).to_owned(),
+                traffic.packets.to_string(),
+                traffic.bytes.to_string(),
+            ]
         }),
         "",
     )?;

@@ -11,7 +11,9 @@ pub(super) fn print(
     nothing: &str,
 ) -> anyhow::Result<()> {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(headings.iter().copied());
+    table
+        .load_style(presets::NOTHING)
+        .set_header(headings.iter().copied());
     let mut is_empty = true;
     for row in rows {
         table.add_row(row);
