@@ -275,7 +275,7 @@ impl Bridge {
 impl Drop for Bridge {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the log of office-bridge:\n{}", self.log());
+            eprintln!("the log of office-bridge ends:\n{}", self.daemon.log_end());
         }
         if self.uninstall_on_drop
             && let Err(error) = self.uninstall()

@@ -46,6 +46,16 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// The end of what it has written: the kernel's verifier alone can tell megabytes.
+    #[must_use]
+    pub fn log_end(&self) -> String {
+        const LINES: usize = 60;
+        let log = self.log();
+        let mut lines: Vec<&str> = log.lines().rev().take(LINES).collect();
+        lines.reverse();
+        lines.join("\n")
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).context("a pid fits an i32")?);
@@ -68,9 +78,9 @@ impl Daemon {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "{} still runs after {limit:?}; its log:\n{}",
+                    "{} still runs after {limit:?}; its log ends:\n{}",
                     self.name,
-                    self.log()
+                    self.log_end()
                 );
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -83,16 +93,16 @@ impl Daemon {
         while !ready() {
             if let Some(status) = self.exited()? {
                 bail!(
-                    "{} ended early, {status}; its log:\n{}",
+                    "{} ended early, {status}; its log ends:\n{}",
                     self.name,
-                    self.log()
+                    self.log_end()
                 );
             }
             if Instant::now() > deadline {
                 bail!(
-                    "{} is not ready after {limit:?}; its log:\n{}",
+                    "{} is not ready after {limit:?}; its log ends:\n{}",
                     self.name,
-                    self.log()
+                    self.log_end()
                 );
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -17,6 +17,8 @@ use crate::netns::{Batch, Namespace, finish};
 
 const ROOT: &str = "/run/office-bridge-lab";
 const BPFFS: &str = "/sys/fs/bpf";
+/// Where the bridge keeps what a bpf filesystem can't hold.
+const BRIDGE_FILES: &str = "/run/office-bridge";
 
 /// The directory of one lab, and the prefix of everything that the lab names.
 #[derive(Debug)]
@@ -147,8 +149,20 @@ fn remove(prefix: &str) -> Result<()> {
     }
     let namespaces = if any { batch.run_here() } else { Ok(()) };
     let pins = remove_tree(&Path::new(BPFFS).join(prefix));
+    remove_bridge_files(prefix);
     let directory = remove_tree(&Path::new(ROOT).join(prefix));
     namespaces.and(pins).and(directory)
+}
+
+/// Removes the lock that a bridge keeps for its pin path, and what `status` reads. They are named
+/// after the path, as `systemd-escape` does it.
+fn remove_bridge_files(prefix: &str) {
+    let stem = format!("sys-fs-bpf-{}.", prefix.replace('-', "\\x2d"));
+    for entry in fs::read_dir(BRIDGE_FILES).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&stem) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn remove_tree(path: &Path) -> Result<()> {

@@ -100,6 +100,35 @@ fn the_way_to_the_pods_may_be_another_network_than_the_offices() {
 }
 
 #[test]
+fn older_kernels_way_of_attaching_works_as_well() {
+    let lab = open(Overlay::Vxlan);
+    let mut bridge = lab.start_bridge(&["--tc-attach", "clsact"]).unwrap();
+    reaches_every_pod(&lab, lab.office_pc());
+    reaches_every_service(lab.office_pc());
+    is_reached_by(&lab, &ECHO_PODS);
+    let node = lab.node_30();
+    let filters = node
+        .run("tc", &["filter", "show", "dev", "eth0", "ingress"])
+        .unwrap();
+    assert!(filters.contains("bpf"), "{filters}");
+    let status = bridge.status().unwrap();
+    let modes = status["datapath"].as_array().unwrap();
+    assert!(
+        modes.iter().all(|entry| entry["mode"] == "clsact"),
+        "{status}"
+    );
+
+    bridge.uninstall().unwrap();
+    for interface in ["eth0", "flannel.1", "cni0"] {
+        let filters = node
+            .run("tc", &["filter", "show", "dev", interface, "ingress"])
+            .unwrap();
+        assert!(filters.trim().is_empty(), "{interface}: {filters}");
+    }
+    assert!(lab.office_pc().is_cut_off_from(ECHO_SERVICE));
+}
+
+#[test]
 fn a_ping_to_a_service_is_answered() {
     let lab = open(Overlay::Vxlan);
     let _bridge = lab.start_bridge(&[]).unwrap();
