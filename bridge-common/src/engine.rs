@@ -33,6 +33,9 @@ pub fn run<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verd
             verdict = forward(packet, tables, side).into();
         }
     }
+    if verdict == Verdict::Detour(Detour::LeavesCluster) {
+        verdict = flow::leave_to_kernel(packet, tables).into();
+    }
     if verdict == Verdict::Detour(Detour::IcmpError) {
         verdict = icmp_error::translate(packet, tables).into();
     }
@@ -69,6 +72,9 @@ fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Pack
     match (tables.destination(datagram.destination()), side) {
         (Some(DestinationKind::Nat), _) => from_backend(packet, tables, &datagram),
         (Some(kind), Side::Uplink) => from_client(packet, tables, &datagram, kind),
+        (None, Side::Cluster) if tables.is_office(datagram.destination()) => {
+            Verdict::Detour(Detour::LeavesCluster)
+        }
         (Some(_), Side::Cluster) | (None, _) => Verdict::Pass,
     }
     .into()

@@ -10,7 +10,7 @@ use crate::layout::{
     BackendKey, DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, Reply, ReplyKey,
     Route, Seconds, Service, ServiceKey, Settings, capacity,
 };
-use crate::lifetime::{FlowState, is_expired, since};
+use crate::lifetime::{FlowState, is_expired, since, untranslated_timeout};
 use crate::packet::Packet;
 use crate::parse::{Datagram, ICMP, Payload, TCP, Transport};
 use crate::ports::{self, Refused};
@@ -118,8 +118,9 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
     let now = tables.now();
     let flow = slot.with(|flow| *flow);
     if flow.layer == Layer::Kernel as u8 {
-        let alive = since(now, flow.last_seen) < settings.timeouts.tcp_established
-            && tcp_flags & flag::SYN == 0;
+        let opens = tcp_flags & (flag::SYN | flag::ACK) == flag::SYN;
+        let alive = since(now, flow.last_seen) < untranslated_timeout(key.protocol, &settings.timeouts)
+            && !opens;
         if !alive {
             tables.remove_flow(key);
         }
@@ -195,6 +196,10 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     }
     let settings = *tables.settings().ok_or(Verdict::Pass)?;
     let is_service = matches!(kind, DestinationKind::Service);
+    if is_service && settings.authoritative == 0 {
+        // kube-proxy's, from the first packet to the last.
+        return Err(Verdict::Pass);
+    }
     if key.protocol == TCP && !transport.opens {
         return without_syn(tables, key, transport, is_service);
     }
@@ -224,6 +229,65 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     add(tables, key, backend, nat)
 }
 
+/// Notes that a pod sends to the office by itself: the answers, which look like new flows, are not ours.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn leave_to_kernel<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
+    note_departure(packet, tables);
+    Verdict::Pass.into()
+}
+
+#[inline(always)]
+fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
+    let datagram = Datagram::parse(packet)?;
+    let Payload::Transport(transport) = Payload::of(packet, &datagram) else {
+        return None;
+    };
+    if tables.destination(datagram.source())? != DestinationKind::Pod {
+        return None;
+    }
+    let key = FlowKey {
+        client: datagram.destination(),
+        destination: datagram.source(),
+        // An echo request and its reply have the identifier on opposite sides.
+        client_port: transport.destination_port | if datagram.protocol() == ICMP { transport.source_port } else { 0 },
+        destination_port: if datagram.protocol() == ICMP { 0 } else { transport.source_port },
+        protocol: datagram.protocol(),
+        pad: [0; 3],
+    };
+    match tables.flow(&key) {
+        Some(slot) => {
+            let now = tables.now();
+            slot.with(|flow| {
+                if flow.layer == Layer::Kernel as u8 {
+                    flow.last_seen = now;
+                }
+            });
+        }
+        None if transport.opens => leave(tables, &key),
+        None => {}
+    }
+    Some(())
+}
+
+/// Marks a connection that a pod opened as the kernel's.
+#[inline(always)]
+fn leave<T: Tables>(tables: &T, key: &FlowKey) {
+    let flow = Flow {
+        bytes: 0,
+        backend: key.destination,
+        nat: key.client,
+        backend_port: key.destination_port,
+        nat_port: key.client_port,
+        last_seen: tables.now(),
+        packets: 0,
+        tcp_seen: 0,
+        layer: Layer::Kernel as u8,
+        pad: [0; 2],
+    };
+    // Should the table be full, the answers are taken for new flows, as they were without this.
+    let _ = tables.insert_flow(key, &flow);
+}
+
 /// TCP that is no plain SYN and belongs to no flow. An answer to a pod's own SYN means that the CNI does
 /// not masquerade: from then on the connection is the kernel's. Anything else is the rest of a
 /// connection that is no more; the client is told at once.
@@ -245,13 +309,7 @@ fn without_syn<T: Tables>(
             AnswerKind::TcpReset.answer(),
         ));
     }
-    let flow = Flow {
-        last_seen: tables.now(),
-        layer: Layer::Kernel as u8,
-        ..Flow::default()
-    };
-    // Should the table be full, the kernel still gets this packet; later ones meet a reset.
-    let _ = tables.insert_flow(key, &flow);
+    leave(tables, key);
     Err(Verdict::Pass)
 }
 
@@ -275,9 +333,6 @@ fn balance<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> Result<
         pad: 0,
     };
     let Some(Service { id, backend_count }) = tables.service(&service_key) else {
-        if settings.authoritative == 0 {
-            return Err(Verdict::Pass);
-        }
         return if key.protocol == ICMP {
             Err(Verdict::Reject(
                 DropReason::NoService,

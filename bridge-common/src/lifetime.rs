@@ -54,6 +54,17 @@ impl FlowState {
     }
 }
 
+/// Seconds that a connection which is not ours may be idle before its answers are taken for a new flow.
+#[must_use]
+#[inline]
+pub const fn untranslated_timeout(protocol: u8, timeouts: &Timeouts) -> Seconds {
+    if protocol == IpProto::Tcp as u8 {
+        timeouts.tcp_established
+    } else {
+        FlowState::Replied.timeout(protocol, timeouts)
+    }
+}
+
 /// Seconds since either direction was last used.
 #[must_use]
 #[inline]

@@ -29,6 +29,8 @@ pub enum Verdict {
 pub enum Detour {
     /// A packet from a client without a flow.
     OpenFlow,
+    /// A pod's own packet to the office.
+    LeavesCluster,
     /// An ICMP error, which belongs to the flow of the packet that it quotes.
     IcmpError,
 }
@@ -49,6 +51,7 @@ impl PackedVerdict {
     const REJECT: u8 = 5;
     const OPEN_FLOW: u8 = 6;
     const ICMP_ERROR: u8 = 7;
+    const LEAVES_CLUSTER: u8 = 8;
 
     #[inline(always)]
     const fn new(tag: u8, reason: u8, answer: u8, value: u32) -> Self {
@@ -65,6 +68,7 @@ impl From<Verdict> for PackedVerdict {
             Verdict::Forward { ifindex } => Self::new(Self::FORWARD, 0, 0, ifindex),
             Verdict::Bounce => Self::new(Self::BOUNCE, 0, 0, 0),
             Verdict::Detour(Detour::OpenFlow) => Self::new(Self::OPEN_FLOW, 0, 0, 0),
+            Verdict::Detour(Detour::LeavesCluster) => Self::new(Self::LEAVES_CLUSTER, 0, 0, 0),
             Verdict::Detour(Detour::IcmpError) => Self::new(Self::ICMP_ERROR, 0, 0, 0),
             Verdict::Drop(reason) => Self::new(Self::DROP, reason as u8, 0, 0),
             Verdict::Answer(answer) => Self::new(Self::ANSWER, 0, answer.kind as u8, answer.mtu),
@@ -86,6 +90,7 @@ impl From<PackedVerdict> for Verdict {
             (PackedVerdict::FORWARD, ..) => Self::Forward { ifindex: value },
             (PackedVerdict::BOUNCE, ..) => Self::Bounce,
             (PackedVerdict::OPEN_FLOW, ..) => Self::Detour(Detour::OpenFlow),
+            (PackedVerdict::LEAVES_CLUSTER, ..) => Self::Detour(Detour::LeavesCluster),
             (PackedVerdict::ICMP_ERROR, ..) => Self::Detour(Detour::IcmpError),
             (PackedVerdict::DROP, Some(reason), _) => Self::Drop(reason),
             (PackedVerdict::ANSWER, _, Some(answer)) => Self::Answer(answer),
@@ -260,6 +265,7 @@ mod tests {
             Verdict::Bounce,
             Verdict::Detour(Detour::OpenFlow),
             Verdict::Detour(Detour::IcmpError),
+            Verdict::Detour(Detour::LeavesCluster),
             Verdict::Forward {
                 ifindex: 0x0102_0304,
             },

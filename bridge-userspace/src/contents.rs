@@ -91,6 +91,15 @@ pub fn interfaces(
                 ))
             })
             .collect();
+    // A pod's packets are met at the bridge's port, before bridge netfilter (`bridge-nf-call-iptables`, on wherever
+    // kube-proxy runs) puts fragments together that could not be sent on whole.
+    let ports: Vec<Interface> = network
+        .links
+        .values()
+        .filter(|link| link.master.is_some_and(|bridge| wanted.contains_key(&bridge)))
+        .map(|link| Interface { ifindex: link.index, name: link.name.clone(), side: Side::Cluster })
+        .collect();
+    wanted.extend(ports.into_iter().map(|port| (port.ifindex, port)));
     if let Some(uplink) = network.link_named(&config.uplink) {
         wanted.insert(
             uplink.index,

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use bridge_common::layout::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, Timeouts, name};
-use bridge_common::lifetime::{FlowState, idle, is_expired, since};
+use bridge_common::lifetime::{FlowState, idle, is_expired, since, untranslated_timeout};
 use bridge_common::tcp::State;
 use ipnet::Ipv4Net;
 use nix::time::{ClockId, clock_gettime};
@@ -74,7 +74,7 @@ pub fn plan(
     let mut alive = Vec::new();
     for (key, flow) in flows {
         if flow.layer == Layer::Kernel as u8 {
-            if since(now, flow.last_seen) >= policy.timeouts.tcp_established {
+            if since(now, flow.last_seen) >= untranslated_timeout(key.protocol, &policy.timeouts) {
                 plan.flows.push(*key);
                 plan.expired += 1;
             } else {

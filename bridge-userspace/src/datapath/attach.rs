@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
 
 use super::load::{LoadError, classifier};
+use crate::bpf::detach_pinned_link;
 use super::{Datapath, Pins, program};
 
 /// Priority of our clsact filter: before the default 49152 that filters without one get.
@@ -310,7 +311,7 @@ fn remove_stale(
                 .get(&ifindex)
                 .is_some_and(|interface| interface.side.program() == program);
         if !keep {
-            fs::remove_file(&path).map_err(|source| AttachError::Unpin {
+            detach_pinned_link(&path).map_err(|source| AttachError::Unpin {
                 path: path.display().to_string(),
                 source,
             })?;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use bridge_common::layout::LAYOUT_VERSION;
 
+use crate::bpf::detach_pinned_link;
+
 /// The pin directory of one bridge.
 #[derive(Clone, Debug)]
 pub struct Pins {
@@ -109,7 +111,11 @@ impl Pins {
     /// # Errors
     /// When bpffs refuses.
     pub fn remove_all(&self) -> io::Result<usize> {
-        let mut removed = remove_tree(&self.links())?;
+        let mut removed = 0;
+        for (_, _, link) in self.pinned_links()? {
+            detach_pinned_link(&link)?;
+            removed += 1;
+        }
         removed += remove_tree(&self.root)?;
         Ok(removed)
     }
