@@ -6,6 +6,14 @@
 
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::inline_always,
+    reason = "a call costs stack, and what is not a call of its own must be inlined"
+)]
+#![allow(
+    missing_docs,
+    reason = "the attribute of a program makes a second function, without the documentation of the first"
+)]
 
 mod maps;
 mod skb;

@@ -1,12 +1,12 @@
 //! `office-bridge run`: checks everything first, then loads, fills, attaches, and follows.
 
 use std::collections::HashSet;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
+use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -41,6 +41,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     check_machine(&config.pin_path)?;
     let _lock = InstanceLock::acquire(&config.pin_path)?;
+    // Whoever started us may have held these back for itself, which a child inherits.
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM])
+        .thread_unblock()
+        .context("can't take signals")?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -80,7 +84,7 @@ impl Bridge {
             );
         }
         let is_new = !pins.exist();
-        let started = Self::start(config, desired, network, interest_sender, &pins).await;
+        let started = Self::start(config, desired, network, interest_sender, &pins);
         let (bridge, log) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -95,7 +99,8 @@ impl Bridge {
         bridge.follow(relay, log).await
     }
 
-    async fn start(
+    /// Loads, fills and attaches. Call it inside of the runtime.
+    fn start(
         config: Config,
         desired: watch::Receiver<Arc<DesiredState>>,
         network: watch::Receiver<Arc<NetworkState>>,
@@ -202,7 +207,7 @@ impl Bridge {
                         warn!("the cluster's new state is not applied: {error}");
                         continue;
                     }
-                    self.announce(&desired);
+                    announce(&desired);
                     self.interest.send_replace(interest(&self.config, &desired));
                 }
                 Ok(()) = self.network.changed() => {}
@@ -220,17 +225,17 @@ impl Bridge {
         }
         Ok(())
     }
+}
 
-    fn announce(&self, desired: &DesiredState) {
-        for problem in &desired.problems {
-            warn!("{problem}");
-        }
-        info!(
-            services = desired.services.len(),
-            networks = desired.cidrs.len(),
-            "the cluster has changed"
-        );
+fn announce(desired: &DesiredState) {
+    for problem in &desired.problems {
+        warn!("{problem}");
     }
+    info!(
+        services = desired.services.len(),
+        networks = desired.cidrs.len(),
+        "the cluster has changed"
+    );
 }
 
 fn bind_relay(config: &Config) -> anyhow::Result<Option<dns::Relay>> {
@@ -260,10 +265,9 @@ fn bind_relay(config: &Config) -> anyhow::Result<Option<dns::Relay>> {
     Ok(Some(dns::Relay::bind(&relay)?))
 }
 
-fn wait_for(mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> {
-    async move {
-        let _ = stopped.wait_for(|&stopped| stopped).await;
-    }
+async fn wait_for(mut stopped: watch::Receiver<bool>) {
+    // An error says that the sender is gone, so the process is ending anyway.
+    let _ = stopped.wait_for(|&stopped| stopped).await;
 }
 
 /// Sweeps in turns, and at once when the datapath says that a table is full.
