@@ -11,8 +11,8 @@ use proptest::sample::{Index, select};
 
 use crate::wire::{Wire, at, icmp_error};
 use crate::world::{
-    DNS, LAPTOP, LOCAL_POD, MYSQL, NAT, NODE, OUTSIDER, PC, POD, VIP, WORKER, forward, pass,
-    only_flow, world, TUNNEL,
+    DNS, LAPTOP, LOCAL_POD, MYSQL, NAT, NODE, OUTSIDER, PC, POD, TUNNEL, VIP, WORKER, forward,
+    only_flow, pass, world,
 };
 
 const SIDES: [Side; 2] = [Side::Uplink, Side::Cluster];
@@ -67,8 +67,16 @@ fn check(tables: &HostTables, bytes: &[u8]) {
             match verdict {
                 Verdict::Pass => assert_eq!(packet.bytes, bytes, "written to, then passed"),
                 Verdict::Forward { .. } => {
-                    assert_eq!(packet.bytes.len(), bytes.len(), "forwarded with another length");
-                    assert_eq!(packet.bytes[..8], bytes[..8], "fields that no translation touches");
+                    assert_eq!(
+                        packet.bytes.len(),
+                        bytes.len(),
+                        "forwarded with another length"
+                    );
+                    assert_eq!(
+                        packet.bytes[..8],
+                        bytes[..8],
+                        "fields that no translation touches"
+                    );
                     assert_eq!(packet.bytes[8], bytes[8] - 1, "TTL");
                 }
                 Verdict::Bounce | Verdict::Drop(_) => {}
@@ -152,8 +160,16 @@ fn office_traffic_to_the_internet_and_to_the_node_passes() {
     let tables = world();
     for side in SIDES {
         for destination in [OUTSIDER, NODE, LAPTOP] {
-            pass(&tables, side, Wire::tcp(at(PC, 40_000), at(destination, 22), flag::SYN).bytes());
-            pass(&tables, side, Wire::udp(at(PC, 40_000), at(destination, 53)).bytes());
+            pass(
+                &tables,
+                side,
+                Wire::tcp(at(PC, 40_000), at(destination, 22), flag::SYN).bytes(),
+            );
+            pass(
+                &tables,
+                side,
+                Wire::udp(at(PC, 40_000), at(destination, 53)).bytes(),
+            );
             pass(&tables, side, Wire::ping(PC, destination, 1).bytes());
         }
     }
@@ -163,7 +179,11 @@ fn office_traffic_to_the_internet_and_to_the_node_passes() {
 fn pods_talking_to_services_and_to_each_other_pass() {
     let tables = world();
     for destination in [MYSQL, at(POD, 80), at(LOCAL_POD, 80)] {
-        pass(&tables, Side::Cluster, Wire::tcp(at([10, 244, 2, 8], 40_000), destination, flag::SYN).bytes());
+        pass(
+            &tables,
+            Side::Cluster,
+            Wire::tcp(at([10, 244, 2, 8], 40_000), destination, flag::SYN).bytes(),
+        );
     }
     assert!(tables.flows.borrow().is_empty());
 }
@@ -171,7 +191,12 @@ fn pods_talking_to_services_and_to_each_other_pass() {
 #[test]
 fn a_stranger_cannot_use_the_port_of_a_flow() {
     let tables = world();
-    forward(&tables, Side::Uplink, Wire::udp(at(PC, 5000), at(POD, 53)).bytes(), TUNNEL);
+    forward(
+        &tables,
+        Side::Uplink,
+        Wire::udp(at(PC, 5000), at(POD, 53)).bytes(),
+        TUNNEL,
+    );
     let (_, flow, _) = only_flow(&tables);
     let nat = at(flow.nat, flow.nat_port);
     for (source, protocol) in [(at(POD, 54), 0), (at(LOCAL_POD, 53), 0), (at(POD, 53), 1)] {
@@ -187,14 +212,12 @@ fn a_stranger_cannot_use_the_port_of_a_flow() {
 
 #[test]
 fn other_protocols_pass_to_pods_and_stop_at_services() {
-    use bridge_common::verdict::DropReason;
     use crate::wire::ip_packet;
     use crate::world::send;
+    use bridge_common::verdict::DropReason;
     const SCTP: u8 = 132;
     let tables = world();
-    let to = |destination| {
-        ip_packet(&Wire::udp(at(PC, 0), destination), SCTP, &[0; 32], 0, false)
-    };
+    let to = |destination| ip_packet(&Wire::udp(at(PC, 0), destination), SCTP, &[0; 32], 0, false);
     pass(&tables, Side::Uplink, to(at(POD, 0)));
     let (verdict, _) = send(&tables, Side::Uplink, to(MYSQL));
     assert_eq!(verdict, Verdict::Drop(DropReason::UnsupportedProtocol));

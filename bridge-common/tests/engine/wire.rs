@@ -348,9 +348,7 @@ pub fn checksum_field(protocol: u8) -> usize {
 fn pseudo_header(bytes: &[u8]) -> Sum16BitWords {
     let (mut sum, protocol) = (Sum16BitWords::new(), protocol(bytes));
     if protocol != ICMP {
-        sum = sum
-            .add_slice(&bytes[12..20])
-            .add_2bytes([0, protocol]);
+        sum = sum.add_slice(&bytes[12..20]).add_2bytes([0, protocol]);
     }
     sum
 }

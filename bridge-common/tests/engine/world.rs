@@ -77,7 +77,11 @@ pub fn world() -> HostTables {
             (NODE, 32, DestinationKind::Nat),
         ],
         routes: vec![
-            ([0, 0, 0, 0], 0, route(UPLINK, NODE, MTU, Route::UNREACHABLE)),
+            (
+                [0, 0, 0, 0],
+                0,
+                route(UPLINK, NODE, MTU, Route::UNREACHABLE),
+            ),
             ([192, 168, 0, 0], 22, route(UPLINK, NODE, MTU, 0)),
             (
                 [10, 244, 1, 0],
@@ -94,7 +98,10 @@ pub fn world() -> HostTables {
     tables.settings.answer_ping = 1;
     // As on a node: privileged and ephemeral ports, NodePorts, the tunnel's own.
     tables.set_nat_ports(|port| {
-        port < 1024 || (32_768..=60_999).contains(&port) || (30_000..=32_767).contains(&port) || port == 8472
+        port < 1024
+            || (32_768..=60_999).contains(&port)
+            || (30_000..=32_767).contains(&port)
+            || port == 8472
     });
     for (id, endpoint, protocol, port, count) in [
         (1, MYSQL, TCP, MYSQL_BACKEND_PORT, BACKENDS),
@@ -190,7 +197,11 @@ pub fn replies(tables: &HostTables) -> Vec<(ReplyKey, Reply)> {
 #[track_caller]
 pub fn only_flow(tables: &HostTables) -> (FlowKey, Flow, Reply) {
     let (flows, replies) = (flows(tables), replies(tables));
-    assert_eq!((flows.len(), replies.len()), (1, 1), "one flow, two entries");
+    assert_eq!(
+        (flows.len(), replies.len()),
+        (1, 1),
+        "one flow, two entries"
+    );
     let ((key, flow), (reply_key, reply)) = (flows[0], replies[0]);
     assert_eq!(key.reply_key(&flow), reply_key);
     assert_eq!(reply_key.flow_key(&reply), key);
