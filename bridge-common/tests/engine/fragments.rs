@@ -64,14 +64,14 @@ fn a_big_ping_arrives_whole_and_is_answered() {
         Wire::ping(LAPTOP, POD, 1).bytes(),
         TUNNEL,
     );
-    let ping = big(Wire::ping(PC, POD, 1));
-    let whole = forward_all(&tables, Side::Uplink, ping.fragments(SIZE), TUNNEL);
+    let request = big(Wire::ping(PC, POD, 1));
+    let whole = forward_all(&tables, Side::Uplink, request.fragments(SIZE), TUNNEL);
     assert_sound(&whole);
     assert_eq!(addresses(&whole), (NAT, POD));
     assert_ne!(identifier(&whole), 1);
-    let pong = big(Wire::pong(POD, NAT, identifier(&whole)));
-    let whole = forward_all(&tables, Side::Cluster, pong.fragments(SIZE), UPLINK);
-    assert_eq!(whole, ping.reply().ttl(pong.ttl - 1).bytes());
+    let answer = big(Wire::pong(POD, NAT, identifier(&whole)));
+    let whole = forward_all(&tables, Side::Cluster, answer.fragments(SIZE), UPLINK);
+    assert_eq!(whole, request.reply().ttl(answer.ttl - 1).bytes());
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn for_every_quote(packet: &[u8], mut check: impl FnMut(usize, &[u8], [u8; 2], [
         let padding = vec![0; 128_usize.saturating_sub(packet.len())];
         let trailer = [&padding[..], &EXTENSION].concat();
         let words = u8::try_from(packet.len().max(128).div_ceil(4)).unwrap();
-        if packet.len().max(128) % 4 == 0 && kind[0] != 12 {
+        if packet.len().max(128).is_multiple_of(4) && kind[0] != 12 {
             check(packet.len(), &trailer, kind, [0, words, rest[2], rest[3]]);
         }
     }

@@ -3,6 +3,7 @@
 use bridge_common::engine::{Side, run};
 use bridge_common::host::BytePacket;
 use bridge_common::layout::Ipv4;
+use bridge_common::packet::Packet as _;
 use bridge_common::rewrite::Endpoint;
 use bridge_common::tcp::flag::{ACK, SYN};
 use bridge_common::verdict::{Count, DropReason, Verdict};
@@ -75,7 +76,7 @@ fn a_segmented_packet_is_judged_by_its_segments() {
     for (pod, mtu, ifindex) in [(POD, TUNNEL_MTU, TUNNEL), (ROUTED_POD, MTU, NIC)] {
         let (verdict, packet, counted) = segmented(pod, mtu - 40, 20);
         assert_eq!(verdict, Verdict::Forward { ifindex });
-        assert_eq!(packet.bytes.len() as u32, 40 + 20 * (mtu - 40));
+        assert_eq!(packet.len(), 40 + 20 * (mtu - 40));
         assert!(
             (20..=21).contains(&counted),
             "segments count one by one: {counted}"

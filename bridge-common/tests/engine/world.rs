@@ -169,7 +169,8 @@ pub fn forward(tables: &HostTables, side: Side, bytes: Vec<u8>, ifindex: u32) ->
 
 /// Sends a packet that must pass, untouched.
 #[track_caller]
-pub fn pass(tables: &HostTables, side: Side, bytes: Vec<u8>) {
+pub fn pass(tables: &HostTables, side: Side, bytes: impl Into<Vec<u8>>) {
+    let bytes = bytes.into();
     let (verdict, after) = send(tables, side, bytes.clone());
     assert_eq!(verdict, Verdict::Pass);
     assert_eq!(after, bytes, "a packet that passes is not written to");
