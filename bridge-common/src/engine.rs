@@ -114,6 +114,7 @@ fn from_client<P: Packet, T: Tables>(
     };
     if mapping.layer == Layer::Kernel as u8 {
         record();
+        fragment::remember(tables, datagram, &transport);
         return Verdict::Pass;
     }
     let Some(route) = tables.route(mapping.backend.address) else {
@@ -269,9 +270,7 @@ fn deliver<P: Packet, T: Tables>(
             },
         );
     }
-    if datagram.is_fragment() && !datagram.is_later_fragment() {
-        fragment::remember(tables, datagram, transport);
-    }
+    fragment::remember(tables, datagram, transport);
     if transport.tcp_flags & flag::SYN != 0 {
         let back = tables
             .route(datagram.source())

@@ -133,7 +133,14 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
         .map(|slot| slot.with(|reply| *reply))
     else {
         let restored = since(now, flow.last_seen) < settings.timeouts.tcp_transitory
-            && tables.insert_reply(&reply_key, &reply_of(key, now)) == Insertion::Done;
+            && match tables.insert_reply(&reply_key, &reply_of(key, now)) {
+                Insertion::Done => true,
+                // Another CPU has put it back, unless it is another flow's by now.
+                Insertion::Exists => tables.reply(&reply_key).is_some_and(|slot| {
+                    slot.with(|reply| reply_key.flow_key(reply)) == *key
+                }),
+                Insertion::Full => false,
+            };
         if !restored {
             tables.remove_flow(key);
         }
@@ -212,6 +219,8 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
             port: key.destination_port,
         }
     } else {
+        // An echo reply: a pod has asked by itself. The fragments that follow pass like this one.
+        fragment::remember(tables, &datagram, transport);
         return Err(Verdict::Pass);
     };
     let route = match tables.route(backend.address) {
@@ -249,18 +258,8 @@ fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
     let key = FlowKey {
         client: datagram.destination(),
         destination: datagram.source(),
-        // An echo request and its reply have the identifier on opposite sides.
-        client_port: transport.destination_port
-            | if datagram.protocol() == ICMP {
-                transport.source_port
-            } else {
-                0
-            },
-        destination_port: if datagram.protocol() == ICMP {
-            0
-        } else {
-            transport.source_port
-        },
+        client_port: transport.destination_port,
+        destination_port: transport.source_port,
         protocol: datagram.protocol(),
         pad: [0; 3],
     };

@@ -23,9 +23,12 @@ const fn key(datagram: &Datagram) -> FragmentKey {
     }
 }
 
-/// Remembers what the first fragment says.
+/// Remembers what a first fragment says; any other packet has nothing to be remembered.
 #[inline(always)]
 pub fn remember<T: Tables>(tables: &T, datagram: &Datagram, transport: &Transport) {
+    if !datagram.is_fragment() || datagram.is_later_fragment() {
+        return;
+    }
     tables.insert_fragment(
         &key(datagram),
         &Fragment {

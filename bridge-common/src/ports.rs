@@ -96,6 +96,8 @@ fn attempt<T: Tables>(tables: &T, key: &FlowKey, candidate: &ReplyKey, reply: &R
     let holder_key = candidate.flow_key(&holder);
     if holder_key == *key {
         // Another CPU opens the same flow, or its forward entry was lost: one mapping serves both.
+        // How an earlier connection ended says nothing about this one.
+        slot.with(|held| held.tcp_seen = 0);
         return Attempt::Claimed;
     }
     if !release(tables, candidate, &holder_key, &holder) {

@@ -1,0 +1,267 @@
+//! Which NAT port a flow gets, and what happens when there is none.
+
+use bridge_common::engine::Side;
+use bridge_common::host::HostTables;
+use bridge_common::layout::EventKind;
+use bridge_common::parse::TCP;
+use bridge_common::rewrite::Endpoint;
+use bridge_common::tcp::flag::{RST, SYN};
+use bridge_common::verdict::{Count, DropReason, Verdict};
+use proptest::prelude::*;
+
+use crate::wire::{Wire, assert_sound, at, endpoints, icmp_kind, identifier};
+use crate::world::{
+    LAPTOP, LOCAL_POD, NAT, PC, POD, TUNNEL, advance, flow_key, flows, forward, only_flow, replies,
+    send, world,
+};
+
+const WEB: Endpoint = at(POD, 80);
+
+/// The NAT port of a new connection.
+fn connect(tables: &HostTables, client: Endpoint) -> u16 {
+    let bytes = Wire::tcp(client, WEB, SYN).bytes();
+    endpoints(&forward(tables, Side::Uplink, bytes, TUNNEL))
+        .0
+        .port
+}
+
+/// Tables whose only NAT ports are `ports`.
+fn with_ports(ports: &[u16]) -> HostTables {
+    let mut tables = world();
+    tables.set_nat_ports(|port| !ports.contains(&port));
+    tables
+}
+
+/// A new connection that must be refused.
+#[track_caller]
+fn refused(tables: &HostTables, client: Endpoint, kind: EventKind, reason: DropReason) {
+    let before = replies(tables).len();
+    let (verdict, bytes) = send(tables, Side::Uplink, Wire::tcp(client, WEB, SYN).bytes());
+    assert_eq!(verdict, Verdict::Bounce);
+    assert_sound(&bytes);
+    assert_eq!(icmp_kind(&bytes), [3, 13]);
+    assert_eq!(tables.counted(Count::Drop(reason)), 1);
+    let events = tables.events.borrow();
+    let [event] = events[..] else {
+        panic!("one event, not {events:?}");
+    };
+    assert_eq!(EventKind::from_number(event.kind), Some(kind));
+    assert_eq!(
+        (event.client, event.client_port),
+        (client.address, client.port)
+    );
+    assert_eq!(
+        (event.destination, event.destination_port),
+        (WEB.address, WEB.port)
+    );
+    assert_eq!(event.protocol, TCP);
+    assert_eq!(replies(tables).len(), before, "nothing is left behind");
+}
+
+#[test]
+fn the_clients_port_is_kept_where_it_is_free() {
+    let tables = world();
+    assert_eq!(connect(&tables, at(PC, 20_000)), 20_000);
+    // Free towards another pod, too.
+    let bytes = Wire::tcp(at(LAPTOP, 20_000), at(LOCAL_POD, 80), SYN).bytes();
+    let (_, bytes) = send(&tables, Side::Uplink, bytes);
+    assert_eq!(endpoints(&bytes).0.port, 20_000);
+}
+
+#[test]
+fn an_identifier_is_kept_whatever_ports_are_reserved() {
+    let tables = with_ports(&[]);
+    let bytes = forward(
+        &tables,
+        Side::Uplink,
+        Wire::ping(PC, POD, 80).bytes(),
+        TUNNEL,
+    );
+    assert_eq!(identifier(&bytes), 80);
+}
+
+#[test]
+fn a_port_that_the_node_uses_is_never_chosen() {
+    let tables = world();
+    for port in (0..=u16::MAX)
+        .step_by(7)
+        .chain([8472, 30_880, 32_768, 60_999])
+    {
+        let nat_port = connect(&tables, at(PC, port));
+        let reserved = tables.nat_ports[usize::from(nat_port)].reserved != 0;
+        assert!(!reserved, "client port {port} became {nat_port}");
+        if tables.nat_ports[usize::from(port)].reserved == 0 {
+            continue;
+        }
+        assert_ne!(nat_port, port);
+    }
+}
+
+#[test]
+fn two_flows_never_share_a_tuple() {
+    let tables = world();
+    for host in 1..=200 {
+        for port in [1, 443, 20_000, 20_001] {
+            connect(&tables, at([192, 168, 2, host], port));
+        }
+    }
+    assert_eq!((flows(&tables).len(), replies(&tables).len()), (800, 800));
+}
+
+#[test]
+fn exhausted_ports_are_told_to_the_client_and_to_userspace() {
+    let tables = with_ports(&[20_000]);
+    assert_eq!(connect(&tables, at(PC, 20_000)), 20_000);
+    refused(
+        &tables,
+        at(LAPTOP, 20_000),
+        EventKind::NoNatPort,
+        DropReason::NoNatPort,
+    );
+}
+
+#[test]
+fn no_candidate_at_all_is_exhaustion() {
+    let tables = with_ports(&[]);
+    refused(
+        &tables,
+        at(PC, 20_000),
+        EventKind::NoNatPort,
+        DropReason::NoNatPort,
+    );
+}
+
+#[test]
+fn a_full_table_is_told_to_the_client_and_to_userspace() {
+    for full_replies_only in [false, true] {
+        let mut tables = world();
+        tables.capacity = 1;
+        connect(&tables, at(PC, 20_000));
+        if full_replies_only {
+            tables.flows.borrow_mut().clear();
+        } else {
+            // Half a flow was swept: there is room for a reply entry, and none for its other half.
+            tables.replies.borrow_mut().clear();
+        }
+        refused(
+            &tables,
+            at(LAPTOP, 20_000),
+            EventKind::TableFull,
+            DropReason::TableFull,
+        );
+    }
+}
+
+#[test]
+fn an_expired_flow_gives_its_port_up() {
+    let tables = with_ports(&[20_000]);
+    connect(&tables, at(PC, 20_000));
+    advance(&tables, tables.settings.timeouts.tcp_transitory);
+    assert_eq!(connect(&tables, at(LAPTOP, 20_000)), 20_000);
+    let (key, ..) = only_flow(&tables);
+    assert_eq!(key, flow_key(TCP, at(LAPTOP, 20_000), WEB));
+}
+
+#[test]
+fn a_living_flow_keeps_its_port() {
+    let tables = with_ports(&[20_000]);
+    connect(&tables, at(PC, 20_000));
+    advance(&tables, tables.settings.timeouts.tcp_transitory - 1);
+    refused(
+        &tables,
+        at(LAPTOP, 20_000),
+        EventKind::NoNatPort,
+        DropReason::NoNatPort,
+    );
+}
+
+#[test]
+fn a_reply_entry_without_its_other_half_gives_its_port_up_after_a_moment() {
+    let tables = with_ports(&[20_000]);
+    connect(&tables, at(PC, 20_000));
+    tables.flows.borrow_mut().clear();
+    // Another CPU may be just about to add the forward entry.
+    let bytes = Wire::tcp(at(LAPTOP, 20_000), WEB, SYN).bytes();
+    let (verdict, _) = send(&tables, Side::Uplink, bytes);
+    assert_eq!(verdict, Verdict::Bounce);
+    advance(&tables, 2);
+    assert_eq!(connect(&tables, at(LAPTOP, 20_000)), 20_000);
+}
+
+#[test]
+fn a_reply_entry_that_its_flow_no_longer_uses_gives_its_port_up() {
+    let tables = with_ports(&[20_000]);
+    connect(&tables, at(PC, 20_000));
+    for flow in tables.flows.borrow().values() {
+        flow.borrow_mut().nat_port = 20_001;
+    }
+    assert_eq!(connect(&tables, at(LAPTOP, 20_000)), 20_000);
+    assert_eq!(flows(&tables).len(), 2, "the other flow stays");
+}
+
+#[test]
+fn a_reset_flow_keeps_its_port_for_four_minutes() {
+    let tables = with_ports(&[20_000]);
+    connect(&tables, at(PC, 20_000));
+    forward(
+        &tables,
+        Side::Uplink,
+        Wire::tcp(at(PC, 20_000), WEB, RST).bytes(),
+        TUNNEL,
+    );
+    advance(&tables, 239);
+    let bytes = Wire::tcp(at(LAPTOP, 20_000), WEB, SYN).bytes();
+    assert_eq!(send(&tables, Side::Uplink, bytes).0, Verdict::Bounce);
+    advance(&tables, 1);
+    assert_eq!(connect(&tables, at(LAPTOP, 20_000)), 20_000);
+}
+
+proptest! {
+    #[test]
+    fn each_client_gets_one_address_of_the_pool(host in 1..=254_u8, count in 1..=8_u8, ports in prop::collection::vec(1024..30_000_u16, 2..6)) {
+        let mut tables = world();
+        tables.settings.snat_address_count = u32::from(count);
+        for index in 0..count {
+            tables.settings.snat_addresses[usize::from(index)] = [10, 60, 30, index];
+        }
+        let client = [192, 168, 3, host];
+        for &port in &ports {
+            for pod in [POD, LOCAL_POD] {
+                let (verdict, _) = send(&tables, Side::Uplink, Wire::udp(at(client, port), at(pod, 53)).bytes());
+                let forwarded = matches!(verdict, Verdict::Forward { .. });
+                prop_assert!(forwarded);
+            }
+        }
+        let mut used: Vec<_> = flows(&tables).iter().map(|(_, flow)| flow.nat).collect();
+        used.dedup();
+        prop_assert_eq!(used.len(), 1);
+        prop_assert!(used[0][3] < count && used[0][..3] == [10, 60, 30]);
+    }
+}
+
+#[test]
+fn the_whole_pool_is_used() {
+    let mut tables = world();
+    tables.settings.snat_address_count = 3;
+    for index in 0..3 {
+        tables.settings.snat_addresses[usize::from(index)] = [10, 60, 30, index];
+    }
+    for host in 1..=9 {
+        connect(&tables, at([192, 168, 3, host], 20_000));
+    }
+    for index in 0..3 {
+        let users = flows(&tables)
+            .iter()
+            .filter(|(_, flow)| flow.nat == [10, 60, 30, index])
+            .count();
+        assert_eq!(users, 3);
+    }
+}
+
+#[test]
+fn without_a_pool_the_source_is_the_one_that_replies_come_home_to() {
+    let tables = world();
+    connect(&tables, at(PC, 20_000));
+    let (_, flow, _) = only_flow(&tables);
+    assert_eq!(flow.nat, NAT);
+}

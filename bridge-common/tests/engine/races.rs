@@ -1,0 +1,231 @@
+//! Two CPUs at once. The second one's whole packet is handled at every single table operation of the first.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bridge_common::engine::{Side, run};
+use bridge_common::host::{BytePacket, HostTables};
+use bridge_common::layout::{
+    Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment, FragmentKey, Ipv4,
+    NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+};
+use bridge_common::rewrite::Endpoint;
+use bridge_common::tables::{Insertion, Tables};
+use bridge_common::tcp::flag::{ACK, SYN};
+use bridge_common::verdict::{Count, Verdict};
+
+use crate::wire::{Wire, at, endpoints};
+use crate::world::{
+    DNS, LAPTOP, MYSQL, PC, POD, TUNNEL, advance, flows, forward, only_flow, replies, send, world,
+};
+
+/// Tables at whose n-th use another CPU handles a packet.
+struct Raced<'a> {
+    shared: &'a HostTables,
+    uses_left: Cell<u32>,
+    others_packet: RefCell<Option<BytePacket>>,
+    others_result: RefCell<Option<(Verdict, BytePacket)>>,
+}
+
+impl<'a> Raced<'a> {
+    fn new(shared: &'a HostTables, uses: u32, other: &Wire) -> Self {
+        Self {
+            shared,
+            uses_left: Cell::new(uses),
+            others_packet: RefCell::new(Some(other.packet())),
+            others_result: RefCell::default(),
+        }
+    }
+
+    fn used(&self) -> &HostTables {
+        let left = self.uses_left.get();
+        self.uses_left.set(left.saturating_sub(1));
+        if left == 0
+            && let Some(mut packet) = self.others_packet.take()
+        {
+            let verdict = run(&mut packet, self.shared, Side::Uplink);
+            self.others_result.replace(Some((verdict, packet)));
+        }
+        self.shared
+    }
+}
+
+impl Tables for Raced<'_> {
+    type FlowSlot = Rc<RefCell<Flow>>;
+    type ReplySlot = Rc<RefCell<Reply>>;
+
+    fn now(&self) -> Seconds {
+        self.shared.now()
+    }
+    fn random(&self) -> u32 {
+        self.shared.random()
+    }
+    fn settings(&self) -> Option<&Settings> {
+        self.shared.settings()
+    }
+    fn destination(&self, address: Ipv4) -> Option<DestinationKind> {
+        self.shared.destination(address)
+    }
+    fn is_office(&self, address: Ipv4) -> bool {
+        self.shared.is_office(address)
+    }
+    fn route(&self, address: Ipv4) -> Option<Route> {
+        self.shared.route(address)
+    }
+    fn service(&self, key: &ServiceKey) -> Option<Service> {
+        self.shared.service(key)
+    }
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        self.shared.backend(key)
+    }
+    fn nat_port(&self, port: u16) -> Option<NatPort> {
+        self.shared.nat_port(port)
+    }
+    fn flow(&self, key: &FlowKey) -> Option<Self::FlowSlot> {
+        self.used().flow(key)
+    }
+    fn reply(&self, key: &ReplyKey) -> Option<Self::ReplySlot> {
+        self.used().reply(key)
+    }
+    fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Insertion {
+        self.used().insert_flow(key, flow)
+    }
+    fn insert_reply(&self, key: &ReplyKey, reply: &Reply) -> Insertion {
+        self.used().insert_reply(key, reply)
+    }
+    fn remove_flow(&self, key: &FlowKey) {
+        self.used().remove_flow(key);
+    }
+    fn remove_reply(&self, key: &ReplyKey) {
+        self.used().remove_reply(key);
+    }
+    fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
+        self.shared.fragment(key)
+    }
+    fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
+        self.shared.insert_fragment(key, fragment);
+    }
+    fn count(&self, count: Count, packets: u32, bytes: u32) {
+        self.shared.count(count, packets, bytes);
+    }
+    fn take_answer_token(&self) -> bool {
+        self.shared.take_answer_token()
+    }
+    fn event(&self, event: &Event) {
+        self.shared.event(event);
+    }
+}
+
+/// Handles `first`, and `second` on another CPU, in every order of the first one's table operations.
+/// Gives to `check` the tables and both packets as they were forwarded.
+fn in_every_order(
+    prepare: impl Fn() -> HostTables,
+    first: &Wire,
+    second: &Wire,
+    check: impl Fn(&HostTables, &[u8], &[u8]),
+) {
+    for uses in 0.. {
+        let tables = prepare();
+        let raced = Raced::new(&tables, uses, second);
+        let mut packet = first.packet();
+        let verdict = run(&mut packet, &raced, Side::Uplink);
+        let Some((others_verdict, others_packet)) = raced.others_result.take() else {
+            assert!(uses > 1, "there was something to race with");
+            return;
+        };
+        let forwarded = Verdict::Forward { ifindex: TUNNEL };
+        assert_eq!(verdict, forwarded, "first, raced at use {uses}");
+        assert_eq!(others_verdict, forwarded, "second, raced at use {uses}");
+        check(&tables, &packet.bytes, &others_packet.bytes);
+    }
+}
+
+#[test]
+fn two_cpus_that_open_one_flow_use_one_mapping() {
+    for destination in [MYSQL, at(POD, 3306)] {
+        // A port that is kept, and one that is not.
+        for port in [20_000, 80] {
+            let syn = Wire::tcp(at(PC, port), destination, SYN);
+            in_every_order(world, &syn, &syn, |tables, first, second| {
+                assert_eq!(endpoints(first), endpoints(second));
+                let (_, flow, _) = only_flow(tables);
+                assert_eq!(endpoints(first).0, at(flow.nat, flow.nat_port));
+            });
+        }
+    }
+}
+
+#[test]
+fn two_queries_of_one_socket_go_to_one_backend() {
+    // A and AAAA of one resolver at once: the second must not be lost (kubernetes#56903).
+    let query = Wire::udp(at(PC, 20_000), DNS);
+    let other = query.clone().payload([1, 2, 3]);
+    in_every_order(world, &query, &other, |tables, first, second| {
+        assert_eq!(endpoints(first), endpoints(second));
+        only_flow(tables);
+    });
+}
+
+#[test]
+fn two_clients_that_want_one_port_at_once_get_two() {
+    let pod = at(POD, 80);
+    let first = Wire::tcp(at(PC, 20_000), pod, SYN);
+    let second = Wire::tcp(at(LAPTOP, 20_000), pod, SYN);
+    in_every_order(world, &first, &second, |tables, first, second| {
+        assert_ne!(endpoints(first).0, endpoints(second).0);
+        assert_eq!((flows(tables).len(), replies(tables).len()), (2, 2));
+    });
+}
+
+#[test]
+fn two_clients_that_reuse_one_expired_port_do_not_both_keep_it() {
+    let pod = at(POD, 80);
+    let expired = || {
+        let tables = world();
+        let old = Wire::tcp(at([192, 168, 2, 1], 20_000), pod, SYN).bytes();
+        forward(&tables, Side::Uplink, old, TUNNEL);
+        advance(&tables, tables.settings.timeouts.tcp_transitory);
+        tables
+    };
+    let first = Wire::tcp(at(PC, 20_000), pod, SYN);
+    let second = Wire::tcp(at(LAPTOP, 20_000), pod, SYN);
+    in_every_order(expired, &first, &second, |tables, one, other| {
+        if endpoints(one).0 != endpoints(other).0 {
+            return;
+        }
+        // No lock is worth this: both found the port expired, and the second one's fresh claim went with
+        // the old one. It is noticed at the next confirmation, and only one of them keeps the port.
+        advance(tables, 8);
+        let verdicts = [&first, &second].map(|syn| {
+            let ack = Wire::tcp(syn.source, syn.destination, ACK).bytes();
+            send(tables, Side::Uplink, ack).0
+        });
+        assert_eq!(
+            verdicts,
+            [Verdict::Forward { ifindex: TUNNEL }, Verdict::Bounce]
+        );
+        only_flow(tables);
+    });
+}
+
+#[test]
+fn two_cpus_that_rebuild_half_a_flow_both_go_on() {
+    let (client, pod): (Endpoint, Endpoint) = (at(PC, 20_000), at(POD, 80));
+    let halved = || {
+        let tables = world();
+        forward(
+            &tables,
+            Side::Uplink,
+            Wire::tcp(client, pod, SYN).bytes(),
+            TUNNEL,
+        );
+        tables.replies.borrow_mut().clear();
+        advance(&tables, 8);
+        tables
+    };
+    let ack = Wire::tcp(client, pod, ACK);
+    in_every_order(halved, &ack, &ack, |tables, first, second| {
+        assert_eq!(endpoints(first), endpoints(second));
+        only_flow(tables);
+    });
+}
