@@ -18,6 +18,7 @@ pub mod ports;
 pub mod preflight;
 pub mod reconcile;
 pub mod run;
+pub mod sockets;
 pub mod state;
 pub mod sweep;
 pub mod sysctl;
