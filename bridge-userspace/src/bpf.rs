@@ -51,7 +51,14 @@ struct LinkDetachAttr {
 /// `attr` must be what the command expects, and its pointers valid for what the command writes.
 unsafe fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<RawFd> {
     // SAFETY: `attr` is a live struct of the size that is passed; the rest is the caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>(),
+        )
+    };
     RawFd::try_from(result)
         .ok()
         .filter(|result| *result >= 0)
@@ -73,7 +80,9 @@ pub(crate) fn lookup_batch<K: Pod, V: Pod>(
 ) -> Result<usize, (usize, io::Error)> {
     let room = keys.len().min(values.len());
     let mut attr = BatchAttr {
-        in_batch: position.as_ref().map_or(0, |position| std::ptr::from_ref(position) as u64),
+        in_batch: position
+            .as_ref()
+            .map_or(0, |position| std::ptr::from_ref(position) as u64),
         out_batch: std::ptr::from_mut(next) as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
@@ -93,12 +102,18 @@ pub(crate) fn lookup_batch<K: Pod, V: Pod>(
 /// reference has gone (`bpf_link_put` defers it to a work queue).
 pub(crate) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut attr = ObjGetAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let mut attr = ObjGetAttr {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
     // SAFETY: `path` outlives the call.
     let link = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
     // SAFETY: the kernel has just opened this descriptor for us.
     let link = unsafe { OwnedFd::from_raw_fd(link) };
-    let mut attr = LinkDetachAttr { link_fd: number(link.as_fd()) };
+    let mut attr = LinkDetachAttr {
+        link_fd: number(link.as_fd()),
+    };
     // The interface of a dead link is gone already (ENOLINK), which is as good.
     // SAFETY: there are no pointers in it.
     let _ = unsafe { bpf(BPF_LINK_DETACH, &mut attr) };

@@ -96,8 +96,15 @@ pub fn interfaces(
     let ports: Vec<Interface> = network
         .links
         .values()
-        .filter(|link| link.master.is_some_and(|bridge| wanted.contains_key(&bridge)))
-        .map(|link| Interface { ifindex: link.index, name: link.name.clone(), side: Side::Cluster })
+        .filter(|link| {
+            link.master
+                .is_some_and(|bridge| wanted.contains_key(&bridge))
+        })
+        .map(|link| Interface {
+            ifindex: link.index,
+            name: link.name.clone(),
+            side: Side::Cluster,
+        })
         .collect();
     wanted.extend(ports.into_iter().map(|port| (port.ifindex, port)));
     if let Some(uplink) = network.link_named(&config.uplink) {

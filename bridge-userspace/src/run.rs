@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
@@ -18,6 +20,7 @@ use crate::contents::{Contents, interest, interfaces};
 use crate::datapath::{Attachments, Datapath, Pins, Side};
 use crate::dns;
 use crate::events;
+use crate::http;
 use crate::netlink::{self, NetworkState};
 use crate::preflight::{InstanceLock, check_machine, check_network, forwarding, reserved_ports};
 use crate::reconcile::Reconciler;
@@ -68,7 +71,7 @@ impl Bridge {
         let mut network = netlink::watch(interest_receiver).await?;
         let pod_cidrs: Vec<Ipv4Net> = state.cidrs_of(CidrKind::Pod).collect();
         check_network(&config, &pod_cidrs, &network.borrow_and_update().clone())?;
-        let relay = bind_relay(&config)?;
+        let listeners = Listeners::bind(&config)?;
         if let Some(remark) = forwarding(config.manage_sysctls)? {
             warn!("{remark}");
         }
@@ -80,6 +83,7 @@ impl Bridge {
             );
         }
         let is_new = !pins.exist();
+        let served = listeners.serve(&pins)?;
         let started = Self::start(config, desired, network, interest_sender, &pins).await;
         let (bridge, log) = match started {
             Ok(started) => started,
@@ -92,7 +96,7 @@ impl Bridge {
                 return Err(error);
             }
         };
-        bridge.follow(relay, log).await
+        bridge.follow(served, log).await
     }
 
     async fn start(
@@ -178,15 +182,11 @@ impl Bridge {
         }
     }
 
-    async fn follow(
-        mut self,
-        relay: Option<dns::Relay>,
-        events: events::Events,
-    ) -> anyhow::Result<()> {
+    async fn follow(mut self, served: Served, events: events::Events) -> anyhow::Result<()> {
         let sweeper = Sweeper::new(Tables::open(self.datapath.pins())?)?;
-        tokio::spawn(sweep(sweeper, self.policy.subscribe(), events));
-        let (stop, stopped) = watch::channel(false);
-        let relay = relay.map(|relay| tokio::spawn(relay.run(wait_for(stopped))));
+        let sweeps = served.sources.sweeps().clone();
+        tokio::spawn(sweep(sweeper, self.policy.subscribe(), events, sweeps));
+        let served = served.answer_dns();
         let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
         let mut ports = interval(PORTS);
@@ -214,11 +214,7 @@ impl Bridge {
             }
         }
         info!("stopping; forwarding goes on (`office-bridge uninstall` ends it)");
-        stop.send_replace(true);
-        if let Some(relay) = relay {
-            relay.await.context("the DNS relay broke down")??;
-        }
-        Ok(())
+        served.stop().await
     }
 
     fn announce(&self, desired: &DesiredState) {
@@ -230,6 +226,71 @@ impl Bridge {
             networks = desired.cidrs.len(),
             "the cluster has changed"
         );
+    }
+}
+
+/// Sockets, bound before anything in the kernel is touched.
+struct Listeners {
+    relay: Option<dns::Relay>,
+    http: Option<http::Server>,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            relay: bind_relay(config)?,
+            http: config.http_listen.map(http::Server::bind).transpose()?,
+        })
+    }
+
+    /// Serves health and metrics at once: the verifier takes its time, and the process lives meanwhile.
+    fn serve(self, pins: &Pins) -> anyhow::Result<Served> {
+        let sources = http::Sources::new(pins.clone(), self.relay.as_ref().map(dns::Relay::handle));
+        let stop = watch::Sender::new(false);
+        let mut tasks = Vec::new();
+        if let Some(http) = self.http {
+            info!("health and metrics at http://{}", http.address()?);
+            let serving = http.run(sources.clone(), wait_for(stop.subscribe()));
+            tasks.push(("the HTTP listener", tokio::spawn(serving)));
+        }
+        Ok(Served {
+            relay: self.relay,
+            sources,
+            stop,
+            tasks,
+        })
+    }
+}
+
+/// What answers on the sockets. The tasks end with the runtime if nobody stops them before.
+struct Served {
+    relay: Option<dns::Relay>,
+    sources: http::Sources,
+    stop: watch::Sender<bool>,
+    tasks: Vec<(&'static str, JoinHandle<io::Result<()>>)>,
+}
+
+impl Served {
+    /// The datapath is there: the relay starts, and readiness is told from now on.
+    fn answer_dns(mut self) -> Self {
+        if let Some(relay) = self.relay.take() {
+            let serving = relay.run(wait_for(self.stop.subscribe()));
+            self.tasks.push(("the DNS relay", tokio::spawn(serving)));
+        }
+        self.sources.set_started();
+        self
+    }
+
+    /// Lets requests under way end, all listeners at the same time.
+    async fn stop(self) -> anyhow::Result<()> {
+        self.stop.send_replace(true);
+        for (name, task) in self.tasks {
+            task.await
+                .map_err(io::Error::from)
+                .flatten()
+                .with_context(|| format!("{name} broke down"))?;
+        }
+        Ok(())
     }
 }
 
@@ -267,7 +328,12 @@ fn wait_for(mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> {
 }
 
 /// Sweeps in turns, and at once when the datapath says that a table is full.
-async fn sweep(sweeper: Sweeper, policy: watch::Receiver<Policy>, mut events: events::Events) {
+async fn sweep(
+    sweeper: Sweeper,
+    policy: watch::Receiver<Policy>,
+    mut events: events::Events,
+    sweeps: http::Sweeps,
+) {
     let sweeper = Arc::new(sweeper);
     let mut turns = interval(SWEEP);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -279,15 +345,18 @@ async fn sweep(sweeper: Sweeper, policy: watch::Receiver<Policy>, mut events: ev
         let policy = policy.borrow().clone();
         let sweeper = Arc::clone(&sweeper);
         // A full table takes a moment to read.
+        let begun = Instant::now();
         match tokio::task::spawn_blocking(move || sweeper.sweep(&policy)).await {
-            Ok(Ok(plan)) if plan.evicted > 0 => {
-                warn!(
-                    evicted = plan.evicted,
-                    "the flow tables are nearly full: flows were removed before their time; \
-                     consider a larger --flow-capacity"
-                );
+            Ok(Ok(plan)) => {
+                sweeps.record(&plan, begun.elapsed());
+                if plan.evicted > 0 {
+                    warn!(
+                        evicted = plan.evicted,
+                        "the flow tables are nearly full: flows were removed before their time; \
+                         consider a larger --flow-capacity"
+                    );
+                }
             }
-            Ok(Ok(_)) => {}
             Ok(Err(error)) => warn!("sweep: {error}"),
             Err(error) => warn!("sweep: {error}"),
         }

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
 
 use super::load::{LoadError, classifier};
-use crate::bpf::detach_pinned_link;
 use super::{Datapath, Pins, program};
+use crate::bpf::detach_pinned_link;
 
 /// Priority of our clsact filter: before the default 49152 that filters without one get.
 const PRIORITY: u16 = 50;
@@ -39,6 +39,15 @@ impl Side {
         match self {
             Self::Uplink => program::UPLINK_INGRESS,
             Self::Cluster => program::CLUSTER_INGRESS,
+        }
+    }
+
+    /// `uplink` or `cluster`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Uplink => "uplink",
+            Self::Cluster => "cluster",
         }
     }
 }
