@@ -212,7 +212,9 @@ fn fragments_reach_pods_and_come_back() {
             let address = lab.pod(pod).address();
             // The way to a local pod is no tunnel that would fragment outside: the office is told its MTU once.
             if overlay == Overlay::Vxlan && pod == "echo-0" {
-                let told = pc.ping_with(address, &["-s", "3000", "-M", "dont", "-c", "1", "-W", "1"]).unwrap();
+                let told = pc
+                    .ping_with(address, &["-s", "3000", "-M", "dont", "-c", "1", "-W", "1"])
+                    .unwrap();
                 assert!(told.text.contains("mtu = 1450"), "{}", told.text);
             }
             let arguments = [
