@@ -168,12 +168,13 @@ impl Sources {
     }
 }
 
-/// Whether some upstream answers over some transport.
+/// Whether some upstream answers. Over UDP, which most queries take and which is probed from the start;
+/// over TCP an upstream counts as healthy until a query has failed.
 fn has_healthy_upstream(relay: &Snapshot) -> bool {
     relay
         .upstreams
         .iter()
-        .any(|upstream| !upstream.looping && (upstream.healthy.udp || upstream.healthy.tcp))
+        .any(|upstream| upstream.healthy.udp && !upstream.looping)
 }
 
 fn router(sources: Sources) -> Router {

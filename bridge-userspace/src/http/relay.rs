@@ -37,7 +37,7 @@ const UPSTREAM_FAILURES: Family =
     Family::new("dns_upstream_failures", "Attempts without an answer.");
 const UPSTREAM_HEALTHY: Family = Family::new(
     "dns_upstream_healthy",
-    "Whether the upstream answers, and doesn't forward to this relay.",
+    "Whether the upstream answers, as far as it was asked, and doesn't forward to this relay.",
 );
 const UPSTREAM_LATENCY: Family = Family::new(
     "dns_upstream_latency",

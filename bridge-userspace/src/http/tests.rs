@@ -103,7 +103,7 @@ fn snapshot() -> Snapshot {
     snapshot.responses = [("NOERROR", 5), ("NXDOMAIN", 3)].into();
     let upstream = |text: &str, udp, looping| UpstreamSnapshot {
         address: address(text),
-        healthy: ByTransport { udp, tcp: false },
+        healthy: ByTransport { udp, tcp: true },
         looping,
         queries: 9,
         failures: 4,
@@ -128,7 +128,7 @@ fn the_relay_is_told_by_transport_code_and_upstream() {
         r#"office_bridge_dns_upstream_requests_total{upstream="10.96.0.10:53"} 9"#,
         r#"office_bridge_dns_upstream_failures_total{upstream="10.96.0.10:53"} 4"#,
         r#"office_bridge_dns_upstream_healthy{upstream="10.96.0.10:53",proto="udp"} 1.0"#,
-        r#"office_bridge_dns_upstream_healthy{upstream="10.96.0.10:53",proto="tcp"} 0.0"#,
+        r#"office_bridge_dns_upstream_healthy{upstream="10.96.0.10:53",proto="tcp"} 1.0"#,
         r#"office_bridge_dns_upstream_healthy{upstream="10.96.0.11:53",proto="udp"} 0.0"#,
         r#"office_bridge_dns_upstream_latency_seconds{upstream="10.96.0.10:53"} 0.0015"#,
     ] {
