@@ -1,8 +1,6 @@
 //! `office-bridge run`: checks everything first, then loads, fills, attaches, and follows.
 
 use std::collections::HashSet;
-use std::future::Future;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +8,6 @@ use anyhow::Context as _;
 use ipnet::Ipv4Net;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
@@ -18,9 +15,9 @@ use crate::cluster::{self, CidrKind, DesiredState};
 use crate::config::{Config, RunArgs};
 use crate::contents::{Contents, interest, interfaces};
 use crate::datapath::{Attachments, Datapath, Pins, Side};
-use crate::dns;
 use crate::events;
 use crate::http;
+use crate::listeners::{Listeners, Served};
 use crate::netlink::{self, NetworkState};
 use crate::preflight::{InstanceLock, check_machine, check_network, forwarding, reserved_ports};
 use crate::reconcile::Reconciler;
@@ -84,7 +81,7 @@ impl Bridge {
         }
         let is_new = !pins.exist();
         let served = listeners.serve(&pins)?;
-        let started = Self::start(config, desired, network, interest_sender, &pins).await;
+        let started = Self::start(config, desired, network, interest_sender, &pins);
         let (bridge, log) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -99,7 +96,7 @@ impl Bridge {
         bridge.follow(served, log).await
     }
 
-    async fn start(
+    fn start(
         config: Config,
         desired: watch::Receiver<Arc<DesiredState>>,
         network: watch::Receiver<Arc<NetworkState>>,
@@ -184,7 +181,7 @@ impl Bridge {
 
     async fn follow(mut self, served: Served, events: events::Events) -> anyhow::Result<()> {
         let sweeper = Sweeper::new(Tables::open(self.datapath.pins())?)?;
-        let sweeps = served.sources.sweeps().clone();
+        let sweeps = served.sweeps().clone();
         tokio::spawn(sweep(sweeper, self.policy.subscribe(), events, sweeps));
         let served = served.answer_dns();
         let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
@@ -202,7 +199,7 @@ impl Bridge {
                         warn!("the cluster's new state is not applied: {error}");
                         continue;
                     }
-                    self.announce(&desired);
+                    announce(&desired);
                     self.interest.send_replace(interest(&self.config, &desired));
                 }
                 Ok(()) = self.network.changed() => {}
@@ -216,115 +213,17 @@ impl Bridge {
         info!("stopping; forwarding goes on (`office-bridge uninstall` ends it)");
         served.stop().await
     }
-
-    fn announce(&self, desired: &DesiredState) {
-        for problem in &desired.problems {
-            warn!("{problem}");
-        }
-        info!(
-            services = desired.services.len(),
-            networks = desired.cidrs.len(),
-            "the cluster has changed"
-        );
-    }
 }
 
-/// Sockets, bound before anything in the kernel is touched.
-struct Listeners {
-    relay: Option<dns::Relay>,
-    http: Option<http::Server>,
-}
-
-impl Listeners {
-    fn bind(config: &Config) -> anyhow::Result<Self> {
-        Ok(Self {
-            relay: bind_relay(config)?,
-            http: config.http_listen.map(http::Server::bind).transpose()?,
-        })
+fn announce(desired: &DesiredState) {
+    for problem in &desired.problems {
+        warn!("{problem}");
     }
-
-    /// Serves health and metrics at once: the verifier takes its time, and the process lives meanwhile.
-    fn serve(self, pins: &Pins) -> anyhow::Result<Served> {
-        let sources = http::Sources::new(pins.clone(), self.relay.as_ref().map(dns::Relay::handle));
-        let stop = watch::Sender::new(false);
-        let mut tasks = Vec::new();
-        if let Some(http) = self.http {
-            info!("health and metrics at http://{}", http.address()?);
-            let serving = http.run(sources.clone(), wait_for(stop.subscribe()));
-            tasks.push(("the HTTP listener", tokio::spawn(serving)));
-        }
-        Ok(Served {
-            relay: self.relay,
-            sources,
-            stop,
-            tasks,
-        })
-    }
-}
-
-/// What answers on the sockets. The tasks end with the runtime if nobody stops them before.
-struct Served {
-    relay: Option<dns::Relay>,
-    sources: http::Sources,
-    stop: watch::Sender<bool>,
-    tasks: Vec<(&'static str, JoinHandle<io::Result<()>>)>,
-}
-
-impl Served {
-    /// The datapath is there: the relay starts, and readiness is told from now on.
-    fn answer_dns(mut self) -> Self {
-        if let Some(relay) = self.relay.take() {
-            let serving = relay.run(wait_for(self.stop.subscribe()));
-            self.tasks.push(("the DNS relay", tokio::spawn(serving)));
-        }
-        self.sources.set_started();
-        self
-    }
-
-    /// Lets requests under way end, all listeners at the same time.
-    async fn stop(self) -> anyhow::Result<()> {
-        self.stop.send_replace(true);
-        for (name, task) in self.tasks {
-            task.await
-                .map_err(io::Error::from)
-                .flatten()
-                .with_context(|| format!("{name} broke down"))?;
-        }
-        Ok(())
-    }
-}
-
-fn bind_relay(config: &Config) -> anyhow::Result<Option<dns::Relay>> {
-    let Some(settings) = &config.dns else {
-        return Ok(None);
-    };
-    let allow = config
-        .office_cidrs
-        .iter()
-        .chain(&settings.allow)
-        .map(|&cidr| cidr.into())
-        .collect();
-    let mut relay = dns::Config::new(
-        settings
-            .listen
-            .iter()
-            .map(|&address| address.into())
-            .collect(),
-        settings
-            .upstream
-            .iter()
-            .map(|&address| address.into())
-            .collect(),
-        allow,
+    info!(
+        services = desired.services.len(),
+        networks = desired.cidrs.len(),
+        "the cluster has changed"
     );
-    relay.probe_domain.clone_from(&config.cluster_domain);
-    Ok(Some(dns::Relay::bind(&relay)?))
-}
-
-fn wait_for(mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> {
-    async move {
-        let _ = stopped.wait_for(|&stopped| stopped).await;
-    }
 }
 
 /// Sweeps in turns, and at once when the datapath says that a table is full.
