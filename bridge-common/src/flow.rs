@@ -136,9 +136,9 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
             && match tables.insert_reply(&reply_key, &reply_of(key, now)) {
                 Insertion::Done => true,
                 // Another CPU has put it back, unless it is another flow's by now.
-                Insertion::Exists => tables.reply(&reply_key).is_some_and(|slot| {
-                    slot.with(|reply| reply_key.flow_key(reply)) == *key
-                }),
+                Insertion::Exists => tables
+                    .reply(&reply_key)
+                    .is_some_and(|slot| slot.with(|reply| reply_key.flow_key(reply)) == *key),
                 Insertion::Full => false,
             };
         if !restored {

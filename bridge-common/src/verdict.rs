@@ -200,8 +200,6 @@ drop_reasons! {
     FragmentUnknown = "fragment-unknown",
     /// A protocol that cannot be translated, addressed to a service.
     UnsupportedProtocol = "unsupported-protocol",
-    /// An ICMP error about a packet of ours that is too short or malformed to translate.
-    IcmpMalformed = "icmp-malformed",
     /// The packet could not be written to, half-way through.
     RewriteFailed = "rewrite-failed",
 }

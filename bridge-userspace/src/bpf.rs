@@ -12,6 +12,8 @@ use nix::libc;
 
 /// `BPF_OBJ_GET` of `enum bpf_cmd` (linux/bpf.h).
 const BPF_OBJ_GET: libc::c_int = 7;
+/// `BPF_OBJ_GET_INFO_BY_FD` of `enum bpf_cmd` (linux/bpf.h).
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 /// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd` (linux/bpf.h).
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 /// `BPF_LINK_DETACH` of `enum bpf_cmd` (linux/bpf.h).
@@ -37,6 +39,26 @@ struct ObjGetAttr {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_OBJ_GET_INFO_BY_FD` uses (linux/bpf.h).
+#[repr(C)]
+struct ObjInfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The first part of `struct bpf_link_info` as a TCX link fills it (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct TcxLinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    ifindex: u32,
+    attach_type: u32,
 }
 
 /// The part of `union bpf_attr` that `BPF_LINK_DETACH` uses (linux/bpf.h).
@@ -98,9 +120,34 @@ pub(crate) fn lookup_batch<K: Pod, V: Pod>(
     result.map(|_| count).map_err(|error| (count, error))
 }
 
+/// The interface that a pinned TCX link is attached to; 0 once that interface is gone.
+pub(crate) fn pinned_tcx_ifindex(pin: &Path) -> io::Result<u32> {
+    let link = open_pin(pin)?;
+    let mut info = TcxLinkInfo::default();
+    let mut attr = ObjInfoAttr {
+        bpf_fd: number(link.as_fd()),
+        info_len: u32::try_from(size_of::<TcxLinkInfo>()).unwrap_or_default(),
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: `info` outlives the call, and the kernel writes at most `info_len` bytes to it.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(info.ifindex)
+}
+
 /// Detaches a pinned link at once and removes the pin. Without this the kernel detaches some time after the last
 /// reference has gone (`bpf_link_put` defers it to a work queue).
 pub(crate) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
+    let link = open_pin(pin)?;
+    let mut attr = LinkDetachAttr {
+        link_fd: number(link.as_fd()),
+    };
+    // The interface of a dead link is gone already (ENOLINK), which is as good.
+    // SAFETY: there are no pointers in it.
+    let _ = unsafe { bpf(BPF_LINK_DETACH, &mut attr) };
+    fs::remove_file(pin)
+}
+
+fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attr = ObjGetAttr {
         pathname: path.as_ptr() as u64,
@@ -110,12 +157,5 @@ pub(crate) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
     // SAFETY: `path` outlives the call.
     let link = unsafe { bpf(BPF_OBJ_GET, &mut attr) }?;
     // SAFETY: the kernel has just opened this descriptor for us.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
-    let mut attr = LinkDetachAttr {
-        link_fd: number(link.as_fd()),
-    };
-    // The interface of a dead link is gone already (ENOLINK), which is as good.
-    // SAFETY: there are no pointers in it.
-    let _ = unsafe { bpf(BPF_LINK_DETACH, &mut attr) };
-    fs::remove_file(pin)
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }

@@ -29,14 +29,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
     let open = |list: &ListArgs| Tables::open(&Pins::new(&list.pin.pin_path));
     match command {
         Command::Run(args) => run::run(*args),
-        Command::Status(list) => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("can't start the runtime")?
-            .block_on(views::status::show(
-                &Pins::new(&list.pin.pin_path),
-                list.output,
-            )),
+        Command::Status(list) => block_on(views::status::show(
+            &Pins::new(&list.pin.pin_path),
+            list.output,
+        )),
         Command::Flows(FlowsCommand::List { filter, list }) => {
             views::flows::list(&open(&list)?, &filter, list.output)
         }
@@ -44,6 +40,14 @@ fn execute(command: Command) -> anyhow::Result<()> {
             views::flows::flush(&open(&list)?, &filter, list.output)
         }
         Command::Services(list) => views::services::list(&open(&list)?, list.output),
-        Command::Uninstall(pin) => uninstall(&Pins::new(&pin.pin_path)),
+        Command::Uninstall(pin) => block_on(uninstall(&Pins::new(&pin.pin_path))),
     }
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("can't start the runtime")?
+        .block_on(command)
 }

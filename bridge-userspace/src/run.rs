@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
@@ -16,8 +16,9 @@ use crate::cluster::{self, CidrKind, DesiredState};
 use crate::config::{Config, RunArgs};
 use crate::contents::{Contents, interest, interfaces};
 use crate::datapath::{Attachments, Datapath, Pins, Side};
-use crate::dns;
 use crate::events;
+use crate::http;
+use crate::listeners::{Listeners, Served};
 use crate::netlink::{self, NetworkState};
 use crate::preflight::{InstanceLock, check_machine, check_network, forwarding, reserved_ports};
 use crate::reconcile::Reconciler;
@@ -72,7 +73,7 @@ impl Bridge {
         let mut network = netlink::watch(interest_receiver).await?;
         let pod_cidrs: Vec<Ipv4Net> = state.cidrs_of(CidrKind::Pod).collect();
         check_network(&config, &pod_cidrs, &network.borrow_and_update().clone())?;
-        let relay = bind_relay(&config)?;
+        let listeners = Listeners::bind(&config)?;
         if let Some(remark) = forwarding(config.manage_sysctls)? {
             warn!("{remark}");
         }
@@ -84,6 +85,7 @@ impl Bridge {
             );
         }
         let is_new = !pins.exist();
+        let served = listeners.serve(&pins)?;
         let started = Self::start(config, desired, network, interest_sender, &pins);
         let (bridge, log) = match started {
             Ok(started) => started,
@@ -96,7 +98,7 @@ impl Bridge {
                 return Err(error);
             }
         };
-        bridge.follow(relay, log).await
+        bridge.follow(served, log).await
     }
 
     /// Loads, fills and attaches. Call it inside of the runtime.
@@ -183,15 +185,11 @@ impl Bridge {
         }
     }
 
-    async fn follow(
-        mut self,
-        relay: Option<dns::Relay>,
-        events: events::Events,
-    ) -> anyhow::Result<()> {
+    async fn follow(mut self, served: Served, events: events::Events) -> anyhow::Result<()> {
         let sweeper = Sweeper::new(Tables::open(self.datapath.pins())?)?;
-        tokio::spawn(sweep(sweeper, self.policy.subscribe(), events));
-        let (stop, stopped) = watch::channel(false);
-        let relay = relay.map(|relay| tokio::spawn(relay.run(wait_for(stopped))));
+        let sweeps = served.sweeps().clone();
+        tokio::spawn(sweep(sweeper, self.policy.subscribe(), events, sweeps));
+        let served = served.answer_dns();
         let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
         let mut ports = interval(PORTS);
@@ -219,11 +217,7 @@ impl Bridge {
             }
         }
         info!("stopping; forwarding goes on (`office-bridge uninstall` ends it)");
-        stop.send_replace(true);
-        if let Some(relay) = relay {
-            relay.await.context("the DNS relay broke down")??;
-        }
-        Ok(())
+        served.stop().await
     }
 }
 
@@ -238,40 +232,13 @@ fn announce(desired: &DesiredState) {
     );
 }
 
-fn bind_relay(config: &Config) -> anyhow::Result<Option<dns::Relay>> {
-    let Some(settings) = &config.dns else {
-        return Ok(None);
-    };
-    let allow = config
-        .office_cidrs
-        .iter()
-        .chain(&settings.allow)
-        .map(|&cidr| cidr.into())
-        .collect();
-    let mut relay = dns::Config::new(
-        settings
-            .listen
-            .iter()
-            .map(|&address| address.into())
-            .collect(),
-        settings
-            .upstream
-            .iter()
-            .map(|&address| address.into())
-            .collect(),
-        allow,
-    );
-    relay.probe_domain.clone_from(&config.cluster_domain);
-    Ok(Some(dns::Relay::bind(&relay)?))
-}
-
-async fn wait_for(mut stopped: watch::Receiver<bool>) {
-    // An error says that the sender is gone, so the process is ending anyway.
-    let _ = stopped.wait_for(|&stopped| stopped).await;
-}
-
 /// Sweeps in turns, and at once when the datapath says that a table is full.
-async fn sweep(sweeper: Sweeper, policy: watch::Receiver<Policy>, mut events: events::Events) {
+async fn sweep(
+    sweeper: Sweeper,
+    policy: watch::Receiver<Policy>,
+    mut events: events::Events,
+    sweeps: http::Sweeps,
+) {
     let sweeper = Arc::new(sweeper);
     let mut turns = interval(SWEEP);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -283,15 +250,18 @@ async fn sweep(sweeper: Sweeper, policy: watch::Receiver<Policy>, mut events: ev
         let policy = policy.borrow().clone();
         let sweeper = Arc::clone(&sweeper);
         // A full table takes a moment to read.
+        let begun = Instant::now();
         match tokio::task::spawn_blocking(move || sweeper.sweep(&policy)).await {
-            Ok(Ok(plan)) if plan.evicted > 0 => {
-                warn!(
-                    evicted = plan.evicted,
-                    "the flow tables are nearly full: flows were removed before their time; \
-                     consider a larger --flow-capacity"
-                );
+            Ok(Ok(plan)) => {
+                sweeps.record(&plan, begun.elapsed());
+                if plan.evicted > 0 {
+                    warn!(
+                        evicted = plan.evicted,
+                        "the flow tables are nearly full: flows were removed before their time; \
+                         consider a larger --flow-capacity"
+                    );
+                }
             }
-            Ok(Ok(_)) => {}
             Ok(Err(error)) => warn!("sweep: {error}"),
             Err(error) => warn!("sweep: {error}"),
         }

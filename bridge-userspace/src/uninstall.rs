@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 
-use crate::datapath::{self, Pins};
+use crate::datapath::{self, Mode, Pins};
 use crate::preflight::InstanceLock;
 use crate::state::State;
 
@@ -10,15 +10,17 @@ use crate::state::State;
 ///
 /// # Errors
 /// When a `run` is at work, or something can't be removed.
-pub fn uninstall(pins: &Pins) -> anyhow::Result<()> {
+pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
     let _lock = InstanceLock::acquire(pins.root())?;
     let state = State::read(pins.root())?;
-    let interfaces: Vec<&str> = state
-        .iter()
-        .flat_map(|state| &state.interfaces)
-        .map(|interface| interface.name.as_str())
-        .collect();
-    datapath::detach_filters(interfaces.iter().copied());
+    let interfaces = state.as_ref().map(|state| &state.interfaces[..]);
+    let interfaces = interfaces.unwrap_or_default();
+    if state
+        .as_ref()
+        .is_some_and(|state| state.mode == Mode::Clsact)
+    {
+        datapath::detach_filters(interfaces).await;
+    }
     let removed = pins.remove_all().with_context(|| {
         format!(
             "can't remove what is pinned below {}",
@@ -26,6 +28,10 @@ pub fn uninstall(pins: &Pins) -> anyhow::Result<()> {
         )
     })?;
     State::remove(pins.root())?;
+    let names: Vec<&str> = interfaces
+        .iter()
+        .map(|interface| interface.name.as_str())
+        .collect();
     if removed == 0 {
         println!("nothing is pinned below {}", pins.root().display());
     } else if interfaces.is_empty() {
@@ -33,7 +39,7 @@ pub fn uninstall(pins: &Pins) -> anyhow::Result<()> {
     } else {
         println!(
             "detached from {}; removed {removed} pins below {}",
-            interfaces.join(", "),
+            names.join(", "),
             pins.root().display()
         );
     }

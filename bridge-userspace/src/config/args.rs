@@ -87,9 +87,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
 
-    /// Serve status and metrics here [default: 127.0.0.1:9530]
+    /// Serve `/healthz`, `/readyz` and `/metrics` here [default: 127.0.0.1:9530]
     #[arg(long, value_name = "ADDR:PORT")]
     pub http_listen: Option<String>,
+
+    /// Serve no status and no metrics, whatever the file says
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL")]
+    pub no_http: Option<bool>,
 
     /// Directory of the pinned tables, on a bpf filesystem [default: /sys/fs/bpf/office-bridge]
     #[arg(long, value_name = "DIR")]

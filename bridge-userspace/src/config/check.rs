@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
+use bridge_common::layout::capacity;
 use ipnet::Ipv4Net;
 
 use super::{
@@ -64,6 +65,7 @@ impl Settings {
                 no_dns: flags.no_dns.or(file.no_dns),
                 cluster_domain: flags.cluster_domain.or(file.cluster_domain),
                 http_listen: flags.http_listen.or(file.http_listen),
+                no_http: flags.no_http.or(file.no_http),
                 pin_path: flags.pin_path.or(file.pin_path),
                 manage_sysctls: flags.manage_sysctls.or(file.manage_sysctls),
                 tc_attach: flags.tc_attach.or(file.tc_attach),
@@ -129,6 +131,7 @@ impl Settings {
             Some(text) => socket("--http-listen", text)?,
             None => DEFAULT_HTTP_LISTEN,
         };
+        let is_silent = args.no_http.unwrap_or(false);
         let config = Config {
             uplink,
             office_cidrs,
@@ -142,7 +145,7 @@ impl Settings {
             snat_addresses,
             dns,
             cluster_domain: cluster_domain(args.cluster_domain)?,
-            http_listen,
+            http_listen: (!is_silent).then_some(http_listen),
             pin_path: pin_path(args.pin_path)?,
             manage_sysctls: args.manage_sysctls.unwrap_or(false),
             tc_attach: tc_attach(args.tc_attach.as_deref())?,
@@ -223,6 +226,13 @@ fn snat_addresses(
     office: &[Labelled],
     services: &[Labelled],
 ) -> Result<Vec<Ipv4Addr>, UsageError> {
+    if texts.len() > capacity::SNAT_ADDRESSES {
+        return Err(UsageError::new(format!(
+            "--snat-address: {} addresses given, there is room for {}",
+            texts.len(),
+            capacity::SNAT_ADDRESSES
+        )));
+    }
     let mut addresses = Vec::new();
     for text in texts {
         let problem = |what: &str| Err(UsageError::new(format!("--snat-address {text}: {what}")));

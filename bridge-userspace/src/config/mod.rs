@@ -52,8 +52,8 @@ pub struct Config {
     pub dns: Option<DnsConfig>,
     /// The domain under which the cluster's names are, without the last dot, in lower case.
     pub cluster_domain: String,
-    /// Where status and metrics are served.
-    pub http_listen: SocketAddrV4,
+    /// Where status and metrics are served, if they are to be.
+    pub http_listen: Option<SocketAddrV4>,
     /// Directory of the pinned tables and links.
     pub pin_path: PathBuf,
     /// Whether sysctls that stand in the way may be changed.

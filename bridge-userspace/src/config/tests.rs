@@ -65,7 +65,7 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.cluster, Source::Static);
     assert_eq!(config.datapath, Datapath::Auto);
     assert_eq!(config.pin_path, Path::new("/sys/fs/bpf/office-bridge"));
-    assert_eq!(config.http_listen.to_string(), "127.0.0.1:9530");
+    assert_eq!(config.http_listen, "127.0.0.1:9530".parse().ok());
     assert_eq!(config.cluster_domain, "cluster.local");
     assert_eq!(config.flow_capacity, 262_144);
     assert_eq!(config.timeouts.tcp_established, Duration::from_hours(24));
@@ -104,7 +104,7 @@ fn every_flag_has_a_field_of_the_same_name() {
             }
         }
         let value = match flag {
-            "no-dns" | "manage-sysctls" => "true",
+            "no-dns" | "no-http" | "manage-sysctls" => "true",
             "flow-capacity" => "4096",
             "cluster" => "static",
             _ => "x",
@@ -327,6 +327,17 @@ fn a_dns_relay_that_asks_itself_is_refused() {
         "--dns-listen 0.0.0.0:53 --dns-listen 10.60.20.30:53 --dns-upstream 10.96.0.10:53",
         "take the same queries",
     );
+}
+
+#[test]
+fn status_and_metrics_can_be_served_elsewhere_or_not_at_all() {
+    let listen = config("--http-listen 0.0.0.0:9000").http_listen;
+    assert_eq!(listen, "0.0.0.0:9000".parse().ok());
+    assert_eq!(config("--no-http").http_listen, None);
+    let yaml = format!("{FILE}noHttp: true\n");
+    assert_eq!(from_file(&yaml, "").unwrap().0.http_listen, None);
+    let (back, _) = from_file(&yaml, "--no-http=false").unwrap();
+    assert!(back.http_listen.is_some());
 }
 
 #[test]

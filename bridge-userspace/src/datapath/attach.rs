@@ -17,7 +17,8 @@ use tracing::{debug, info, warn};
 
 use super::load::{LoadError, classifier};
 use super::{Datapath, Pins, program};
-use crate::bpf::detach_pinned_link;
+use crate::bpf::{detach_pinned_link, pinned_tcx_ifindex};
+use crate::netlink;
 
 /// Priority of our clsact filter: before the default 49152 that filters without one get.
 const PRIORITY: u16 = 50;
@@ -39,6 +40,15 @@ impl Side {
         match self {
             Self::Uplink => program::UPLINK_INGRESS,
             Self::Cluster => program::CLUSTER_INGRESS,
+        }
+    }
+
+    /// `uplink` or `cluster`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Uplink => "uplink",
+            Self::Cluster => "cluster",
         }
     }
 }
@@ -321,25 +331,24 @@ fn remove_stale(
 }
 
 /// Whether our program is attached to the interface right now, asked of the kernel.
-pub async fn attached(interface: &Interface, mode: Mode) -> bool {
+pub async fn attached(pins: &Pins, interface: &Interface, mode: Mode) -> bool {
     let program = interface.side.program();
     match mode {
-        Mode::Tcx => SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress).is_ok_and(
-            |(_, programs)| {
-                programs
-                    .iter()
-                    .any(|info| info.name_as_str() == Some(program))
-            },
-        ),
-        Mode::Clsact => crate::netlink::ingress_programs(interface.ifindex)
+        // A link whose interface was deleted is still pinned, but leads nowhere.
+        Mode::Tcx => pinned_tcx_ifindex(&pins.link(program, interface.ifindex))
+            .is_ok_and(|ifindex| ifindex == interface.ifindex),
+        Mode::Clsact => netlink::ingress_programs(interface.ifindex)
             .await
             .is_ok_and(|programs| programs.iter().any(|name| name == program)),
     }
 }
 
-/// Detaches our clsact filters from these interfaces.
-pub fn detach_filters<'a>(interfaces: impl IntoIterator<Item = &'a str>) {
+/// Detaches our clsact filters from these interfaces, and removes the qdisc where nothing else uses it.
+pub async fn detach_filters(interfaces: &[Interface]) {
     for interface in interfaces {
-        detach_clsact(interface);
+        detach_clsact(&interface.name);
+        if let Err(error) = netlink::remove_unused_clsact(interface.ifindex).await {
+            debug!(interface = %interface.name, "the clsact qdisc stays: {error}");
+        }
     }
 }

@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::framing::MAX_MESSAGE_LEN;
 use super::message::{Query, ResponseCode};
 use super::relay::Shared;
-use super::upstream::{Transport, Upstream};
+use super::upstream::Upstream;
+use crate::sockets::Transport;
 
 /// Wrong replies that one UDP attempt bears. More of them look like someone guessing the id
 /// (RFC 5452 section 9), and the next attempt has another port.

@@ -7,8 +7,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 
-use super::holder::{self, Holder};
-use super::upstream::Transport;
+use crate::sockets::{self, Holder, Transport, by};
 
 /// Room for a burst of queries: some 5,000 small ones at the kernel's bookkeeping of 768 bytes each.
 /// The default of 208 KiB loses queries while the relay is not scheduled.
@@ -104,13 +103,6 @@ impl BindError {
     }
 }
 
-fn by(holder: Option<&Holder>) -> String {
-    holder.map_or_else(
-        || " by a process that can't be seen from here (see `ss -lnptu` on the host)".to_owned(),
-        |holder| format!(" by {holder}"),
-    )
-}
-
 /// Both sockets of one listening address, not blocking.
 #[derive(Debug)]
 pub struct Listener {
@@ -193,7 +185,7 @@ fn explain(address: SocketAddr, transport: Transport, error: io::Error) -> BindE
         io::ErrorKind::AddrInUse => BindError::Taken {
             address,
             transport: transport.name(),
-            holder: holder::find(address, transport),
+            holder: sockets::holder(address, transport),
         },
         io::ErrorKind::AddrNotAvailable => BindError::NotLocal { address },
         io::ErrorKind::PermissionDenied => BindError::NotPermitted { address },
@@ -281,7 +273,7 @@ mod tests {
     fn a_wildcard_holder_is_found_too() {
         let holder = UdpSocket::bind("0.0.0.0:0").unwrap();
         let taken = SocketAddr::new([127, 0, 0, 1].into(), holder.local_addr().unwrap().port());
-        let found = holder::find(taken, Transport::Udp).unwrap();
+        let found = sockets::holder(taken, Transport::Udp).unwrap();
         assert_eq!(u32::try_from(found.pid).unwrap(), std::process::id());
     }
 

@@ -35,7 +35,6 @@ mod counters;
 mod descriptors;
 mod exchange;
 mod framing;
-mod holder;
 mod listen;
 mod message;
 mod relay;
@@ -56,7 +55,6 @@ use tokio::time::timeout;
 
 pub use self::config::{Config, Limits};
 pub use self::counters::{ByTransport, Snapshot, UpstreamSnapshot};
-pub use self::holder::Holder;
 pub use self::listen::BindError;
 
 use self::listen::Listener;

@@ -11,6 +11,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::connection::Connection;
 use super::counters::{ByTransport, Counter, UpstreamSnapshot};
 use super::message::Query;
+use crate::sockets::Transport;
 
 /// Consecutive queries without an answer that mark an upstream down. One may be a lost packet or a slow name.
 const MISSES_UNTIL_DOWN: u32 = 2;
@@ -21,25 +22,6 @@ const MAX_CONNECTIONS: usize = 8;
 
 /// First label of the probes' names, before the upstream's token.
 const PROBE_PREFIX: &[u8] = b"office-bridge-probe-";
-
-/// Transport of a query, the same towards the client and upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// One datagram each way.
-    Udp,
-    /// Length-framed messages on a connection.
-    Tcp,
-}
-
-impl Transport {
-    /// `UDP` or `TCP`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Udp => "UDP",
-            Self::Tcp => "TCP",
-        }
-    }
-}
 
 /// Whether an upstream answers over one transport.
 #[derive(Debug)]

@@ -1,9 +1,12 @@
 //! BPF programs on the clsact hook of an interface.
 
 use futures::TryStreamExt as _;
-use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
+use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcOption};
 
 use super::NetlinkError;
+
+/// `TC_H_CLSACT` (linux/pkt_sched.h).
+const TC_H_CLSACT: u32 = 0xFFFF_FFF1;
 
 /// Names of the BPF programs that filters on the ingress side of an interface run.
 ///
@@ -36,4 +39,33 @@ pub async fn ingress_programs(ifindex: u32) -> Result<Vec<String>, NetlinkError>
         error,
     })?;
     Ok(names)
+}
+
+/// Removes the clsact qdisc of an interface unless filters still hang on it.
+///
+/// # Errors
+/// When there is no netlink socket or the kernel refuses; also where there is no such qdisc.
+pub async fn remove_unused_clsact(ifindex: u32) -> Result<(), NetlinkError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
+    let connection = tokio::spawn(connection);
+    let index = i32::try_from(ifindex).unwrap_or_default();
+    let remove = async {
+        let mut ingress = handle.traffic_filter(index).get().ingress().execute();
+        if ingress.try_next().await?.is_some() {
+            return Ok(());
+        }
+        let mut egress = handle.traffic_filter(index).get().egress().execute();
+        if egress.try_next().await?.is_some() {
+            return Ok(());
+        }
+        let mut request = handle.qdisc().del(index);
+        request.message_mut().header.parent = TcHandle::from(TC_H_CLSACT);
+        request.execute().await
+    };
+    let result = remove.await;
+    connection.abort();
+    result.map_err(|error| NetlinkError::Request {
+        what: "clsact qdisc",
+        error,
+    })
 }

@@ -33,8 +33,7 @@ pub fn views(tables: &Tables) -> Result<Vec<ServiceView>, TableError> {
             .or_default()
             .insert(key.slot, backend);
     }
-    let mut services = tables.read_all::<ServiceKey, Service>(name::SERVICES)?;
-    services.retain(|(key, _)| key.protocol != ICMP);
+    let mut services = ports(tables)?;
     services.sort_unstable_by_key(|(key, _)| *key);
     Ok(services
         .into_iter()
@@ -49,6 +48,20 @@ pub fn views(tables: &Tables) -> Result<Vec<ServiceView>, TableError> {
                 .collect(),
         })
         .collect())
+}
+
+/// How many service ports the datapath has.
+///
+/// # Errors
+/// When the table can't be read.
+pub fn count(tables: &Tables) -> Result<usize, TableError> {
+    Ok(ports(tables)?.len())
+}
+
+fn ports(tables: &Tables) -> Result<Vec<(ServiceKey, Service)>, TableError> {
+    let mut services = tables.read_all::<ServiceKey, Service>(name::SERVICES)?;
+    services.retain(|(key, _)| key.protocol != ICMP);
+    Ok(services)
 }
 
 /// Lists services.

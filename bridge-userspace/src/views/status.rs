@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use super::{print_json, table};
 use crate::cli::OutputFormat;
-use crate::datapath::{self, Pins, Side};
+use crate::datapath::{Pins, Side};
 use crate::preflight::InstanceLock;
-use crate::state::{CidrState, State};
+use crate::readiness::Readiness;
+use crate::state::CidrState;
 use crate::tables::Tables;
 
 /// An interface and what runs there.
@@ -78,31 +79,20 @@ pub struct StatusView {
 /// When the tables can't be read.
 pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
     let tables = Tables::open(pins)?;
-    let state = State::read(pins.root())?;
     let pid = InstanceLock::holder(pins.root());
-    let mut interfaces = Vec::new();
-    let mut all_attached = state.as_ref().is_some_and(|state| {
-        state
-            .interfaces
-            .iter()
-            .any(|interface| interface.side == Side::Uplink)
-    });
-    if let Some(state) = &state {
-        for interface in &state.interfaces {
-            let attached = datapath::attached(interface, state.mode).await;
-            all_attached &= attached;
-            interfaces.push(InterfaceView {
-                interface: interface.name.clone(),
-                hook: "tc-ingress",
-                mode: if attached {
-                    state.mode.to_string()
-                } else {
-                    "detached".to_owned()
-                },
-                side: interface.side,
-            });
-        }
-    }
+    let readiness = Readiness::read(pins, &tables).await?;
+    let ready = readiness.is_ready();
+    let interfaces = readiness
+        .attachments
+        .into_iter()
+        .map(|attachment| InterfaceView {
+            mode: attachment.mode_name(),
+            interface: attachment.interface.name,
+            hook: "tc-ingress",
+            side: attachment.interface.side,
+        })
+        .collect();
+    let state = readiness.state;
     let count = tables.counters()?;
     let traffic = Count::TRAFFIC
         .iter()
@@ -121,10 +111,8 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
         .iter()
         .map(|&reason| (reason.name(), count(Count::Drop(reason)).packets))
         .collect();
-    // A new `run` that has not applied its own state yet forwards as its predecessor did, but is not ready.
-    let is_current = pid.is_none_or(|pid| state.as_ref().is_some_and(|state| state.pid == pid));
     Ok(StatusView {
-        ready: all_attached && is_current,
+        ready,
         running: pid.is_some(),
         pid,
         datapath: interfaces,
@@ -141,7 +129,7 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
             used: tables.flows()?.len(),
             capacity: tables.flow_capacity()?,
         },
-        services: super::services::views(&tables)?.len(),
+        services: super::services::count(&tables)?,
         dns_listen: state.map(|state| state.dns_listen).unwrap_or_default(),
         traffic,
         drops,
@@ -187,7 +175,7 @@ fn print_tables(status: &StatusView) -> anyhow::Result<()> {
         status.datapath.iter().map(|interface| {
             vec![
                 interface.interface.clone(),
-                format!("{:?}", interface.side).to_lowercase(),
+                interface.side.name().to_owned(),
                 interface.hook.to_owned(),
                 interface.mode.clone(),
             ]

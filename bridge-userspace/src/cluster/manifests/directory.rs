@@ -34,6 +34,12 @@ impl Directory {
         let mut errors = Vec::new();
         for path in paths {
             let objects = match fs::read_to_string(&path) {
+                // Redirecting `kubectl get` empties the file first: that is not yet what it will say.
+                Ok(text) if text.trim().is_empty() => Err(ManifestError::Parse {
+                    path: path.clone(),
+                    line: None,
+                    message: "the file is empty; delete it to remove what it defined".to_owned(),
+                }),
                 Ok(text) => parse::objects(&path, &text),
                 // Removed since the directory was listed; the next reading knows.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

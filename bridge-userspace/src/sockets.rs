@@ -1,11 +1,29 @@
-//! Which process holds a port, for the error of whoever finds it taken.
+//! What the listeners share: transports, and which process holds a port, for the error of whoever finds it taken.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use procfs::process::{FDTarget, Process, all_processes};
 
-use super::upstream::Transport;
+/// Transport of a message, the same towards a client and upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// One datagram each way.
+    Udp,
+    /// Messages on a connection.
+    Tcp,
+}
+
+impl Transport {
+    /// `UDP` or `TCP`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+        }
+    }
+}
 
 /// A process that holds a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,10 +40,19 @@ impl fmt::Display for Holder {
     }
 }
 
+/// Who has a taken port, as the end of an error's clause.
+#[must_use]
+pub fn by(holder: Option<&Holder>) -> String {
+    holder.map_or_else(
+        || " by a process that can't be seen from here (see `ss -lnptu` on the host)".to_owned(),
+        |holder| format!(" by {holder}"),
+    )
+}
+
 /// Finds the process whose socket keeps `address` from being bound. None if there is none, or if
 /// it is of another pid namespace or not ours to look into.
 #[must_use]
-pub fn find(address: SocketAddr, transport: Transport) -> Option<Holder> {
+pub fn holder(address: SocketAddr, transport: Transport) -> Option<Holder> {
     let inodes = conflicting_inodes(address, transport);
     if inodes.is_empty() {
         return None;

@@ -1,0 +1,63 @@
+//! All metrics as text of `OpenMetrics` (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::datapath::Reading;
+use super::sweeps::Sweeps;
+use crate::dns::Snapshot;
+
+/// What [`render`] makes.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// First part of every name.
+const PREFIX: &str = "office_bridge";
+
+/// Writes everything out.
+///
+/// # Errors
+/// When a value can't be written as text.
+pub fn render(
+    reading: Reading,
+    relay: Option<Snapshot>,
+    sweeps: &Sweeps,
+) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix(PREFIX);
+    registry.register(
+        "build",
+        "The version that runs",
+        Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+    );
+    sweeps.register(&mut registry);
+    collect(&mut registry, reading);
+    if let Some(relay) = relay {
+        collect(&mut registry, relay);
+    }
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+fn collect(registry: &mut Registry, collector: impl Collector) {
+    registry.register_collector(Box::new(collector));
+}
+
+/// A collector's metrics alone.
+#[cfg(test)]
+pub fn text(collector: impl Collector) -> String {
+    let mut registry = Registry::with_prefix(PREFIX);
+    collect(&mut registry, collector);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    text
+}
+
+/// The lines with values.
+#[cfg(test)]
+pub fn lines(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| !line.starts_with('#')).collect()
+}

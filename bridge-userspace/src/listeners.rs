@@ -1,0 +1,127 @@
+//! The sockets that `run` listens on: the DNS relay's and the HTTP listener's.
+
+use std::io;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::info;
+
+use crate::config::Config;
+use crate::datapath::Pins;
+use crate::dns;
+use crate::http;
+
+/// Sockets, bound before anything in the kernel is touched.
+pub struct Listeners {
+    relay: Option<dns::Relay>,
+    http: Option<http::Server>,
+}
+
+impl Listeners {
+    /// Binds what the configuration asks for.
+    ///
+    /// # Errors
+    /// Names the address that can't be had and who has it.
+    pub fn bind(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            relay: bind_relay(config)?,
+            http: config.http_listen.map(http::Server::bind).transpose()?,
+        })
+    }
+
+    /// Serves health and metrics at once: the verifier takes its time, and the process lives meanwhile.
+    ///
+    /// # Errors
+    /// When the kernel doesn't tell the address bound.
+    pub fn serve(self, pins: &Pins) -> anyhow::Result<Served> {
+        let sources = http::Sources::new(pins.clone(), self.relay.as_ref().map(dns::Relay::handle));
+        let stop = watch::Sender::new(false);
+        let mut tasks = Vec::new();
+        if let Some(http) = self.http {
+            info!("health and metrics at http://{}", http.address()?);
+            let serving = http.run(sources.clone(), wait_for(stop.subscribe()));
+            tasks.push(("the HTTP listener", tokio::spawn(serving)));
+        }
+        Ok(Served {
+            relay: self.relay,
+            sources,
+            stop,
+            tasks,
+        })
+    }
+}
+
+/// What answers on the sockets. The tasks end with the runtime if nobody stops them before.
+pub struct Served {
+    relay: Option<dns::Relay>,
+    sources: http::Sources,
+    stop: watch::Sender<bool>,
+    tasks: Vec<(&'static str, JoinHandle<io::Result<()>>)>,
+}
+
+impl Served {
+    /// Where sweeps are counted.
+    #[must_use]
+    pub fn sweeps(&self) -> &http::Sweeps {
+        self.sources.sweeps()
+    }
+
+    /// The datapath is there: the relay starts, and readiness is told from now on.
+    #[must_use]
+    pub fn answer_dns(mut self) -> Self {
+        if let Some(relay) = self.relay.take() {
+            let serving = relay.run(wait_for(self.stop.subscribe()));
+            self.tasks.push(("the DNS relay", tokio::spawn(serving)));
+        }
+        self.sources.set_started();
+        self
+    }
+
+    /// Lets requests under way end, all listeners at the same time.
+    ///
+    /// # Errors
+    /// When one of them has broken down.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.send_replace(true);
+        for (name, task) in self.tasks {
+            task.await
+                .map_err(io::Error::from)
+                .flatten()
+                .with_context(|| format!("{name} broke down"))?;
+        }
+        Ok(())
+    }
+}
+
+fn bind_relay(config: &Config) -> anyhow::Result<Option<dns::Relay>> {
+    let Some(settings) = &config.dns else {
+        return Ok(None);
+    };
+    let allow = config
+        .office_cidrs
+        .iter()
+        .chain(&settings.allow)
+        .map(|&cidr| cidr.into())
+        .collect();
+    let mut relay = dns::Config::new(
+        settings
+            .listen
+            .iter()
+            .map(|&address| address.into())
+            .collect(),
+        settings
+            .upstream
+            .iter()
+            .map(|&address| address.into())
+            .collect(),
+        allow,
+    );
+    relay.probe_domain.clone_from(&config.cluster_domain);
+    Ok(Some(dns::Relay::bind(&relay)?))
+}
+
+async fn wait_for(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone: time to stop as well.
+    let _ = stopped.wait_for(|&stopped| stopped).await;
+}
