@@ -16,7 +16,7 @@ use crate::parse::{Datagram, ICMP, Payload, TCP, UDP, checksum_offset, icmp_type
 use crate::rewrite::addresses;
 use crate::tables::Tables;
 use crate::tcp::flag;
-use crate::verdict::{Count, DropReason, Verdict};
+use crate::verdict::Count;
 
 /// What the sender of a packet is told.
 ///
@@ -79,25 +79,13 @@ const TTL: u8 = 64;
 const IP_HEADER: usize = Ipv4Hdr::LEN;
 const ICMP_HEADER: usize = Icmpv4Hdr::LEN;
 
-/// Turns the packet, still as it arrived, into its answer. `reason` is what it was dropped for, which it
-/// stays where no answer is due or possible.
-#[inline(always)]
-pub fn send<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    answer: Answer,
-    reason: DropReason,
-) -> Verdict {
-    if write(packet, tables, answer.kind, answer.mtu) {
-        Verdict::Bounce
-    } else {
-        Verdict::Drop(reason)
-    }
-}
-
-/// Whether the packet is an answer now.
+/// Turns the packet, still as it arrived, into its answer. `false` where none is due or possible; the packet may be
+/// spoilt then and must not go on. `kind` is an [`AnswerKind`] as a number.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn write<P: Packet, T: Tables>(packet: &mut P, tables: &T, kind: AnswerKind, mtu: u32) -> bool {
+pub fn write<P: Packet, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu: u32) -> bool {
+    let Some(kind) = AnswerKind::from_number(kind) else {
+        return false;
+    };
     let Some(datagram) = Datagram::parse(packet) else {
         return false;
     };

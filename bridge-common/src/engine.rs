@@ -12,7 +12,7 @@ use crate::parse::{Datagram, Payload, Transport};
 use crate::rewrite::{Endpoint, Translation, translate};
 use crate::tables::{Slot, Tables};
 use crate::tcp::flag;
-use crate::verdict::{Count, Detour, DropReason, PackedVerdict, Verdict};
+use crate::verdict::{Count, Detour, DropReason, PackedVerdict, Verdict, tag};
 
 /// Where a packet came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,42 +24,46 @@ pub enum Side {
 }
 
 /// Handles a packet to the end: decides, translates or answers it, and counts what became of it.
-#[inline(always)]
 pub fn run<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
-    let mut verdict = forward(packet, tables, side).into();
-    if verdict == Verdict::Detour(Detour::OpenFlow) {
-        verdict = flow::open(packet, tables).into();
-        if verdict == Verdict::Detour(Detour::OpenFlow) {
-            verdict = forward(packet, tables, side).into();
+    handle(packet, tables, side).into()
+}
+
+/// [`run`], with the verdict in a register.
+#[inline(always)]
+pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
+    let mut verdict = forward(packet, tables, side);
+    if verdict.tag() == tag::OPEN_FLOW {
+        verdict = flow::open(packet, tables);
+        if verdict.tag() == tag::OPEN_FLOW {
+            verdict = forward(packet, tables, side);
+            if verdict.tag() == tag::OPEN_FLOW {
+                // The flow went as soon as it had come: another CPU's doing.
+                verdict = PackedVerdict::drop(DropReason::TableFull);
+            }
         }
     }
-    if verdict == Verdict::Detour(Detour::LeavesCluster) {
-        verdict = flow::leave_to_kernel(packet, tables).into();
+    if verdict.tag() == tag::LEAVES_CLUSTER {
+        flow::leave_to_kernel(packet, tables);
+        return PackedVerdict::PASS;
     }
-    if verdict == Verdict::Detour(Detour::IcmpError) {
-        verdict = icmp_error::translate(packet, tables).into();
+    if verdict.tag() == tag::ICMP_ERROR {
+        let mut found = icmp_error::Found::default();
+        if !icmp_error::find(packet, tables, &mut found) {
+            return PackedVerdict::PASS;
+        }
+        verdict = icmp_error::translate(packet, tables, &found);
     }
-    match verdict {
-        Verdict::Answer(answer) => answer::send(packet, tables, answer, DropReason::RewriteFailed),
-        Verdict::Reject(reason, answer) => {
-            tables.count(Count::Drop(reason), packet.segments(), packet.len());
-            answer::send(packet, tables, answer, reason)
-        }
-        Verdict::Drop(reason) => {
-            tables.count(Count::Drop(reason), packet.segments(), packet.len());
-            verdict
-        }
-        // The flow went as soon as it had come: another CPU's doing.
-        Verdict::Detour(_) => {
-            tables.count(
-                Count::Drop(DropReason::TableFull),
-                packet.segments(),
-                packet.len(),
-            );
-            Verdict::Drop(DropReason::TableFull)
-        }
-        Verdict::Pass | Verdict::Forward { .. } | Verdict::Bounce => verdict,
+    if matches!(verdict.tag(), tag::DROP | tag::REJECT)
+        && let Some(reason) = verdict.reason()
+    {
+        tables.count(Count::Drop(reason), packet.segments(), packet.len());
     }
+    if matches!(verdict.tag(), tag::ANSWER | tag::REJECT)
+        && answer::write(packet, tables, verdict.answer(), verdict.value())
+    {
+        return PackedVerdict::BOUNCE;
+    }
+    verdict
 }
 
 /// The fast path: a packet whose flow is there. The slower ways are functions of their own beside it, not below it: a

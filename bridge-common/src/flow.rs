@@ -119,7 +119,8 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
     let flow = slot.with(|flow| *flow);
     if flow.layer == Layer::Kernel as u8 {
         let opens = tcp_flags & (flag::SYN | flag::ACK) == flag::SYN;
-        let alive = since(now, flow.last_seen) < untranslated_timeout(key.protocol, &settings.timeouts)
+        let alive = since(now, flow.last_seen)
+            < untranslated_timeout(key.protocol, &settings.timeouts)
             && !opens;
         if !alive {
             tables.remove_flow(key);
@@ -231,9 +232,9 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
 
 /// Notes that a pod sends to the office by itself: the answers, which look like new flows, are not ours.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn leave_to_kernel<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
-    note_departure(packet, tables);
-    Verdict::Pass.into()
+pub fn leave_to_kernel<P: Packet, T: Tables>(packet: &P, tables: &T) {
+    // Whatever can't be read opens nothing.
+    let _ = note_departure(packet, tables);
 }
 
 #[inline(always)]
@@ -249,8 +250,17 @@ fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
         client: datagram.destination(),
         destination: datagram.source(),
         // An echo request and its reply have the identifier on opposite sides.
-        client_port: transport.destination_port | if datagram.protocol() == ICMP { transport.source_port } else { 0 },
-        destination_port: if datagram.protocol() == ICMP { 0 } else { transport.source_port },
+        client_port: transport.destination_port
+            | if datagram.protocol() == ICMP {
+                transport.source_port
+            } else {
+                0
+            },
+        destination_port: if datagram.protocol() == ICMP {
+            0
+        } else {
+            transport.source_port
+        },
         protocol: datagram.protocol(),
         pad: [0; 3],
     };

@@ -121,7 +121,7 @@ impl Quote {
 
 /// How an error is translated.
 #[derive(Clone, Copy, Default)]
-struct Found {
+pub struct Found {
     /// What the quoted packet's source and destination become.
     quoted: Translation,
     /// The new outer source.
@@ -130,39 +130,52 @@ struct Found {
     destination: Ipv4,
 }
 
-/// Translates an ICMP error.
+/// Finds the flow that an ICMP error belongs to, and how it is to be translated; `false` when it is none of ours.
 ///
 /// An error from the office quotes what the backend sent, translated to the client; one from the cluster, which
 /// comes to our NAT address, quotes what the client sent, translated to the backend.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
-    try_translate(packet, tables).into()
+pub fn find<P: Packet, T: Tables>(packet: &P, tables: &T, found: &mut Found) -> bool {
+    let Some(outer) = Datagram::parse(packet) else {
+        return false;
+    };
+    let Some(quote) = Quote::read(packet, &outer) else {
+        return false;
+    };
+    if outer.ip.ttl <= 1 || outer.is_fragment() || quote.datagram.source() != outer.destination() {
+        return false;
+    }
+    if is_from_backend(tables, &outer) {
+        find_reply(tables, &quote, outer.source(), found)
+    } else {
+        find_flow(tables, &quote, found)
+    }
 }
 
 #[inline(always)]
-fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+fn is_from_backend<T: Tables>(tables: &T, outer: &Datagram) -> bool {
+    tables.destination(outer.destination()) == Some(DestinationKind::Nat)
+}
+
+/// Translates an ICMP error as [`find`] said.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found) -> PackedVerdict {
+    try_translate(packet, tables, found).into()
+}
+
+#[inline(always)]
+fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found) -> Verdict {
     let Some(outer) = Datagram::parse(packet) else {
         return Verdict::Pass;
     };
     let Some(quote) = Quote::read(packet, &outer) else {
         return Verdict::Pass;
     };
-    if outer.ip.ttl <= 1 || outer.is_fragment() || quote.datagram.source() != outer.destination() {
-        return Verdict::Pass;
-    }
-    let is_from_backend = tables.destination(outer.destination()) == Some(DestinationKind::Nat);
-    let mut found = Found::default();
-    let (is_ours, count) = if is_from_backend {
-        (
-            find_reply(tables, &quote, outer.source(), &mut found),
-            Count::ToClient,
-        )
+    let count = if is_from_backend(tables, &outer) {
+        Count::ToClient
     } else {
-        (find_flow(tables, &quote, &mut found), Count::ToBackend)
+        Count::ToBackend
     };
-    if !is_ours {
-        return Verdict::Pass;
-    }
     let ifindex = match tables.route(found.destination) {
         Some(route) if !route.is_unreachable() && !route.is_local() => route.ifindex,
         _ => return Verdict::Drop(DropReason::NoRoute),
@@ -176,7 +189,7 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
                 &outer,
                 found.source,
                 found.destination,
-                outer.ip.ttl - 1,
+                outer.ip.ttl.wrapping_sub(1),
             )?;
             packet.update_checksum(
                 outer.header_len + checksum_offset(ICMP),
@@ -193,7 +206,7 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 }
 
 /// The flow whose reply a host in the office, or a router on the way there, complains about.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 fn find_flow<T: Tables>(tables: &T, quote: &Quote, found: &mut Found) -> bool {
     let key = FlowKey {
         client: quote.datagram.destination(),
@@ -220,7 +233,7 @@ fn find_flow<T: Tables>(tables: &T, quote: &Quote, found: &mut Found) -> bool {
 }
 
 /// The flow whose packet the backend, or a router on the way there, complains about.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 fn find_reply<T: Tables>(tables: &T, quote: &Quote, source: Ipv4, found: &mut Found) -> bool {
     let key = ReplyKey {
         backend: quote.datagram.destination(),

@@ -19,6 +19,15 @@
 //! [`host`] (feature `host`) binds them to byte vectors and ordinary maps.
 
 #![no_std]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "header sizes, ports and bytes of packed words, bounded where they come from; a checked conversion \
+              would leave a panic that the kernel can't link"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "in the kernel a call costs stack, and what is not a call of its own must be inlined"
+)]
 
 #[cfg(any(test, feature = "host"))]
 extern crate std;

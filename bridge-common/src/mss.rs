@@ -63,7 +63,7 @@ fn lower<P: Packet>(
     let clamped = largest.to_be_bytes();
     packet.store(at, &clamped)?;
     // An option after an odd number of NOPs straddles two words of the sum: swapped bytes sum up the same.
-    let payload = if (at - tcp) % 2 == 0 {
+    let payload = if (at - tcp).is_multiple_of(2) {
         Difference::default().replace(announced, clamped)
     } else {
         Difference::default().replace([announced[1], announced[0]], [clamped[1], clamped[0]])

@@ -69,7 +69,7 @@ pub trait Packet {
     /// The sum over `len` bytes at `offset`, at least 1 and at most [`QUOTE_MAX`].
     ///
     /// # Errors
-    /// When the packet ends before or `len` is out of range.
+    /// When the packet ends before.
     fn sum(&self, offset: u32, len: u32) -> Result<Sum, OutOfBounds>;
 
     /// Cuts the packet to `len` bytes.

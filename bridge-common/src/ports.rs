@@ -1,7 +1,7 @@
 //! Choosing the NAT port: on the tuple after DNAT, so that each backend port has the whole range.
 //!
 //! The mapping is address- and port-dependent (a documented deviation from RFC 4787 REQ-1, allowed
-//! by RFC 7857 section 3): nobody traverses a NAT into a cluster, and a thousand laptops on one MySQL
+//! by RFC 7857 section 3): nobody traverses a NAT into a cluster, and a thousand laptops on one `MySQL`
 //! need the space. The client's own port is kept where it is free.
 
 use crate::layout::{FlowKey, Reply, ReplyKey};

@@ -35,28 +35,74 @@ pub enum Detour {
     IcmpError,
 }
 
-/// A verdict in one register.
+/// A verdict in one register: the way in which verdicts cross function calls in the kernel. Of an enum whose variants
+/// differ in their fields the compiler leaves some bytes undefined, and the verifier refuses to see them copied.
 ///
-/// This is how verdicts cross function calls in the kernel: of an enum whose variants differ in their fields the
-/// compiler leaves some bytes undefined, and the verifier refuses to see them copied.
+/// From the lowest byte on: tag, drop reason, kind of answer, 0, and 32 bits of interface index or MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedVerdict(u64);
 
+/// What a [`PackedVerdict`] is.
+#[allow(
+    missing_docs,
+    reason = "each is the variant of Verdict or Detour that has its name"
+)]
+pub mod tag {
+    pub const PASS: u8 = 0;
+    pub const FORWARD: u8 = 1;
+    pub const BOUNCE: u8 = 2;
+    pub const DROP: u8 = 3;
+    pub const ANSWER: u8 = 4;
+    pub const REJECT: u8 = 5;
+    pub const OPEN_FLOW: u8 = 6;
+    pub const ICMP_ERROR: u8 = 7;
+    pub const LEAVES_CLUSTER: u8 = 8;
+}
+
 impl PackedVerdict {
-    const PASS: u8 = 0;
-    const FORWARD: u8 = 1;
-    const BOUNCE: u8 = 2;
-    const DROP: u8 = 3;
-    const ANSWER: u8 = 4;
-    const REJECT: u8 = 5;
-    const OPEN_FLOW: u8 = 6;
-    const ICMP_ERROR: u8 = 7;
-    const LEAVES_CLUSTER: u8 = 8;
+    /// [`Verdict::Pass`].
+    pub const PASS: Self = Self::new(tag::PASS, 0, 0, 0);
+    /// [`Verdict::Bounce`].
+    pub const BOUNCE: Self = Self::new(tag::BOUNCE, 0, 0, 0);
 
     #[inline(always)]
     const fn new(tag: u8, reason: u8, answer: u8, value: u32) -> Self {
-        let [a, b, c, d] = value.to_le_bytes();
-        Self(u64::from_le_bytes([tag, reason, answer, 0, a, b, c, d]))
+        Self(tag as u64 | (reason as u64) << 8 | (answer as u64) << 16 | (value as u64) << 32)
+    }
+
+    /// [`Verdict::Drop`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self::new(tag::DROP, reason as u8, 0, 0)
+    }
+
+    /// One of [`tag`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn tag(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// The reason of a drop or rejection; the first one for everything else.
+    #[must_use]
+    #[inline(always)]
+    pub const fn reason(self) -> Option<DropReason> {
+        DropReason::from_number((self.0 >> 8) as u8)
+    }
+
+    /// The [`AnswerKind`] of an answer or rejection, as a number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn answer(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+
+    /// The interface index to forward to, or the MTU that an answer tells.
+    #[must_use]
+    #[inline(always)]
+    pub const fn value(self) -> u32 {
+        (self.0 >> 32) as u32
     }
 }
 
@@ -64,37 +110,35 @@ impl From<Verdict> for PackedVerdict {
     #[inline(always)]
     fn from(verdict: Verdict) -> Self {
         match verdict {
-            Verdict::Pass => Self::new(Self::PASS, 0, 0, 0),
-            Verdict::Forward { ifindex } => Self::new(Self::FORWARD, 0, 0, ifindex),
-            Verdict::Bounce => Self::new(Self::BOUNCE, 0, 0, 0),
-            Verdict::Detour(Detour::OpenFlow) => Self::new(Self::OPEN_FLOW, 0, 0, 0),
-            Verdict::Detour(Detour::LeavesCluster) => Self::new(Self::LEAVES_CLUSTER, 0, 0, 0),
-            Verdict::Detour(Detour::IcmpError) => Self::new(Self::ICMP_ERROR, 0, 0, 0),
-            Verdict::Drop(reason) => Self::new(Self::DROP, reason as u8, 0, 0),
-            Verdict::Answer(answer) => Self::new(Self::ANSWER, 0, answer.kind as u8, answer.mtu),
+            Verdict::Pass => Self::PASS,
+            Verdict::Forward { ifindex } => Self::new(tag::FORWARD, 0, 0, ifindex),
+            Verdict::Bounce => Self::BOUNCE,
+            Verdict::Drop(reason) => Self::drop(reason),
+            Verdict::Answer(answer) => Self::new(tag::ANSWER, 0, answer.kind as u8, answer.mtu),
             Verdict::Reject(reason, answer) => {
-                Self::new(Self::REJECT, reason as u8, answer.kind as u8, answer.mtu)
+                Self::new(tag::REJECT, reason as u8, answer.kind as u8, answer.mtu)
             }
+            Verdict::Detour(Detour::OpenFlow) => Self::new(tag::OPEN_FLOW, 0, 0, 0),
+            Verdict::Detour(Detour::IcmpError) => Self::new(tag::ICMP_ERROR, 0, 0, 0),
+            Verdict::Detour(Detour::LeavesCluster) => Self::new(tag::LEAVES_CLUSTER, 0, 0, 0),
         }
     }
 }
 
 impl From<PackedVerdict> for Verdict {
-    #[inline(always)]
     fn from(packed: PackedVerdict) -> Self {
-        let [tag, reason, kind, _, a, b, c, d] = packed.0.to_le_bytes();
-        let value = u32::from_le_bytes([a, b, c, d]);
-        let reason = DropReason::from_number(reason);
-        let answer = AnswerKind::from_number(kind).map(|kind| Answer { kind, mtu: value });
-        match (tag, reason, answer) {
-            (PackedVerdict::FORWARD, ..) => Self::Forward { ifindex: value },
-            (PackedVerdict::BOUNCE, ..) => Self::Bounce,
-            (PackedVerdict::OPEN_FLOW, ..) => Self::Detour(Detour::OpenFlow),
-            (PackedVerdict::LEAVES_CLUSTER, ..) => Self::Detour(Detour::LeavesCluster),
-            (PackedVerdict::ICMP_ERROR, ..) => Self::Detour(Detour::IcmpError),
-            (PackedVerdict::DROP, Some(reason), _) => Self::Drop(reason),
-            (PackedVerdict::ANSWER, _, Some(answer)) => Self::Answer(answer),
-            (PackedVerdict::REJECT, Some(reason), Some(answer)) => Self::Reject(reason, answer),
+        let value = packed.value();
+        let answer =
+            AnswerKind::from_number(packed.answer()).map(|kind| Answer { kind, mtu: value });
+        match (packed.tag(), packed.reason(), answer) {
+            (tag::FORWARD, ..) => Self::Forward { ifindex: value },
+            (tag::BOUNCE, ..) => Self::Bounce,
+            (tag::DROP, Some(reason), _) => Self::Drop(reason),
+            (tag::ANSWER, _, Some(answer)) => Self::Answer(answer),
+            (tag::REJECT, Some(reason), Some(answer)) => Self::Reject(reason, answer),
+            (tag::OPEN_FLOW, ..) => Self::Detour(Detour::OpenFlow),
+            (tag::ICMP_ERROR, ..) => Self::Detour(Detour::IcmpError),
+            (tag::LEAVES_CLUSTER, ..) => Self::Detour(Detour::LeavesCluster),
             _ => Self::Pass,
         }
     }

@@ -6,6 +6,14 @@
 
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::inline_always,
+    reason = "a call costs stack, and what is not a call of its own must be inlined"
+)]
+#![allow(
+    missing_docs,
+    reason = "the attribute of a program makes a second function, without the documentation of the first"
+)]
 
 mod maps;
 mod skb;
@@ -13,8 +21,9 @@ mod skb;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use bridge_common::engine::{Side, run};
-use bridge_common::verdict::Verdict;
+use aya_log_ebpf::warn;
+use bridge_common::engine::{Side, handle};
+use bridge_common::verdict::{DropReason, tag};
 
 use crate::maps::Maps;
 use crate::skb::Skb;
@@ -36,15 +45,43 @@ fn classify(context: &TcContext, side: Side) -> i32 {
     let Some(mut packet) = Skb::ipv4(context) else {
         return TC_ACT_UNSPEC;
     };
-    match run(&mut packet, &Maps, side) {
+    let verdict = handle(&mut packet, &Maps, side);
+    match verdict.tag() {
         // On TCX this continues with the next program and on clsact with the next filter; without
         // another the kernel goes on as if we were not there.
-        Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Forward { ifindex } => packet.redirect_to_neighbour(ifindex),
-        Verdict::Bounce => packet.bounce(),
-        Verdict::Drop(_) | Verdict::Reject(..) | Verdict::Answer(_) | Verdict::Detour(_) => {
+        tag::PASS => TC_ACT_UNSPEC,
+        tag::FORWARD => packet.redirect_to_neighbour(verdict.value()),
+        tag::BOUNCE => packet.bounce(),
+        _ => {
+            if verdict.tag() == tag::DROP {
+                report(context, verdict.reason());
+            }
             TC_ACT_SHOT
         }
+    }
+}
+
+/// Logs what should not happen on a healthy node. Everything else is in the counters.
+#[inline(always)]
+fn report(context: &TcContext, reason: Option<DropReason>) {
+    if !matches!(
+        reason,
+        Some(DropReason::RewriteFailed | DropReason::LocalBackend)
+    ) || !Maps.may_log()
+    {
+        return;
+    }
+    let (len, ifindex) = (context.len(), Skb::ifindex(context));
+    if reason == Some(DropReason::LocalBackend) {
+        warn!(
+            context,
+            "dropped {} bytes from interface {}: the backend is this node itself", len, ifindex
+        );
+    } else {
+        warn!(
+            context,
+            "dropped {} bytes from interface {}: the packet can't be rewritten", len, ifindex
+        );
     }
 }
 

@@ -59,6 +59,9 @@ static EVENTS: RingBuf<Event, { capacity::EVENTS }> = RingBuf::new();
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<[u64; QUOTE_MAX as usize / 8], 1> = PerCpuArray::new();
 
+#[btf_map(name = "last_log")]
+static LAST_LOG: PerCpuArray<Seconds, 1> = PerCpuArray::new();
+
 /// This CPU's buffer for bytes of a packet.
 #[inline(always)]
 pub fn scratch() -> Option<NonNull<[u64; QUOTE_MAX as usize / 8]>> {
@@ -83,6 +86,24 @@ impl<V> Slot<V> for Found<V> {
         // SAFETY: the entry lives as long as the program runs (RCU), and the verifier has seen the
         // null check. Another CPU may change it meanwhile; the engine is made for that.
         access(unsafe { entry.as_mut() })
+    }
+}
+
+impl Maps {
+    /// Whether this CPU may write a log line: one a second.
+    #[inline(always)]
+    pub fn may_log(&self) -> bool {
+        let now = self.now();
+        LAST_LOG
+            .get_ptr_mut(0)
+            .and_then(NonNull::new)
+            .is_some_and(|last| {
+                Found(last).with(|last| {
+                    let is_due = *last != now;
+                    *last = now;
+                    is_due
+                })
+            })
     }
 }
 

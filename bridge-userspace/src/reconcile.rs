@@ -239,7 +239,7 @@ impl ServiceTables {
         for key in obsolete {
             gone(self.services.remove(&key)).map_err(access(name::SERVICES))?;
             if let Some((service, entry)) = self.applied.remove(&key) {
-                self.remove_list(&service, &entry)?;
+                self.remove_list(service, &entry)?;
             }
             changes.removed += 1;
         }
@@ -256,7 +256,7 @@ impl ServiceTables {
                 .insert(key, service, 0)
                 .map_err(access(name::SERVICES))?;
             if let Some((old, entry)) = self.applied.insert(*key, (service, entry.clone())) {
-                self.remove_list(&old, &entry)?;
+                self.remove_list(old, &entry)?;
             }
             changes.written += 1;
         }
@@ -292,7 +292,7 @@ impl ServiceTables {
         })
     }
 
-    fn remove_list(&mut self, service: &Service, entry: &ServiceEntry) -> Result<(), TableError> {
+    fn remove_list(&mut self, service: Service, entry: &ServiceEntry) -> Result<(), TableError> {
         let ServiceEntry::Port(backends) = entry else {
             return Ok(());
         };

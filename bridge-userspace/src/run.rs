@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ipnet::Ipv4Net;
+use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -41,6 +42,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     check_machine(&config.pin_path)?;
     let _lock = InstanceLock::acquire(&config.pin_path)?;
+    // Whoever started us may have held these back for itself, which a child inherits.
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM])
+        .thread_unblock()
+        .context("can't take signals")?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -96,6 +101,7 @@ impl Bridge {
         bridge.follow(served, log).await
     }
 
+    /// Loads, fills and attaches. Call it inside of the runtime.
     fn start(
         config: Config,
         desired: watch::Receiver<Arc<DesiredState>>,

@@ -119,7 +119,7 @@ fn older_kernels_way_of_attaching_works_as_well() {
     );
 
     bridge.uninstall().unwrap();
-    for interface in ["eth0", "flannel.1", "cni0"] {
+    for interface in ["eth0", "flannel.1", "cni0", "veth4"] {
         let filters = node
             .run("tc", &["filter", "show", "dev", interface, "ingress"])
             .unwrap();

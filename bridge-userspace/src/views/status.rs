@@ -111,8 +111,10 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
         .iter()
         .map(|&reason| (reason.name(), count(Count::Drop(reason)).packets))
         .collect();
+    // A new `run` that has not applied its own state yet forwards as its predecessor did, but is not ready.
+    let is_current = pid.is_none_or(|pid| state.as_ref().is_some_and(|state| state.pid == pid));
     Ok(StatusView {
-        ready,
+        ready: ready && is_current,
         running: pid.is_some(),
         pid,
         datapath: interfaces,

@@ -1,0 +1,27 @@
+//! What has to be measured, in a file of its own: `cargo test` runs one file after the other, so that
+//! nothing else of the suite runs meanwhile.
+
+use lab::plan::NODE_30;
+use lab::{Lab, LabOptions};
+
+const MYSQL_NAME: &str = "mysql.project-a-dev1.svc.cluster.local";
+
+#[test]
+fn ten_thousand_questions_a_second_are_all_answered() {
+    let lab = Lab::open(LabOptions::default()).unwrap();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    let count = 20_000;
+    // The machine may be busy with other things; no question may be lost even then.
+    let rates = [(); 3].map(|()| {
+        let (answered, elapsed) = lab
+            .office_pc()
+            .dns_load(NODE_30, MYSQL_NAME, count, 100)
+            .unwrap();
+        assert_eq!(answered, count, "after {elapsed:?}");
+        f64::from(count) / elapsed.as_secs_f64()
+    });
+    assert!(
+        rates.iter().any(|&rate| rate >= 10_000.0),
+        "questions a second: {rates:.0?}"
+    );
+}
