@@ -11,6 +11,15 @@
     reason = "a call costs stack, and what is not a call of its own must be inlined"
 )]
 #![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "sizes of a few bytes, and helpers that return a small number in 64 bits"
+)]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "how the attribute of a program passes the context"
+)]
+#![allow(
     missing_docs,
     reason = "the attribute of a program makes a second function, without the documentation of the first"
 )]
@@ -50,7 +59,7 @@ fn classify(context: &TcContext, side: Side) -> i32 {
         // On TCX this continues with the next program and on clsact with the next filter; without
         // another the kernel goes on as if we were not there.
         tag::PASS => TC_ACT_UNSPEC,
-        tag::FORWARD => packet.redirect_to_neighbour(verdict.value()),
+        tag::FORWARD => Skb::redirect_to_neighbour(verdict.value()),
         tag::BOUNCE => packet.bounce(),
         _ => {
             if verdict.tag() == tag::DROP {

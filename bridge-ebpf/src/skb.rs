@@ -19,9 +19,9 @@ use bridge_common::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
 
 use crate::maps::scratch;
 
-/// `ETH_P_IP` (linux/if_ether.h) as `__sk_buff.protocol` has it.
+/// `ETH_P_IP` (`linux/if_ether.h`) as `__sk_buff.protocol` has it.
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
-/// `ETH_HLEN` (linux/if_ether.h): the bridge attaches to Ethernet interfaces only.
+/// `ETH_HLEN` (`linux/if_ether.h`): the bridge attaches to Ethernet interfaces only.
 const ETH_HLEN: u32 = 14;
 const MAC_LEN: usize = 6;
 
@@ -68,7 +68,7 @@ impl Skb {
     /// Sends the packet out of `ifindex`; the kernel finds the neighbour by its own route to the
     /// destination address.
     #[inline(always)]
-    pub fn redirect_to_neighbour(&self, ifindex: u32) -> i32 {
+    pub fn redirect_to_neighbour(ifindex: u32) -> i32 {
         // SAFETY: a null parameter block with length 0 asks for the route lookup.
         unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
     }

@@ -87,9 +87,9 @@ impl Readiness {
                 .map(|pid| Obstacle::Starting { pid }),
         );
         Ok(Self {
-            obstacles,
             state,
             attachments,
+            obstacles,
         })
     }
 

@@ -171,7 +171,9 @@ impl Attachments {
     ) -> Result<(), AttachError> {
         let mut result = Ok(());
         for (&ifindex, interface) in wanted {
-            if self.attached.get(&ifindex) == Some(interface) {
+            if self.attached.get(&ifindex) == Some(interface)
+                && self.is_intact(datapath.pins(), interface)
+            {
                 continue;
             }
             match self.attach(datapath, interface) {
@@ -194,6 +196,14 @@ impl Attachments {
             keep
         });
         result.and(remove_stale(datapath.pins(), wanted, self.mode))
+    }
+
+    /// Whether a link is still where it was put: somebody may have cleaned up behind our back. Filters are not
+    /// looked at.
+    fn is_intact(&self, pins: &Pins, interface: &Interface) -> bool {
+        self.mode != Mode::Tcx
+            || pinned_tcx_ifindex(&pins.link(interface.side.program(), interface.ifindex))
+                .is_ok_and(|ifindex| ifindex == interface.ifindex)
     }
 
     fn attach(&self, datapath: &mut Datapath, interface: &Interface) -> Result<(), AttachError> {

@@ -5,7 +5,7 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcOp
 
 use super::NetlinkError;
 
-/// `TC_H_CLSACT` (linux/pkt_sched.h).
+/// `TC_H_CLSACT` (`linux/pkt_sched.h`).
 const TC_H_CLSACT: u32 = 0xFFFF_FFF1;
 
 /// Names of the BPF programs that filters on the ingress side of an interface run.
