@@ -134,7 +134,7 @@ fn from_client<P: Packet, T: Tables>(
 /// A packet for the cluster that has no ports to translate. A pod's may pass, as the kernel would forward
 /// it anyway; a service's must not, as it would circle between here and the office router.
 #[inline(always)]
-fn untranslatable<T: Tables>(
+pub fn untranslatable<T: Tables>(
     tables: &T,
     datagram: &Datagram,
     kind: DestinationKind,

@@ -5,7 +5,7 @@
 //! section 4, RFC 5382 REQ-9). An error neither refreshes nor ends a flow (RFC 4787 REQ-12).
 
 use crate::checksum::Difference;
-use crate::engine::to_client;
+use crate::engine::{to_client, untranslatable};
 use crate::flow::Mapping;
 use crate::layout::{DestinationKind, FlowKey, Ipv4, Layer, ReplyKey};
 use crate::packet::{ChecksumKind, OutOfBounds, Packet};
@@ -136,7 +136,23 @@ struct Found {
 /// comes to our NAT address, quotes what the client sent, translated to the backend.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
-    try_translate(packet, tables).into()
+    match try_translate(packet, tables) {
+        Verdict::Pass => leave(packet, tables),
+        verdict => verdict.into(),
+    }
+}
+
+/// An error that cannot be translated, and was not written to, passes; but not one for a service.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn leave<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
+    let Some(datagram) = Datagram::parse(packet) else {
+        return Verdict::Pass.into();
+    };
+    match tables.destination(datagram.destination()) {
+        Some(kind) => untranslatable(tables, &datagram, kind, DropReason::IcmpMalformed),
+        None => Verdict::Pass,
+    }
+    .into()
 }
 
 #[inline(always)]

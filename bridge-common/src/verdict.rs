@@ -156,7 +156,7 @@ drop_reasons! {
     FragmentUnknown = "fragment-unknown",
     /// A protocol that cannot be translated, addressed to a service.
     UnsupportedProtocol = "unsupported-protocol",
-    /// An ICMP error about a packet of ours that is too short or malformed to translate.
+    /// An ICMP error, addressed to a service, about a packet that no flow knows or that it quotes too little of.
     IcmpMalformed = "icmp-malformed",
     /// The packet could not be written to, half-way through.
     RewriteFailed = "rewrite-failed",
