@@ -48,20 +48,29 @@ pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> P
     }
     if verdict.tag() == tag::ICMP_ERROR {
         let mut found = icmp_error::Found::default();
-        if !icmp_error::find(packet, tables, &mut found) {
-            return PackedVerdict::PASS;
-        }
-        verdict = icmp_error::translate(packet, tables, &found);
+        verdict = if icmp_error::find(packet, tables, &mut found) {
+            icmp_error::translate(packet, tables, &found)
+        } else {
+            icmp_error::leave(packet, tables)
+        };
     }
     if matches!(verdict.tag(), tag::DROP | tag::REJECT)
         && let Some(reason) = verdict.reason()
     {
         tables.count(Count::Drop(reason), packet.segments(), packet.len());
     }
-    if matches!(verdict.tag(), tag::ANSWER | tag::REJECT)
-        && answer::write(packet, tables, verdict.answer(), verdict.value())
-    {
-        return PackedVerdict::BOUNCE;
+    if matches!(verdict.tag(), tag::ANSWER | tag::REJECT) {
+        if answer::write(packet, tables, verdict.answer(), verdict.value()) {
+            return PackedVerdict::BOUNCE;
+        }
+        // The sender isn't told after all. A rejection is counted already.
+        return match verdict.reason() {
+            Some(reason) if verdict.tag() == tag::REJECT => PackedVerdict::drop(reason),
+            _ => {
+                tables.count(Count::Drop(DropReason::RewriteFailed), 1, packet.len());
+                PackedVerdict::drop(DropReason::RewriteFailed)
+            }
+        };
     }
     verdict
 }
@@ -138,7 +147,7 @@ fn from_client<P: Packet, T: Tables>(
 /// A packet for the cluster that has no ports to translate. A pod's may pass, as the kernel would forward
 /// it anyway; a service's must not, as it would circle between here and the office router.
 #[inline(always)]
-fn untranslatable<T: Tables>(
+pub fn untranslatable<T: Tables>(
     tables: &T,
     datagram: &Datagram,
     kind: DestinationKind,

@@ -5,7 +5,7 @@
 //! section 4, RFC 5382 REQ-9). An error neither refreshes nor ends a flow (RFC 4787 REQ-12).
 
 use crate::checksum::Difference;
-use crate::engine::to_client;
+use crate::engine::{to_client, untranslatable};
 use crate::flow::Mapping;
 use crate::layout::{DestinationKind, FlowKey, Ipv4, Layer, ReplyKey};
 use crate::packet::{ChecksumKind, OutOfBounds, Packet};
@@ -150,6 +150,19 @@ pub fn find<P: Packet, T: Tables>(packet: &P, tables: &T, found: &mut Found) -> 
     } else {
         find_flow(tables, &quote, found)
     }
+}
+
+/// The verdict on an error that is none of ours: it passes, but not to a service, from where it would come back.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn leave<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
+    let Some(datagram) = Datagram::parse(packet) else {
+        return Verdict::Pass.into();
+    };
+    match tables.destination(datagram.destination()) {
+        Some(kind) => untranslatable(tables, &datagram, kind, DropReason::IcmpUnmatched),
+        None => Verdict::Pass,
+    }
+    .into()
 }
 
 #[inline(always)]

@@ -200,6 +200,8 @@ drop_reasons! {
     FragmentUnknown = "fragment-unknown",
     /// A protocol that cannot be translated, addressed to a service.
     UnsupportedProtocol = "unsupported-protocol",
+    /// An ICMP error, addressed to a service, about a packet that no flow knows or that it quotes too little of.
+    IcmpUnmatched = "icmp-unmatched",
     /// The packet could not be written to, half-way through.
     RewriteFailed = "rewrite-failed",
 }

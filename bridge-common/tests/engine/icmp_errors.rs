@@ -5,15 +5,15 @@ use bridge_common::engine::Side;
 use bridge_common::host::HostTables;
 use bridge_common::layout::Ipv4;
 use bridge_common::tcp::flag::{ACK, SYN};
-use bridge_common::verdict::{Count, Verdict};
+use bridge_common::verdict::{Count, DropReason, Verdict};
 
 use crate::wire::{
     Segment, Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, header_len,
     icmp_error, icmp_kind, identifier, quote,
 };
 use crate::world::{
-    DNS, LAPTOP, LOCAL_POD, MYSQL, NAT, OFFICE_ROUTER, OUTSIDER, PC, POD, TUNNEL, UPLINK, VIP,
-    WORKER, advance, flows, forward, only_flow, pass, replies, send, world,
+    DNS, LAPTOP, LOCAL_POD, MYSQL, NAT, NODE, OFFICE_ROUTER, OUTSIDER, PC, POD, TUNNEL, UPLINK,
+    VIP, WORKER, advance, flows, forward, only_flow, pass, replies, send, world,
 };
 
 /// Every error that is translated, with what may stand in the second half of its header.
@@ -238,6 +238,33 @@ fn an_error_from_the_office_about_a_packet_that_is_not_ours_passes() {
     ] {
         let error = icmp_error(PC, POD, [3, 3], [0; 4], &wire.bytes());
         pass(&tables, Side::Uplink, error);
+    }
+}
+
+#[test]
+fn an_error_about_a_packet_that_its_receiver_did_not_send_passes() {
+    let (tables, translated) = opened(&Wire::udp(at(PC, 20_000), at(POD, 53)));
+    let error = icmp_error(POD, NODE, [3, 3], [0; 4], &translated);
+    pass(&tables, Side::Cluster, error);
+    let received = Wire::udp(at(POD, 53), at(PC, 20_000)).bytes();
+    let error = icmp_error(PC, LOCAL_POD, [3, 3], [0; 4], &received);
+    pass(&tables, Side::Uplink, error);
+}
+
+#[test]
+fn an_unknown_error_to_a_service_does_not_circle_between_the_node_and_the_office() {
+    let mut tables = world();
+    let received = Wire::udp(DNS, at(PC, 20_000)).bytes();
+    for len in [8, 20, 28, received.len()] {
+        let error = icmp_error(PC, VIP, [3, 3], [0; 4], &received[..len]);
+        let (verdict, _) = send(&tables, Side::Uplink, error.clone());
+        assert_eq!(verdict, Verdict::Drop(DropReason::IcmpUnmatched));
+        // From elsewhere it is none of ours, and so is a service that kube-proxy knows.
+        let strange = icmp_error(OUTSIDER, VIP, [3, 3], [0; 4], &received[..len]);
+        pass(&tables, Side::Uplink, strange);
+        tables.settings.authoritative = 0;
+        pass(&tables, Side::Uplink, error);
+        tables.settings.authoritative = 1;
     }
 }
 

@@ -150,12 +150,13 @@ proptest! {
 
     #[test]
     fn a_checksum_left_to_the_network_card_is_completed_right(wire in from_office()) {
-        let leaves_checksum = match wire.segment {
-            Segment::Tcp { .. } => true,
-            Segment::Udp { checksum } => checksum,
-            Segment::Echo { .. } => false,
-        };
-        prop_assume!(leaves_checksum);
+        let mut wire = wire;
+        match &mut wire.segment {
+            Segment::Tcp { .. } => {}
+            Segment::Udp { checksum } => *checksum = true,
+            // No network card completes an ICMP checksum.
+            Segment::Echo { .. } => return Ok(()),
+        }
         round_trip(&wire, Wire::partial_packet, |packet| {
             let (l4, protocol) = (header_len(&packet.bytes), protocol(&packet.bytes));
             complete(packet, l4, protocol);
