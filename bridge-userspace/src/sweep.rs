@@ -180,9 +180,43 @@ impl Sweeper {
     pub fn sweep(&self, policy: &Policy) -> Result<Plan, TableError> {
         let flows = self.tables.flows()?;
         let replies = self.tables.replies()?;
-        let plan = plan(&flows, &replies, self.capacity, now(), policy);
+        let mut plan = plan(&flows, &replies, self.capacity, now(), policy);
+        self.keep_what_came_back(&mut plan, &flows, &replies)?;
         remove(&self.tables, &plan.flows, &plan.replies)?;
         Ok(plan)
+    }
+
+    /// Takes out of the plan what was used, or made anew under the same key, since the tables were read.
+    fn keep_what_came_back(
+        &self,
+        plan: &mut Plan,
+        flows: &[(FlowKey, Flow)],
+        replies: &[(ReplyKey, Reply)],
+    ) -> Result<(), TableError> {
+        if plan.flows.is_empty() && plan.replies.is_empty() {
+            return Ok(());
+        }
+        let flow_table = self.tables.hash::<FlowKey, Flow>(name::FLOWS)?;
+        let seen: HashMap<&FlowKey, Seconds> = flows
+            .iter()
+            .map(|(key, flow)| (key, flow.last_seen))
+            .collect();
+        plan.flows.retain(|key| {
+            flow_table
+                .get(key, 0)
+                .is_ok_and(|flow| seen.get(key) == Some(&flow.last_seen))
+        });
+        let reply_table = self.tables.hash::<ReplyKey, Reply>(name::REPLIES)?;
+        let seen: HashMap<&ReplyKey, Seconds> = replies
+            .iter()
+            .map(|(key, reply)| (key, reply.last_seen))
+            .collect();
+        plan.replies.retain(|key| {
+            reply_table
+                .get(key, 0)
+                .is_ok_and(|reply| seen.get(key) == Some(&reply.last_seen))
+        });
+        Ok(())
     }
 }
 
