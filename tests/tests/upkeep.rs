@@ -1,0 +1,156 @@
+//! What the bridge does by itself, time and again: sweeping, making room, and mending what was damaged.
+
+use std::fs;
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
+
+use lab::host::exchange;
+use lab::plan::{self, port};
+use lab::{Bridge, Lab, LabOptions};
+use serde_json::Value;
+
+const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
+/// A sweep or a check comes every 10 s.
+const TURN: Duration = Duration::from_secs(15);
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+/// Waits for `condition`, as long as one turn may take.
+#[track_caller]
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < TURN, "{what}: not within {TURN:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn start_with_file(lab: &Lab, more: &str) -> Bridge {
+    let file = lab.directory().join("upkeep.yaml");
+    let text = format!(
+        "uplink: eth0\nofficeCidr: [192.168.0.0/22]\ncluster: manifests={}\n{more}",
+        lab.manifests().display()
+    );
+    fs::write(&file, text).unwrap();
+    Bridge::start(lab, &["--config".to_owned(), file.display().to_string()]).unwrap()
+}
+
+#[test]
+fn flows_that_have_run_out_are_swept_and_others_stay() {
+    let lab = open();
+    let bridge = start_with_file(&lab, "timeouts: {icmp: 1, udp: 1, udpUnreplied: 1}\n");
+    let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
+    exchange(&mut session, b"stays").unwrap();
+    lab.office_pc().ping(lab.pod("echo-1").address()).unwrap();
+    lab.office_pc().udp_echo(ECHO_SERVICE, b"goes").unwrap();
+    assert!(bridge.flows().unwrap().len() >= 3);
+    eventually("only the TCP flow is left", || {
+        let flows = bridge.flows().unwrap();
+        flows.len() == 1 && flows[0]["protocol"] == "tcp"
+    });
+    exchange(&mut session, b"still there").unwrap();
+    let replies = entries(&lab, &bridge, "replies");
+    assert_eq!(replies.len(), 1, "the other half is swept too");
+}
+
+#[test]
+fn a_table_full_of_half_open_flows_makes_room_and_keeps_sessions() {
+    let lab = open();
+    let bridge = lab.start_bridge(&["--flow-capacity", "1024"]).unwrap();
+    let pc = lab.office_pc();
+    let mut session = pc.tcp(ECHO_SERVICE).unwrap();
+    exchange(&mut session, b"before").unwrap();
+    // Nobody answers on this port of the pod: unreplied flows, more than fit.
+    pc.run_in(|| {
+        let silent = SocketAddrV4::new(lab.pod("echo-1").address(), 9);
+        for _ in 0..1_500 {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+            // Once the pod has said that the port is closed, sending fails; the flow is there all the same.
+            let _ = socket.send_to(b"x", silent);
+        }
+        Ok(())
+    })
+    .unwrap();
+    eventually("a new connection gets through", || {
+        pc.tcp_echo(lab.at("echo-2", port::ECHO), b"new").is_ok()
+    });
+    exchange(&mut session, b"after").unwrap();
+    let status = bridge.status().unwrap();
+    let refused = status["drops"]["table-full"].as_u64().unwrap();
+    assert!(refused > 0, "the table was never full: {status}");
+    assert!(
+        bridge.log().contains("the flow tables are full"),
+        "{}",
+        bridge.log()
+    );
+}
+
+/// The keys of a table, as `bpftool map delete` takes them.
+fn entries(lab: &Lab, bridge: &Bridge, table: &str) -> Vec<Vec<String>> {
+    let path = bridge.client().table(table).unwrap();
+    let path = path.to_str().unwrap();
+    let dump = lab
+        .node_30()
+        .run("bpftool", &["-j", "map", "dump", "pinned", path])
+        .unwrap();
+    let dump: Value = serde_json::from_str(&dump).unwrap();
+    let bytes = |entry: &Value| {
+        let key = entry["key"].as_array().unwrap();
+        key.iter()
+            .map(|byte| byte.as_str().unwrap().to_owned())
+            .collect()
+    };
+    dump.as_array().unwrap().iter().map(bytes).collect()
+}
+
+fn delete_all(lab: &Lab, bridge: &Bridge, table: &str) {
+    let path = bridge.client().table(table).unwrap();
+    let path = path.to_str().unwrap();
+    for key in entries(lab, bridge, table) {
+        let mut arguments = vec!["map", "delete", "pinned", path, "key"];
+        arguments.extend(key.iter().map(String::as_str));
+        lab.node_30().run("bpftool", &arguments).unwrap();
+    }
+}
+
+#[test]
+fn a_flow_whose_reply_entry_is_lost_goes_on() {
+    let lab = open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
+    exchange(&mut session, b"before").unwrap();
+    // The entry is looked at when the client sends after a while: the pod's answer must not come before.
+    std::thread::sleep(Duration::from_secs(9));
+    delete_all(&lab, &bridge, "replies");
+    exchange(&mut session, b"after").unwrap();
+    assert_eq!(entries(&lab, &bridge, "replies").len(), 1);
+}
+
+#[test]
+fn a_session_whose_forward_entry_is_lost_is_reset_at_once() {
+    let lab = open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
+    exchange(&mut session, b"before").unwrap();
+    delete_all(&lab, &bridge, "flows");
+    let start = Instant::now();
+    let error = exchange(&mut session, b"after").unwrap_err();
+    assert!(format!("{error:#}").contains("reset"), "{error:#}");
+    assert!(start.elapsed() < Duration::from_secs(1));
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"again").unwrap();
+}
+
+#[test]
+fn a_link_that_somebody_removed_is_put_back() {
+    let lab = open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    for entry in fs::read_dir(lab.pin_path().join("links")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    eventually("every link is back", || {
+        bridge.status().unwrap()["ready"] == true
+    });
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"mended").unwrap();
+}
