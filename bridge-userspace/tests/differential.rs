@@ -1,0 +1,483 @@
+//! The program in the kernel against the same engine on the host: packet by packet the same verdict and the same
+//! bytes. Needs root, and BPF; where either is missing the test fails, as it would hide a difference.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use bridge_common::engine::{Side, run};
+use bridge_common::host::{BytePacket, HostTables};
+use bridge_common::layout::{
+    Backend, BackendKey, ClusterCidr, DestinationKind, OfficeCidr, Route, Service, ServiceKey,
+    Settings,
+};
+use bridge_common::parse::{ICMP, TCP, UDP};
+use bridge_common::verdict::Verdict;
+use bridge_userspace::contents::{Contents, ServiceEntry};
+use bridge_userspace::datapath::{Datapath, Pins, program};
+use bridge_userspace::reconcile::Reconciler;
+use bridge_userspace::tables::Tables;
+use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
+use ipnet::Ipv4Net;
+
+const CLIENT: [u8; 4] = [192, 168, 0, 10];
+const POD: [u8; 4] = [10, 244, 1, 5];
+const VIP: [u8; 4] = [10, 96, 20, 16];
+const NAT: [u8; 4] = [10, 244, 30, 0];
+const UPLINK: [u8; 4] = [10, 60, 20, 30];
+const ETHERNET: [u8; 14] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+
+/// `TC_ACT_UNSPEC`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT` (linux/pkt_cls.h).
+const UNSPEC: u32 = u32::MAX;
+const SHOT: u32 = 2;
+const REDIRECT: u32 = 7;
+
+/// Pins that go with the test.
+struct Pinned(PathBuf);
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = Pins::new(&self.0).remove_all();
+    }
+}
+
+fn net(text: &str) -> Ipv4Net {
+    text.parse().unwrap()
+}
+
+fn contents() -> Contents {
+    let route = |ifindex, source, mtu, flags| Route {
+        ifindex,
+        source,
+        mtu,
+        flags,
+    };
+    let mut ports = HostTables::default();
+    // All that the test's clients use is allowed, so that the choice is no matter of chance.
+    ports.set_nat_ports(|port| port < 1_024);
+    let backend = Backend {
+        address: POD,
+        port: 8_080,
+        pad: [0; 2],
+    };
+    let service = |port, protocol| ServiceKey {
+        vip: VIP,
+        port,
+        protocol,
+        pad: 0,
+    };
+    Contents {
+        office: BTreeMap::from([(net("192.168.0.0/22"), OfficeCidr { index: 0 })]),
+        cluster: BTreeMap::from([
+            (net("10.244.0.0/16"), ClusterCidr::new(DestinationKind::Pod)),
+            (
+                net("10.96.0.0/12"),
+                ClusterCidr::new(DestinationKind::Service),
+            ),
+            (
+                net("10.244.30.0/32"),
+                ClusterCidr::new(DestinationKind::Nat),
+            ),
+        ]),
+        routes: BTreeMap::from([
+            (net("10.244.1.0/24"), route(1, NAT, 1_450, Route::TUNNEL)),
+            (net("10.244.30.0/24"), route(1, NAT, 1_450, 0)),
+            (
+                net("10.244.0.0/16"),
+                route(0, [0; 4], 0, Route::UNREACHABLE),
+            ),
+            (net("10.244.30.1/32"), route(0, [0; 4], 0, Route::LOCAL)),
+            (net("192.168.0.0/22"), route(1, UPLINK, 1_500, 0)),
+        ]),
+        services: BTreeMap::from([
+            (service(80, TCP), ServiceEntry::Port(vec![backend])),
+            (service(53, UDP), ServiceEntry::Port(vec![backend])),
+            (service(81, TCP), ServiceEntry::Port(Vec::new())),
+            (service(0, ICMP), ServiceEntry::Address(2)),
+        ]),
+        settings: Settings {
+            authoritative: 1,
+            answer_ping: 1,
+            nat_port_count: ports.settings.nat_port_count,
+            ..Settings::default()
+        },
+        nat_ports: ports.nat_ports,
+    }
+}
+
+fn host_tables(contents: &Contents) -> HostTables {
+    let mut tables = HostTables {
+        settings: contents.settings,
+        nat_ports: contents.nat_ports.clone(),
+        ..HostTables::default()
+    };
+    for (prefix, cidr) in &contents.cluster {
+        let kind = cidr.kind().unwrap();
+        tables.destinations.push((
+            prefix.network().octets(),
+            u32::from(prefix.prefix_len()),
+            kind,
+        ));
+    }
+    for prefix in contents.office.keys() {
+        tables
+            .office
+            .push((prefix.network().octets(), u32::from(prefix.prefix_len())));
+    }
+    for (prefix, route) in &contents.routes {
+        tables.routes.push((
+            prefix.network().octets(),
+            u32::from(prefix.prefix_len()),
+            *route,
+        ));
+    }
+    for (id, (key, entry)) in (1..).zip(&contents.services) {
+        let service = match entry {
+            ServiceEntry::Address(ready) => Service {
+                id: 0,
+                backend_count: *ready,
+            },
+            ServiceEntry::Port(backends) => {
+                for (slot, backend) in (0..).zip(backends) {
+                    tables.backends.insert(
+                        BackendKey {
+                            service_id: id,
+                            slot,
+                        },
+                        *backend,
+                    );
+                }
+                Service {
+                    id,
+                    backend_count: u32::try_from(backends.len()).unwrap(),
+                }
+            }
+        };
+        tables.services.insert(*key, service);
+    }
+    tables
+}
+
+/// Both engines, side by side.
+struct Pair {
+    datapath: Datapath,
+    host: HostTables,
+    _pinned: Pinned,
+}
+
+impl Pair {
+    fn new(name: &str) -> Self {
+        let path = PathBuf::from(format!("/sys/fs/bpf/ob{}-{name}", std::process::id()));
+        let pinned = Pinned(path.clone());
+        let pins = Pins::new(&path);
+        let datapath = Datapath::load(&pins, 4_096).expect("root and a bpf filesystem are needed");
+        let contents = contents();
+        let tables = Tables::open(&pins).unwrap();
+        Reconciler::open(&tables).unwrap().apply(&contents).unwrap();
+        Self {
+            datapath,
+            host: host_tables(&contents),
+            _pinned: pinned,
+        }
+    }
+
+    /// Runs a packet through both and compares; gives what the host made of it.
+    #[track_caller]
+    fn both(&mut self, what: &str, side: Side, packet: &[u8]) -> (Verdict, Vec<u8>) {
+        let mut on_host = BytePacket::new(packet.to_vec());
+        let verdict = run(&mut on_host, &self.host, side);
+        let name = match side {
+            Side::Uplink => program::UPLINK_INGRESS,
+            Side::Cluster => program::CLUSTER_INGRESS,
+        };
+        let classifier: &mut SchedClassifier = self
+            .datapath
+            .ebpf_mut()
+            .program_mut(name)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let frame = [&ETHERNET[..], packet].concat();
+        let mut out = vec![0; frame.len() + 256];
+        let result = classifier
+            .test_run(TestRunOptions {
+                data_in: Some(&frame),
+                data_out: Some(&mut out),
+                ..TestRunOptions::new()
+            })
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let in_kernel = &out[ETHERNET.len()..result.data_size_out as usize];
+        let expected = match verdict {
+            Verdict::Pass => UNSPEC,
+            Verdict::Forward { .. } | Verdict::Bounce => REDIRECT,
+            Verdict::Drop(_) | Verdict::Reject(..) | Verdict::Answer(_) | Verdict::Detour(_) => {
+                SHOT
+            }
+        };
+        assert_eq!(
+            result.return_value, expected,
+            "{what}: {verdict:?} on the host"
+        );
+        let mut bytes = on_host.bytes.clone();
+        match verdict {
+            Verdict::Bounce => {
+                // An answer's identification is random.
+                let mut in_kernel = in_kernel.to_vec();
+                for answer in [&mut bytes, &mut in_kernel] {
+                    answer[4..6].fill(0);
+                    answer[10..12].fill(0);
+                }
+                assert_eq!(in_kernel, bytes, "{what}");
+            }
+            Verdict::Pass | Verdict::Forward { .. } => assert_eq!(in_kernel, bytes, "{what}"),
+            // What is dropped is nobody's business.
+            _ => {}
+        }
+        (verdict, on_host.bytes)
+    }
+}
+
+fn ip(
+    source: [u8; 4],
+    destination: [u8; 4],
+) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    PacketBuilder::ipv4(source, destination, 64)
+}
+
+fn tcp(
+    source: ([u8; 4], u16),
+    destination: ([u8; 4], u16),
+    flags: &str,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut builder = ip(source.0, destination.0).tcp(source.1, destination.1, 1_000, 65_000);
+    for flag in flags.chars() {
+        builder = match flag {
+            'S' => builder.syn(),
+            'A' => builder.ack(2_000),
+            'F' => builder.fin(),
+            'R' => builder.rst(),
+            other => panic!("no flag {other}"),
+        };
+    }
+    if flags.contains('S') {
+        builder = builder
+            .options(&[
+                etherparse::TcpOptionElement::Noop,
+                etherparse::TcpOptionElement::MaximumSegmentSize(1_460),
+            ])
+            .unwrap();
+    }
+    let mut packet = Vec::new();
+    builder.write(&mut packet, payload).unwrap();
+    packet
+}
+
+fn udp(source: ([u8; 4], u16), destination: ([u8; 4], u16), payload: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    ip(source.0, destination.0)
+        .udp(source.1, destination.1)
+        .write(&mut packet, payload)
+        .unwrap();
+    packet
+}
+
+fn echo(source: [u8; 4], destination: [u8; 4], identifier: u16, is_request: bool) -> Vec<u8> {
+    let builder = ip(source, destination);
+    let builder = if is_request {
+        builder.icmpv4_echo_request(identifier, 1)
+    } else {
+        builder.icmpv4_echo_reply(identifier, 1)
+    };
+    let mut packet = Vec::new();
+    builder.write(&mut packet, b"are you there?").unwrap();
+    packet
+}
+
+fn with_header(packet: &[u8], change: impl FnOnce(&mut Ipv4Header)) -> Vec<u8> {
+    let (mut header, rest) = Ipv4Header::from_slice(packet).unwrap();
+    change(&mut header);
+    header.header_checksum = header.calc_header_checksum();
+    let mut changed = Vec::new();
+    header.write(&mut changed).unwrap();
+    changed.extend_from_slice(rest);
+    changed
+}
+
+fn unreachable_about(quoted: &[u8], source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    ip(source, destination)
+        .icmpv4(etherparse::Icmpv4Type::DestinationUnreachable(
+            etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded {
+                next_hop_mtu: 1_400,
+            },
+        ))
+        .write(&mut packet, quoted)
+        .unwrap();
+    packet
+}
+
+#[test]
+fn sessions_are_translated_alike() {
+    let mut pair = Pair::new("sessions");
+    for (port, destination) in [(40_000, (POD, 8_080)), (40_001, (VIP, 80))] {
+        let client = (CLIENT, port);
+        for (what, flags, payload) in [
+            ("SYN", "S", &b""[..]),
+            ("ACK", "A", b""),
+            ("data", "A", b"hello"),
+            ("FIN", "FA", b""),
+        ] {
+            let (verdict, sent) = pair.both(
+                what,
+                Side::Uplink,
+                &tcp(client, destination, flags, payload),
+            );
+            assert!(
+                matches!(verdict, Verdict::Forward { .. }),
+                "{what}: {verdict:?}"
+            );
+            assert_eq!(sent[12..20], [NAT, POD].concat()[..]);
+            let back = if flags == "S" { "SA" } else { flags };
+            let answer = tcp((POD, 8_080), (NAT, port), back, b"world");
+            let (verdict, received) = pair.both("answer", Side::Cluster, &answer);
+            assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
+            assert_eq!(received[12..20], [destination.0, CLIENT].concat()[..]);
+            let complaint = unreachable_about(&sent[..28], [10, 60, 20, 31], NAT);
+            pair.both("an error from the cluster", Side::Cluster, &complaint);
+            let complaint = unreachable_about(&received, [192, 168, 0, 1], destination.0);
+            pair.both("an error from the office", Side::Uplink, &complaint);
+        }
+        pair.both("reset", Side::Uplink, &tcp(client, destination, "R", b""));
+        pair.both(
+            "a new SYN",
+            Side::Uplink,
+            &tcp(client, destination, "S", b""),
+        );
+    }
+    let (_, sent) = pair.both(
+        "UDP",
+        Side::Uplink,
+        &udp((CLIENT, 5_353), (VIP, 53), b"query"),
+    );
+    pair.both(
+        "its answer",
+        Side::Cluster,
+        &udp((POD, 8_080), (NAT, 5_353), b"answer"),
+    );
+    pair.both(
+        "an error about it",
+        Side::Cluster,
+        &unreachable_about(&sent, POD, NAT),
+    );
+    pair.both("ping", Side::Uplink, &echo(CLIENT, POD, 1, true));
+    pair.both("its answer", Side::Cluster, &echo(POD, NAT, 1, false));
+    pair.both(
+        "ping to a service",
+        Side::Uplink,
+        &echo(CLIENT, VIP, 1, true),
+    );
+}
+
+#[test]
+fn refusals_and_answers_are_alike() {
+    let mut pair = Pair::new("refusals");
+    let client = (CLIENT, 40_000);
+    let large = [7; 1_480];
+    let pod_syn = tcp(client, (POD, 80), "S", b"");
+    let cases = [
+        ("no such service", tcp(client, (VIP, 443), "S", b"")),
+        ("no backend", tcp(client, (VIP, 81), "S", b"")),
+        ("no such UDP service", udp(client, (VIP, 123), b"time?")),
+        ("nothing known", tcp(client, (POD, 80), "A", b"late")),
+        ("late FIN", tcp(client, (POD, 80), "FA", b"")),
+        ("late RST", tcp(client, (POD, 80), "R", b"")),
+        (
+            "a subnet without a node",
+            udp(client, ([10, 244, 77, 1], 80), b"x"),
+        ),
+        ("our own address", udp(client, ([10, 244, 30, 1], 80), b"x")),
+        ("an answer to a pod", tcp(client, (POD, 9_000), "SA", b"")),
+        (
+            "the last hop",
+            with_header(&pod_syn, |header| header.time_to_live = 1),
+        ),
+        (
+            "no fragments",
+            with_header(&udp(client, (POD, 80), &large), |header| {
+                header.dont_fragment = true
+            }),
+        ),
+        (
+            "may be fragmented",
+            with_header(&udp(client, (POD, 80), &large), |header| {
+                header.dont_fragment = false
+            }),
+        ),
+        (
+            "too large for a local pod",
+            udp(client, ([10, 244, 30, 9], 80), &large),
+        ),
+        (
+            "another protocol",
+            with_header(&pod_syn, |header| header.protocol = IpNumber::SCTP),
+        ),
+        (
+            "another protocol to a service",
+            with_header(&tcp(client, (VIP, 80), "S", b""), |header| {
+                header.protocol = IpNumber::SCTP
+            }),
+        ),
+        (
+            "a stranger",
+            tcp(([172, 16, 0, 1], 40_000), (POD, 80), "S", b""),
+        ),
+        ("no business of ours", tcp(client, (UPLINK, 22), "S", b"")),
+        (
+            "a later fragment alone",
+            with_header(&udp(client, (POD, 80), b"12345678"), |header| {
+                header.fragment_offset = 8.try_into().unwrap();
+            }),
+        ),
+    ];
+    for (what, packet) in &cases {
+        for side in [Side::Uplink, Side::Cluster] {
+            pair.both(what, side, packet);
+        }
+    }
+}
+
+#[test]
+fn damaged_packets_are_treated_alike() {
+    let mut pair = Pair::new("damaged");
+    let mut random = 0x2545_F491_u32;
+    let mut next = |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        random as usize % below
+    };
+    let sound = [
+        tcp((CLIENT, 40_000), (POD, 80), "S", b"payload"),
+        udp((CLIENT, 40_000), (VIP, 53), b"payload"),
+        echo(CLIENT, POD, 7, true),
+        unreachable_about(&udp((POD, 53), (CLIENT, 40_000), b"x"), CLIENT, POD),
+        tcp((POD, 80), (NAT, 40_000), "SA", b""),
+    ];
+    for round in 0..3_000 {
+        let mut packet = sound[round % sound.len()].clone();
+        for _ in 0..=next(3) {
+            let at = next(packet.len());
+            // Addresses stay, else hardly any packet is ours; so do ports, as a reserved one is replaced at random.
+            if !(12..24).contains(&at) {
+                packet[at] = u8::try_from(next(256)).unwrap();
+            }
+        }
+        if next(4) == 0 {
+            packet.truncate(20 + next(packet.len() - 19).max(1) - 1);
+        }
+        let what = format!("round {round}: {packet:02x?}");
+        pair.both(&what, Side::Uplink, &packet);
+        pair.both(&what, Side::Cluster, &packet);
+    }
+}
