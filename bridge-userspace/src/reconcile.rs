@@ -172,13 +172,7 @@ struct ServiceTables {
 
 impl ServiceTables {
     fn open(tables: &Tables) -> Result<Self, TableError> {
-        let mut lists: BTreeMap<u32, BTreeMap<u32, Backend>> = BTreeMap::new();
-        for (key, backend) in tables.read_all::<BackendKey, Backend>(name::BACKENDS)? {
-            lists
-                .entry(key.service_id)
-                .or_default()
-                .insert(key.slot, backend);
-        }
+        let mut lists = tables.backend_lists()?;
         let mut this = Self {
             services: tables.hash(name::SERVICES)?,
             backends: tables.hash(name::BACKENDS)?,

@@ -2,12 +2,15 @@
 
 mod batch;
 
+use std::collections::BTreeMap;
 use std::io;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use bridge_common::layout::{Counter, Flow, FlowKey, Ipv4, Reply, ReplyKey, name};
+use bridge_common::layout::{
+    Backend, BackendKey, Counter, Flow, FlowKey, Ipv4, Reply, ReplyKey, name,
+};
 use bridge_common::verdict::Count;
 use ipnet::Ipv4Net;
 
@@ -61,6 +64,8 @@ pub struct Tables {
 
 /// A hash table.
 pub type Hash<K, V> = HashMap<MapData, K, V>;
+/// Backend lists by service id, backends by slot.
+pub type BackendLists = BTreeMap<u32, BTreeMap<u32, Backend>>;
 /// A table of prefixes.
 pub type Prefixes<V> = LpmTrie<MapData, Ipv4, V>;
 
@@ -130,6 +135,21 @@ impl Tables {
     /// When the table can't be read.
     pub fn replies(&self) -> Result<Vec<(ReplyKey, Reply)>, TableError> {
         self.read_all(name::REPLIES)
+    }
+
+    /// The backend lists by service id, and in each the backends by slot.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn backend_lists(&self) -> Result<BackendLists, TableError> {
+        let mut lists = BackendLists::new();
+        for (key, backend) in self.read_all::<BackendKey, Backend>(name::BACKENDS)? {
+            lists
+                .entry(key.service_id)
+                .or_default()
+                .insert(key.slot, backend);
+        }
+        Ok(lists)
     }
 
     /// Every entry of a hash table, read in batches. Entries that come and go meanwhile may be missed.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bridge_common::layout::{Backend, BackendKey, Service, ServiceKey, name};
+use bridge_common::layout::{Service, ServiceKey, name};
 use bridge_common::parse::ICMP;
 use serde::Serialize;
 
@@ -26,13 +26,7 @@ pub struct ServiceView {
 /// # Errors
 /// When the tables can't be read.
 pub fn views(tables: &Tables) -> Result<Vec<ServiceView>, TableError> {
-    let mut lists: BTreeMap<u32, BTreeMap<u32, Backend>> = BTreeMap::new();
-    for (key, backend) in tables.read_all::<BackendKey, Backend>(name::BACKENDS)? {
-        lists
-            .entry(key.service_id)
-            .or_default()
-            .insert(key.slot, backend);
-    }
+    let lists = tables.backend_lists()?;
     let mut services = ports(tables)?;
     services.sort_unstable_by_key(|(key, _)| *key);
     Ok(services
