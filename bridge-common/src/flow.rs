@@ -120,7 +120,7 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
     if flow.layer == Layer::Kernel as u8 {
         let opens = tcp_flags & (flag::SYN | flag::ACK) == flag::SYN;
         let alive = since(now, flow.last_seen)
-            < untranslated_timeout(key.protocol, &settings.timeouts)
+            < untranslated_timeout(key.protocol, &flow, &settings.timeouts)
             && !opens;
         if !alive {
             tables.remove_flow(key);

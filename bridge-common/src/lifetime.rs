@@ -54,12 +54,17 @@ impl FlowState {
     }
 }
 
-/// Seconds that a connection which is not ours may be idle before its answers are taken for a new flow.
+/// Seconds that a connection which is not ours may be idle before its answers are taken for a new flow. Only the
+/// office's side is seen: TCP counts as established once it has acknowledged, and as over with its FIN or RST.
 #[must_use]
 #[inline]
-pub const fn untranslated_timeout(protocol: u8, timeouts: &Timeouts) -> Seconds {
+pub const fn untranslated_timeout(protocol: u8, flow: &Flow, timeouts: &Timeouts) -> Seconds {
     if protocol == IpProto::Tcp as u8 {
-        timeouts.tcp_established
+        if flow.tcp_seen & (Seen::ACK | Seen::FIN | Seen::RST) == Seen::ACK {
+            timeouts.tcp_established
+        } else {
+            timeouts.tcp_transitory
+        }
     } else {
         FlowState::Replied.timeout(protocol, timeouts)
     }

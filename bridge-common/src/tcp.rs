@@ -33,7 +33,12 @@ impl Seen {
     #[must_use]
     #[inline]
     pub const fn and(self, flags: u8) -> Self {
-        let mut seen = self.0;
+        // Traffic after a reset says that the reset was none: stray or forged (RFC 6146 section 3.5.2.2, TRANS).
+        let mut seen = if flags & flag::RST == 0 {
+            self.0 & !Self::RST
+        } else {
+            self.0
+        };
         if flags & flag::SYN != 0 {
             seen |= Self::SYN;
         } else if flags & flag::ACK != 0 && flags & flag::RST == 0 {
@@ -146,6 +151,15 @@ mod tests {
         );
         assert!(State::Reset.is_over() && State::Closing.is_over());
         assert!(!State::Opening.is_over() && !State::Established.is_over());
+    }
+
+    #[test]
+    fn a_reset_that_traffic_follows_was_none() {
+        let client = seen(&[SYN, ACK, RST, ACK]);
+        assert_eq!(
+            State::of(client, seen(&[SYN | ACK, ACK])),
+            State::Established
+        );
     }
 
     #[test]

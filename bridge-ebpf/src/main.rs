@@ -54,6 +54,10 @@ fn classify(context: &TcContext, side: Side) -> i32 {
     let Some(mut packet) = Skb::ipv4(context) else {
         return TC_ACT_UNSPEC;
     };
+    // What a promiscuous uplink hears of others. At a bridge's port every frame is for another: the bridge.
+    if side == Side::Uplink && !packet.is_for_host() {
+        return TC_ACT_UNSPEC;
+    }
     let verdict = handle(&mut packet, &Maps, side);
     match verdict.tag() {
         // On TCX this continues with the next program and on clsact with the next filter; without

@@ -21,6 +21,8 @@ use crate::maps::scratch;
 
 /// `ETH_P_IP` (`linux/if_ether.h`) as `__sk_buff.protocol` has it.
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+/// `PACKET_HOST` (`linux/if_packet.h`).
+const PACKET_HOST: u32 = 0;
 /// `ETH_HLEN` (`linux/if_ether.h`): the bridge attaches to Ethernet interfaces only.
 const ETH_HLEN: u32 = 14;
 const MAC_LEN: usize = 6;
@@ -54,6 +56,12 @@ impl Skb {
             skb: context.as_ptr().cast(),
         };
         (field!(skb, protocol) == ETH_P_IP && field!(skb, vlan_present) == 0).then_some(skb)
+    }
+
+    /// Whether the frame was addressed to the interface that it came in by.
+    #[inline(always)]
+    pub fn is_for_host(&self) -> bool {
+        field!(self, pkt_type) == PACKET_HOST
     }
 
     /// The interface that the packet came in by.

@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use crate::cluster::{CidrKind, DesiredState};
 use crate::config::{self, Config};
 use crate::datapath::{Interface, Side};
-use crate::netlink::{self, NetworkState, cluster_interfaces};
+use crate::netlink::{self, LinkKind, NetworkState, cluster_interfaces};
 use crate::networks::overlaps;
 use crate::ports::PortSet;
 
@@ -93,12 +93,18 @@ pub fn interfaces(
             .collect();
     // A pod's packets are met at the bridge's port, before bridge netfilter (`bridge-nf-call-iptables`, on wherever
     // kube-proxy runs) puts fragments together that could not be sent on whole.
+    let is_bridge = |ifindex: u32| {
+        network
+            .links
+            .get(&ifindex)
+            .is_some_and(|link| link.kind == LinkKind::Bridge)
+    };
     let ports: Vec<Interface> = network
         .links
         .values()
         .filter(|link| {
             link.master
-                .is_some_and(|bridge| wanted.contains_key(&bridge))
+                .is_some_and(|master| wanted.contains_key(&master) && is_bridge(master))
         })
         .map(|link| Interface {
             ifindex: link.index,
@@ -129,7 +135,7 @@ impl Contents {
         network: &NetworkState,
         reserved: &PortSet,
     ) -> Self {
-        let routes = routes(config, desired, network);
+        let routes = routes(desired, network);
         let nat_ports = nat_ports(reserved);
         let candidates = (0..=u16::MAX)
             .filter(|&port| !is_reserved(reserved, port))
@@ -151,6 +157,14 @@ impl Contents {
                 u32::try_from(candidates).unwrap_or_default(),
             ),
         }
+    }
+
+    /// Networks that there is a way to.
+    pub fn reachable(&self) -> impl Iterator<Item = Ipv4Net> {
+        self.routes
+            .iter()
+            .filter(|(_, route)| !route.is_unreachable() && !route.is_local())
+            .map(|(&prefix, _)| prefix)
     }
 
     /// The addresses that sources are translated to.
@@ -203,11 +217,7 @@ fn destinations(
 
 /// The kernel's routes as the engine wants them. A piece of a pod network that only the default route
 /// covers has no pods: sent there, a packet would come back from the office router until its TTL ends.
-fn routes(
-    config: &Config,
-    desired: &DesiredState,
-    network: &NetworkState,
-) -> BTreeMap<Ipv4Net, Route> {
+fn routes(desired: &DesiredState, network: &NetworkState) -> BTreeMap<Ipv4Net, Route> {
     let pods: Vec<Ipv4Net> = desired.cidrs_of(CidrKind::Pod).collect();
     let leads_nowhere = |route: &netlink::Route| {
         route.matched.prefix_len() == 0
@@ -248,12 +258,6 @@ fn routes(
         ..Route::default()
     };
     routes.extend(network.local.iter().map(|&prefix| (prefix, local)));
-    debug_assert!(
-        config
-            .office_cidrs
-            .iter()
-            .all(|office| !pods.contains(office))
-    );
     routes
 }
 

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use ipnet::Ipv4Net;
-use nix::sys::signal::{SigSet, Signal};
-use tokio::signal::unix::{SignalKind, signal};
+use nix::sys::signal::{SigSet, Signal as SignalNumber};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::cluster::{self, CidrKind, DesiredState};
 use crate::config::{Config, RunArgs};
 use crate::contents::{Contents, interest, interfaces};
-use crate::datapath::{Attachments, Datapath, Pins, Side};
+use crate::datapath::{Attachments, Datapath, Mode, Pins, Side, detach_filters};
 use crate::events;
 use crate::http;
 use crate::listeners::{Listeners, Served};
@@ -43,7 +43,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     check_machine(&config.pin_path)?;
     let _lock = InstanceLock::acquire(&config.pin_path)?;
     // Whoever started us may have held these back for itself, which a child inherits.
-    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM])
+    SigSet::from_iter([SignalNumber::SIGINT, SignalNumber::SIGTERM])
         .thread_unblock()
         .context("can't take signals")?;
     tokio::runtime::Builder::new_multi_thread()
@@ -56,6 +56,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
 struct Bridge {
     config: Config,
     desired: watch::Receiver<Arc<DesiredState>>,
+    /// The last state of the cluster that does not contradict the configuration.
+    accepted: Arc<DesiredState>,
     network: watch::Receiver<Arc<NetworkState>>,
     interest: watch::Sender<Vec<Ipv4Net>>,
     datapath: Datapath,
@@ -84,7 +86,10 @@ impl Bridge {
                 config.pin_path.display()
             );
         }
+        // From here on a start is finished before it is stopped: half of one would translate one way only.
+        let signals = Signals::hold()?;
         let is_new = !pins.exist();
+        let before = State::read(pins.root()).ok().flatten();
         let served = listeners.serve(&pins)?;
         let started = Self::start(config, desired, network, interest_sender, &pins);
         let (bridge, log) = match started {
@@ -98,7 +103,13 @@ impl Bridge {
                 return Err(error);
             }
         };
-        bridge.follow(served, log).await
+        if let Some(before) = before
+            && before.mode == Mode::Clsact
+            && bridge.attachments.mode() == Mode::Tcx
+        {
+            detach_filters(&before.interfaces).await;
+        }
+        bridge.follow(served, log, signals).await
     }
 
     /// Loads, fills and attaches. Call it inside of the runtime.
@@ -114,9 +125,11 @@ impl Bridge {
         let tables = Tables::open(pins)?;
         let reconciler = Reconciler::open(&tables)?;
         let (policy, _) = watch::channel(Policy::default());
+        let accepted = desired.borrow().clone();
         let mut bridge = Self {
             attachments: Attachments::new(config.tc_attach),
             config,
+            accepted,
             desired,
             network,
             interest,
@@ -130,10 +143,16 @@ impl Bridge {
 
     /// Brings tables and attachments to the state of cluster and kernel.
     fn apply(&mut self) -> anyhow::Result<()> {
-        let desired = self.desired.borrow_and_update().clone();
+        let desired = Arc::clone(&self.accepted);
         let network = self.network.borrow_and_update().clone();
         let reserved = reserved_ports()?;
         let contents = Contents::new(&self.config, &desired, &network, &reserved);
+        if contents.settings.nat_port_count == 0 {
+            bail!(
+                "no port is left for NAT: net.ipv4.ip_local_port_range, net.ipv4.ip_local_reserved_ports and \
+                 listening sockets cover all from 1024 on; narrow the range, for example to `32768 60999`"
+            );
+        }
         let changes = self.reconciler.apply(&contents)?;
         if !changes.is_empty() {
             info!(
@@ -146,6 +165,7 @@ impl Bridge {
             timeouts: contents.settings.timeouts,
             office: self.config.office_cidrs.clone(),
             nat_addresses: contents.nat_addresses().collect::<HashSet<_>>(),
+            reachable: contents.reachable().collect(),
         });
         let wanted = interfaces(&self.config, &desired, &network);
         if !wanted
@@ -185,28 +205,31 @@ impl Bridge {
         }
     }
 
-    async fn follow(mut self, served: Served, events: events::Events) -> anyhow::Result<()> {
+    async fn follow(
+        mut self,
+        served: Served,
+        events: events::Events,
+        mut signals: Signals,
+    ) -> anyhow::Result<()> {
         let sweeper = Sweeper::new(Tables::open(self.datapath.pins())?)?;
         let sweeps = served.sweeps().clone();
         tokio::spawn(sweep(sweeper, self.policy.subscribe(), events, sweeps));
         let served = served.answer_dns();
-        let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
         let mut ports = interval(PORTS);
         ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         info!(uplink = %self.config.uplink, cluster = %self.config.cluster, "office-bridge is forwarding");
         loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                () = signals.next() => break,
                 Ok(()) = self.desired.changed() => {
-                    let desired = self.desired.borrow().clone();
+                    let desired = self.desired.borrow_and_update().clone();
                     if let Err(error) = desired.check_against_office(&self.config.office_cidrs) {
                         warn!("the cluster's new state is not applied: {error}");
                         continue;
                     }
                     announce(&desired);
                     self.interest.send_replace(interest(&self.config, &desired));
+                    self.accepted = desired;
                 }
                 Ok(()) = self.network.changed() => {}
                 _ = ports.tick() => {}
@@ -218,6 +241,28 @@ impl Bridge {
         }
         info!("stopping; forwarding goes on (`office-bridge uninstall` ends it)");
         served.stop().await
+    }
+}
+
+/// What ends `run`.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn hold() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("can't wait for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("can't wait for SIGINT")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

@@ -37,8 +37,21 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// Office networks: the flows of other clients end.
     pub office: Vec<Ipv4Net>,
-    /// Our NAT addresses: replies to others don't come home, so their flows end.
+    /// Our NAT addresses.
     pub nat_addresses: HashSet<Ipv4Addr>,
+    /// Networks that there is a way to. One that is gone for a moment, as while a tunnel is made anew, ends no flow.
+    pub reachable: Vec<Ipv4Net>,
+}
+
+impl Policy {
+    /// Whether the backend is now reached from another address than the flow's: its replies don't come home.
+    fn has_moved(&self, flow: &Flow) -> bool {
+        !self.nat_addresses.contains(&Ipv4Addr::from(flow.nat))
+            && self
+                .reachable
+                .iter()
+                .any(|network| network.contains(&Ipv4Addr::from(flow.backend)))
+    }
 }
 
 /// What a sweep removes.
@@ -74,11 +87,17 @@ pub fn plan(
     let mut alive = Vec::new();
     for (key, flow) in flows {
         if flow.layer == Layer::Kernel as u8 {
-            if since(now, flow.last_seen) >= untranslated_timeout(key.protocol, &policy.timeouts) {
+            let unused = since(now, flow.last_seen);
+            if unused >= untranslated_timeout(key.protocol, flow, &policy.timeouts) {
                 plan.flows.push(*key);
                 plan.expired += 1;
             } else {
-                plan.remaining += 1;
+                alive.push(Candidate {
+                    class: UNTRANSLATED,
+                    idle: unused,
+                    key: *key,
+                    reply_key: None,
+                });
             }
             continue;
         }
@@ -100,7 +119,7 @@ pub fn plan(
             .office
             .iter()
             .any(|office| office.contains(&Ipv4Addr::from(key.client)))
-            || !policy.nat_addresses.contains(&Ipv4Addr::from(flow.nat));
+            || policy.has_moved(flow);
         let has_expired = is_expired(key.protocol, flow, &reply, now, &policy.timeouts);
         if is_foreign || has_expired {
             plan.flows.push(*key);
@@ -115,7 +134,7 @@ pub fn plan(
                 class: class(FlowState::of(key.protocol, flow, &reply)),
                 idle: idle(now, flow, &reply),
                 key: *key,
-                reply_key,
+                reply_key: Some(reply_key),
             });
         }
     }
@@ -130,11 +149,11 @@ pub fn plan(
         let excess = plan
             .remaining
             .saturating_sub(capacity * LOW_WATER_PERCENT / 100);
-        // The least valuable first: half-open, then closing, then the longest idle.
+        // The least valuable first: what is not ours, half-open, then closing, then the longest idle.
         alive.sort_unstable_by(|a, b| a.class.cmp(&b.class).then(b.idle.cmp(&a.idle)));
         for candidate in alive.iter().take(excess) {
             plan.flows.push(candidate.key);
-            plan.replies.push(candidate.reply_key);
+            plan.replies.extend(candidate.reply_key);
         }
         plan.evicted = excess.min(alive.len());
         plan.remaining -= plan.evicted;
@@ -146,14 +165,17 @@ struct Candidate {
     class: u8,
     idle: Seconds,
     key: FlowKey,
-    reply_key: ReplyKey,
+    reply_key: Option<ReplyKey>,
 }
+
+/// The class of a connection that is not ours: it is there to spare its first answer a guess.
+const UNTRANSLATED: u8 = 0;
 
 const fn class(state: FlowState) -> u8 {
     match state {
-        FlowState::Tcp(State::Opening) | FlowState::Unreplied => 0,
-        FlowState::Tcp(State::Closing | State::Reset) => 1,
-        FlowState::Tcp(State::Established) | FlowState::Replied => 2,
+        FlowState::Tcp(State::Opening) | FlowState::Unreplied => 1,
+        FlowState::Tcp(State::Closing | State::Reset) => 2,
+        FlowState::Tcp(State::Established) | FlowState::Replied => 3,
     }
 }
 
@@ -251,6 +273,7 @@ mod tests {
             timeouts: Timeouts::default(),
             office: vec!["192.168.0.0/22".parse().unwrap()],
             nat_addresses: HashSet::from([Ipv4Addr::from(NAT)]),
+            reachable: vec!["10.244.1.0/24".parse().unwrap()],
         }
     }
 
@@ -366,6 +389,30 @@ mod tests {
             run(&[tcp(1, 0, ESTABLISHED)], 1_000, &renumbered).foreign,
             1
         );
+    }
+
+    #[test]
+    fn flows_outlast_a_tunnel_that_is_gone_for_a_moment() {
+        let mut without_tunnel = policy();
+        without_tunnel.nat_addresses.clear();
+        without_tunnel.reachable.clear();
+        let plan = run(&[tcp(1, 0, ESTABLISHED)], 1_000, &without_tunnel);
+        assert_eq!((plan.remaining, plan.foreign), (1, 0));
+    }
+
+    #[test]
+    fn connections_that_are_not_ours_are_the_first_to_go() {
+        let mut entries: Vec<_> = (100..198)
+            .map(|port| pair(&tcp(port, 1, ESTABLISHED)))
+            .collect();
+        for ((_, flow), _) in &mut entries[..40] {
+            flow.layer = Layer::Kernel as u8;
+            flow.tcp_seen = Seen::ACK;
+        }
+        let flows: Vec<_> = entries.iter().map(|(flow, _)| *flow).collect();
+        let replies: Vec<_> = entries[40..].iter().map(|(_, reply)| *reply).collect();
+        let plan = plan(&flows, &replies, 100, NOW, &policy());
+        assert_eq!((plan.evicted, plan.replies.len()), (13, 0));
     }
 
     #[test]

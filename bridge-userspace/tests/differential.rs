@@ -25,9 +25,10 @@ const POD: [u8; 4] = [10, 244, 1, 5];
 const VIP: [u8; 4] = [10, 96, 20, 16];
 const NAT: [u8; 4] = [10, 244, 30, 0];
 const UPLINK: [u8; 4] = [10, 60, 20, 30];
-const ETHERNET: [u8; 14] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+/// To the address of the loopback device, on which the kernel runs it, so that it is for this host.
+const ETHERNET: [u8; 14] = [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2, 8, 0];
 
-/// `TC_ACT_UNSPEC`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT` (linux/pkt_cls.h).
+/// `TC_ACT_UNSPEC`, `TC_ACT_SHOT`, `TC_ACT_REDIRECT` (`linux/pkt_cls.h`).
 const UNSPEC: u32 = u32::MAX;
 const SHOT: u32 = 2;
 const REDIRECT: u32 = 7;
@@ -405,13 +406,13 @@ fn refusals_and_answers_are_alike() {
         (
             "no fragments",
             with_header(&udp(client, (POD, 80), &large), |header| {
-                header.dont_fragment = true
+                header.dont_fragment = true;
             }),
         ),
         (
             "may be fragmented",
             with_header(&udp(client, (POD, 80), &large), |header| {
-                header.dont_fragment = false
+                header.dont_fragment = false;
             }),
         ),
         (
@@ -425,7 +426,7 @@ fn refusals_and_answers_are_alike() {
         (
             "another protocol to a service",
             with_header(&tcp(client, (VIP, 80), "S", b""), |header| {
-                header.protocol = IpNumber::SCTP
+                header.protocol = IpNumber::SCTP;
             }),
         ),
         (

@@ -154,3 +154,45 @@ fn a_link_that_somebody_removed_is_put_back() {
     });
     lab.office_pc().tcp_echo(ECHO_SERVICE, b"mended").unwrap();
 }
+
+#[test]
+fn a_cluster_that_claims_the_office_is_refused_for_good() {
+    let lab = open();
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    let node =
+        "apiVersion: v1\nkind: Node\nmetadata: {name: odd}\nspec: {podCIDRs: [192.168.0.0/22]}\n";
+    fs::write(lab.manifests().join("odd.yaml"), node).unwrap();
+    eventually("the refusal is told", || {
+        bridge.log().contains("not applied")
+    });
+    // The next turn must not apply it either.
+    std::thread::sleep(Duration::from_secs(11));
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"still").unwrap();
+    let status = bridge.status().unwrap();
+    assert_eq!(status["running"], true, "{}", bridge.log());
+    assert!(
+        !status["cidrs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|cidr| { cidr["cidr"] == "192.168.0.0/22" && cidr["kind"] == "pod" })
+    );
+    bridge.stop().unwrap();
+}
+
+#[test]
+fn a_node_that_uses_every_port_itself_is_told_so() {
+    let lab = open();
+    let node = lab.node_30();
+    node.run(
+        "sysctl",
+        &["-qw", "net.ipv4.ip_local_port_range=1024 65535"],
+    )
+    .unwrap();
+    let arguments = Bridge::default_arguments(&lab);
+    let output = Bridge::command(&lab, &arguments).unwrap().output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("no port is left for NAT"), "{message}");
+    assert!(!lab.pin_path().exists(), "something is left pinned");
+}

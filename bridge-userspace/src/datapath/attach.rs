@@ -170,7 +170,10 @@ impl Attachments {
         wanted: &BTreeMap<u32, Interface>,
     ) -> Result<(), AttachError> {
         let mut result = Ok(());
-        for (&ifindex, interface) in wanted {
+        // The uplink last: nothing is translated before the answers have a way back.
+        let mut in_order: Vec<_> = wanted.iter().collect();
+        in_order.sort_by_key(|(_, interface)| interface.side == Side::Uplink);
+        for (&ifindex, interface) in in_order {
             if self.attached.get(&ifindex) == Some(interface)
                 && self.is_intact(datapath.pins(), interface)
             {
@@ -179,6 +182,7 @@ impl Attachments {
             match self.attach(datapath, interface) {
                 Ok(()) => {
                     info!(interface = %interface.name, side = ?interface.side, mode = %self.mode, "attached");
+                    warn_of_others(datapath, interface);
                     self.attached.insert(ifindex, interface.clone());
                 }
                 Err(error) if result.is_ok() => result = Err(error),
@@ -254,6 +258,32 @@ fn attach_tcx(
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(pin)?;
     Ok(())
+}
+
+/// Warns of programs of another office-bridge on the interface: of another pin path, or pinned on a bpffs that another
+/// has been mounted over. They would take packets that ours should get.
+fn warn_of_others(datapath: &mut Datapath, interface: &Interface) {
+    let own = classifier(&mut datapath.ebpf, interface.side.program())
+        .ok()
+        .and_then(|program| Some(program.info().ok()?.id()));
+    let Ok((_, programs)) = SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress)
+    else {
+        return;
+    };
+    for other in programs {
+        let is_ours_by_name = matches!(
+            other.name_as_str(),
+            Some(program::UPLINK_INGRESS | program::CLUSTER_INGRESS)
+        );
+        if is_ours_by_name && own.is_some_and(|own| own != other.id()) {
+            warn!(
+                interface = %interface.name,
+                program = other.id(),
+                "another office-bridge is attached here too; `bpftool link` shows its link, and `office-bridge \
+                 uninstall` with its --pin-path removes it"
+            );
+        }
+    }
 }
 
 fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<(), anyhow::Error> {

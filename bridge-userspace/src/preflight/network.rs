@@ -101,7 +101,14 @@ fn check_office(
     state: &NetworkState,
 ) -> Result<(), NetworkError> {
     let uplink = state.link_named(&config.uplink).map(|link| link.index);
-    for index in cluster_interfaces(state, pod_cidrs) {
+    // Without pod CIDRs the devices that carry pods are still known by their kind.
+    let carriers = state
+        .links
+        .values()
+        .filter(|link| link.kind.is_tunnel() || matches!(link.kind, LinkKind::Bridge));
+    let mut cluster = cluster_interfaces(state, pod_cidrs);
+    cluster.extend(carriers.map(|link| link.index));
+    for index in cluster {
         // With host-gw the way to the pods may be the office's own network card.
         if Some(index) == uplink {
             continue;

@@ -155,7 +155,9 @@ pub fn flush(tables: &Tables, filter: &FlowFilter, output: OutputFormat) -> anyh
     struct Flushed {
         flushed: usize,
     }
-    let flows = select(tables, filter)?;
+    let mut flows = select(tables, filter)?;
+    // Without its entry an untranslated connection would be taken for the rest of a lost flow, and reset.
+    flows.retain(|(_, flow)| flow.layer != Layer::Kernel as u8);
     let keys: Vec<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
     let replies: Vec<ReplyKey> = flows
         .iter()
