@@ -8,7 +8,7 @@ use bridge_common::layout::{
     Backend, ClusterCidr, DestinationKind, Ipv4, NatPort, OfficeCidr, Route, Seconds, ServiceKey,
     Settings, Timeouts, capacity,
 };
-use bridge_common::parse::ICMP;
+use bridge_common::parse::{ICMP, UDP};
 use ipnet::Ipv4Net;
 
 use crate::cluster::{CidrKind, DesiredState};
@@ -157,6 +157,20 @@ impl Contents {
                 u32::try_from(candidates).unwrap_or_default(),
             ),
         }
+    }
+
+    /// Where the UDP ports of services lead.
+    #[must_use]
+    pub fn udp_services(&self) -> BTreeMap<ServiceKey, Vec<Backend>> {
+        let backends = |entry: &ServiceEntry| match entry {
+            ServiceEntry::Port(backends) => backends.clone(),
+            ServiceEntry::Address(_) => Vec::new(),
+        };
+        self.services
+            .iter()
+            .filter(|(key, _)| key.protocol == UDP)
+            .map(|(key, entry)| (*key, backends(entry)))
+            .collect()
     }
 
     /// Networks that there is a way to.

@@ -3,11 +3,14 @@
 //! A flow is judged by both of its entries, by the same rule as in the datapath
 //! ([`bridge_common::lifetime`]). The plan is a pure function; [`Sweeper`] carries it out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
-use bridge_common::layout::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, Timeouts, name};
+use bridge_common::layout::{
+    Backend, Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, ServiceKey, Timeouts, name,
+};
 use bridge_common::lifetime::{FlowState, idle, is_expired, since, untranslated_timeout};
+use bridge_common::parse::UDP;
 use bridge_common::tcp::State;
 use ipnet::Ipv4Net;
 use nix::time::{ClockId, clock_gettime};
@@ -41,9 +44,35 @@ pub struct Policy {
     pub nat_addresses: HashSet<Ipv4Addr>,
     /// Networks that there is a way to. One that is gone for a moment, as while a tunnel is made anew, ends no flow.
     pub reachable: Vec<Ipv4Net>,
+    /// Where the UDP ports of services lead, if every service is known. UDP has no end of its own: a flow to a backend
+    /// that is gone would last as long as its client sends, into the void or to whoever has the address by then.
+    pub udp_services: Option<BTreeMap<ServiceKey, Vec<Backend>>>,
 }
 
 impl Policy {
+    /// Whether a UDP flow leads to a backend that its service no longer has.
+    fn has_lost_backend(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let Some(services) = &self.udp_services else {
+            return false;
+        };
+        let is_direct =
+            (key.destination, key.destination_port) == (flow.backend, flow.backend_port);
+        if key.protocol != UDP || is_direct {
+            return false;
+        }
+        let service = ServiceKey {
+            vip: key.destination,
+            port: key.destination_port,
+            protocol: UDP,
+            pad: 0,
+        };
+        !services.get(&service).is_some_and(|backends| {
+            backends
+                .iter()
+                .any(|backend| (backend.address, backend.port) == (flow.backend, flow.backend_port))
+        })
+    }
+
     /// Whether the backend is now reached from another address than the flow's: its replies don't come home.
     fn has_moved(&self, flow: &Flow) -> bool {
         !self.nat_addresses.contains(&Ipv4Addr::from(flow.nat))
@@ -119,7 +148,8 @@ pub fn plan(
             .office
             .iter()
             .any(|office| office.contains(&Ipv4Addr::from(key.client)))
-            || policy.has_moved(flow);
+            || policy.has_moved(flow)
+            || policy.has_lost_backend(key, flow);
         let has_expired = is_expired(key.protocol, flow, &reply, now, &policy.timeouts);
         if is_foreign || has_expired {
             plan.flows.push(*key);
@@ -262,7 +292,7 @@ pub fn remove(tables: &Tables, flows: &[FlowKey], replies: &[ReplyKey]) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bridge_common::parse::{TCP, UDP};
+    use bridge_common::parse::TCP;
     use bridge_common::tcp::Seen;
 
     const NAT: [u8; 4] = [10, 244, 30, 0];
@@ -274,6 +304,7 @@ mod tests {
             office: vec!["192.168.0.0/22".parse().unwrap()],
             nat_addresses: HashSet::from([Ipv4Addr::from(NAT)]),
             reachable: vec!["10.244.1.0/24".parse().unwrap()],
+            udp_services: None,
         }
     }
 
@@ -389,6 +420,40 @@ mod tests {
             run(&[tcp(1, 0, ESTABLISHED)], 1_000, &renumbered).foreign,
             1
         );
+    }
+
+    #[test]
+    fn udp_flows_to_a_backend_that_is_gone_end() {
+        let service = ServiceKey {
+            vip: [10, 96, 0, 10],
+            port: 53,
+            protocol: UDP,
+            pad: 0,
+        };
+        let backend = |last| Backend {
+            address: [10, 244, 1, last],
+            port: 80,
+            pad: [0; 2],
+        };
+        let ((mut key, flow), (_, mut reply)) = pair(&Entry {
+            protocol: UDP,
+            port: 4,
+            idle: 0,
+            seen: (0, 0),
+            replied: true,
+        });
+        (key.destination, key.destination_port) = (service.vip, service.port);
+        (reply.destination, reply.destination_port) = (service.vip, service.port);
+        let swept = |backends: Option<Vec<Backend>>| {
+            let mut policy = policy();
+            policy.udp_services = Some(backends.map(|list| (service, list)).into_iter().collect());
+            let replies = [(key.reply_key(&flow), reply)];
+            plan(&[(key, flow)], &replies, 1_000, NOW, &policy).foreign
+        };
+        assert_eq!(swept(Some(vec![backend(4), backend(5)])), 0);
+        assert_eq!(swept(Some(vec![backend(4)])), 1);
+        assert_eq!(swept(Some(Vec::new())), 1);
+        assert_eq!(swept(None), 1, "the service itself is gone");
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::fs;
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
-use lab::host::exchange;
+use lab::cluster::Protocol;
+use lab::host::{datagram, exchange};
 use lab::plan::{self, port};
 use lab::{Bridge, Lab, LabOptions};
 use serde_json::Value;
@@ -195,4 +196,27 @@ fn a_node_that_uses_every_port_itself_is_told_so() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(message.contains("no port is left for NAT"), "{message}");
     assert!(!lab.pin_path().exists(), "something is left pinned");
+}
+
+#[test]
+fn a_sender_that_never_pauses_is_moved_off_a_backend_that_is_gone() {
+    let mut lab = open();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    let socket = lab.office_pc().udp_from(0, ECHO_SERVICE).unwrap();
+    datagram(&socket, b"first").unwrap();
+    let seen_by = |lab: &Lab, pod: &str| lab.pod(pod).peers(Protocol::Udp, port::ECHO).len();
+    let first = ["echo-0", "echo-1", "echo-2"]
+        .into_iter()
+        .find(|pod| seen_by(&lab, pod) > 0)
+        .unwrap();
+    for endpoint in &mut lab.cluster_mut().service_mut("echo").endpoints {
+        endpoint.ready = endpoint.pod != first;
+    }
+    lab.write_manifests().unwrap();
+    eventually("another pod gets the datagrams", || {
+        let _ = datagram(&socket, b"more");
+        ["echo-0", "echo-1", "echo-2"]
+            .into_iter()
+            .any(|pod| pod != first && seen_by(&lab, pod) > 0)
+    });
 }
