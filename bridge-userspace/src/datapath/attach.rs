@@ -205,9 +205,7 @@ impl Attachments {
     /// Whether a link is still where it was put: somebody may have cleaned up behind our back. Filters are not
     /// looked at.
     fn is_intact(&self, pins: &Pins, interface: &Interface) -> bool {
-        self.mode != Mode::Tcx
-            || pinned_tcx_ifindex(&pins.link(interface.side.program(), interface.ifindex))
-                .is_ok_and(|ifindex| ifindex == interface.ifindex)
+        self.mode != Mode::Tcx || is_linked(pins, interface)
     }
 
     fn attach(&self, datapath: &mut Datapath, interface: &Interface) -> Result<(), AttachError> {
@@ -370,16 +368,19 @@ fn remove_stale(
     Ok(())
 }
 
+/// Whether the pinned link leads to the interface. One whose interface was deleted is still pinned, but leads nowhere.
+fn is_linked(pins: &Pins, interface: &Interface) -> bool {
+    pinned_tcx_ifindex(&pins.link(interface.side.program(), interface.ifindex))
+        .is_ok_and(|ifindex| ifindex == interface.ifindex)
+}
+
 /// Whether our program is attached to the interface right now, asked of the kernel.
 pub async fn attached(pins: &Pins, interface: &Interface, mode: Mode) -> bool {
-    let program = interface.side.program();
     match mode {
-        // A link whose interface was deleted is still pinned, but leads nowhere.
-        Mode::Tcx => pinned_tcx_ifindex(&pins.link(program, interface.ifindex))
-            .is_ok_and(|ifindex| ifindex == interface.ifindex),
+        Mode::Tcx => is_linked(pins, interface),
         Mode::Clsact => netlink::ingress_programs(interface.ifindex)
             .await
-            .is_ok_and(|programs| programs.iter().any(|name| name == program)),
+            .is_ok_and(|programs| programs.iter().any(|name| name == interface.side.program())),
     }
 }
 
