@@ -193,8 +193,14 @@ pub struct Service {
     /// The port's name; only services with a single port may leave it out.
     pub port_name: Option<String>,
     /// Where new flows may go: ready endpoints or, without any, those that still serve while
-    /// they terminate. Ascending, each once.
+    /// they terminate. Ascending, each once. UDP flows to any other end.
     pub backends: Vec<Backend>,
+    /// Every endpoint that still serves, `backends` included: established TCP flows to these go on.
+    /// Ascending, each once.
+    pub serving: Vec<Backend>,
+    /// How long a client comes to the same backend after its last new flow
+    /// (`sessionAffinity: ClientIP`), in seconds; `None` without affinity.
+    pub affinity_seconds: Option<u32>,
 }
 
 /// A pod's address and port behind a service.

@@ -34,11 +34,14 @@ pub(super) fn services(
             let Some((protocol, number)) = port_and_protocol(key, port, problems) else {
                 continue;
             };
+            let endpoints = endpoints(key, slices, port.name.as_deref(), protocol, problems);
             let service = Service {
                 namespace: key.namespace.clone(),
                 name: key.name.clone(),
                 port_name: port.name.clone().filter(|name| !name.is_empty()),
-                backends: backends(key, slices, port.name.as_deref(), protocol, problems),
+                backends: endpoints.chosen,
+                serving: endpoints.serving,
+                affinity_seconds: affinity_seconds(spec),
             };
             for &vip in &vips {
                 let address = ServicePort {
@@ -141,15 +144,39 @@ fn transport_port(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port != 0)
 }
 
+/// `sessionAffinity: ClientIP` and its timeout, 10,800 s unless given (kubernetes/api core/v1
+/// `DefaultClientIPServiceAffinitySeconds`), a day at most (validation of `ClientIPConfig`).
+fn affinity_seconds(spec: &ServiceSpec) -> Option<u32> {
+    const DEFAULT: u32 = 10_800;
+    const MAX: u32 = 86_400;
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let configured = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref())
+        .and_then(|client_ip| client_ip.timeout_seconds)
+        .and_then(|seconds| u32::try_from(seconds).ok())
+        .filter(|seconds| *seconds > 0);
+    Some(configured.unwrap_or(DEFAULT).min(MAX))
+}
+
+/// The endpoints of one service port.
+struct Endpoints {
+    chosen: Vec<Backend>,
+    serving: Vec<Backend>,
+}
+
 /// The backends of one service port, merged over all slices. Ports are matched by name, as only
 /// the slice knows the pods' port numbers, which may differ from slice to slice.
-fn backends(
+fn endpoints(
     key: &Key,
     slices: &[&EndpointSlice],
     port_name: Option<&str>,
     protocol: Protocol,
     problems: &mut Vec<String>,
-) -> Vec<Backend> {
+) -> Endpoints {
     let mut ready = BTreeSet::new();
     let mut terminating = BTreeSet::new();
     for slice in slices {
@@ -186,8 +213,12 @@ fn backends(
             }
         }
     }
+    let serving = ready.union(&terminating).copied().collect();
     let chosen = if ready.is_empty() { terminating } else { ready };
-    chosen.into_iter().collect()
+    Endpoints {
+        chosen: chosen.into_iter().collect(),
+        serving,
+    }
 }
 
 enum Usability {
