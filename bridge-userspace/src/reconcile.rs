@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use aya::Pod;
 use aya::maps::{Array, MapData};
 use bridge_common::layout::{
-    Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Route, Service, ServiceKey, Settings,
-    capacity, name,
+    Affinity, AffinityKey, Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Route, Service,
+    ServiceKey, Settings, capacity, name,
 };
 use ipnet::Ipv4Net;
 
+use crate::affinity;
 use crate::contents::{Contents, ServiceEntry};
 use crate::tables::{Hash, Prefixes, TableError, Tables, access, gone, prefix_key, prefix_of};
 
@@ -165,6 +166,9 @@ impl<V: Pod + PartialEq> PrefixTable<V> {
 struct ServiceTables {
     services: Hash<ServiceKey, Service>,
     backends: Hash<BackendKey, Backend>,
+    affinity: Hash<AffinityKey, Affinity>,
+    /// Whether there may be clients that would come to a backend which their service has lost.
+    affinity_is_stale: bool,
     applied: BTreeMap<ServiceKey, (Service, ServiceEntry)>,
     used_ids: BTreeSet<u32>,
     last_id: u32,
@@ -176,6 +180,8 @@ impl ServiceTables {
         let mut this = Self {
             services: tables.hash(name::SERVICES)?,
             backends: tables.hash(name::BACKENDS)?,
+            affinity: tables.hash(name::AFFINITY)?,
+            affinity_is_stale: true,
             applied: BTreeMap::new(),
             used_ids: BTreeSet::new(),
             last_id: lists.keys().max().copied().unwrap_or_default(),
@@ -234,6 +240,7 @@ impl ServiceTables {
         for key in obsolete {
             gone(self.services.remove(&key)).map_err(access(name::SERVICES))?;
             if let Some((service, entry)) = self.applied.remove(&key) {
+                self.affinity_is_stale |= service.affinity_seconds != 0;
                 self.remove_list(service, &entry)?;
             }
             changes.removed += 1;
@@ -251,9 +258,17 @@ impl ServiceTables {
                 .insert(key, service, 0)
                 .map_err(access(name::SERVICES))?;
             if let Some((old, entry)) = self.applied.insert(*key, (service, entry.clone())) {
+                self.affinity_is_stale |= old.affinity_seconds != 0;
                 self.remove_list(old, &entry)?;
             }
             changes.written += 1;
+        }
+        if self.affinity_is_stale {
+            let services = &self.applied;
+            changes.removed += affinity::forget_lost(&mut self.affinity, |key| {
+                services.get(key).map(|(_, entry)| entry)
+            })?;
+            self.affinity_is_stale = false;
         }
         Ok(())
     }

@@ -278,22 +278,29 @@ fn announce(desired: &DesiredState) {
     );
 }
 
-/// Sweeps in turns, and at once when the datapath says that a table is full.
+/// Sweeps in turns, and at once when the datapath says that a table is full, or when a backend is gone.
 async fn sweep(
     sweeper: Sweeper,
-    policy: watch::Receiver<Policy>,
+    mut policy: watch::Receiver<Policy>,
     mut events: events::Events,
     sweeps: http::Sweeps,
 ) {
     let sweeper = Arc::new(sweeper);
     let mut turns = interval(SWEEP);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut swept_by = Policy::default();
     loop {
         tokio::select! {
             _ = turns.tick() => {}
             () = events.table_full() => {}
+            Ok(()) = policy.changed() => {
+                if !policy.borrow_and_update().loses_backends(&swept_by) {
+                    continue;
+                }
+            }
         }
         let policy = policy.borrow().clone();
+        swept_by = policy.clone();
         let sweeper = Arc::clone(&sweeper);
         // A full table takes a moment to read.
         let begun = Instant::now();

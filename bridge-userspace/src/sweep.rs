@@ -83,6 +83,25 @@ impl Policy {
         })
     }
 
+    /// Whether a service has lost a backend since `before`, so that there may be flows to cut.
+    #[must_use]
+    pub fn loses_backends(&self, before: &Self) -> bool {
+        match (&before.cluster, &self.cluster) {
+            (Some(before), Some(now)) if !Arc::ptr_eq(before, now) => {
+                before.services.iter().any(|(address, service)| {
+                    now.services
+                        .get(address)
+                        .is_none_or(|now| match address.protocol {
+                            Protocol::Tcp => lacks(&now.serving, &service.serving),
+                            Protocol::Udp => lacks(&now.backends, &service.backends),
+                        })
+                })
+            }
+            (None, Some(_)) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the backend is now reached from another address than the flow's: its replies don't come home.
     fn has_moved(&self, flow: &Flow) -> bool {
         !self.nat_addresses.contains(&Ipv4Addr::from(flow.nat))
@@ -91,6 +110,14 @@ impl Policy {
                 .iter()
                 .any(|network| network.contains(&Ipv4Addr::from(flow.backend)))
     }
+}
+
+/// Whether one of `wanted` is not in `list`.
+fn lacks(list: &[cluster::Backend], wanted: &[cluster::Backend]) -> bool {
+    list != wanted
+        && wanted
+            .iter()
+            .any(|backend| list.binary_search(backend).is_err())
 }
 
 /// What a sweep removes.
@@ -514,6 +541,52 @@ mod tests {
     #[test]
     fn tcp_goes_on_with_a_backend_that_serves_while_it_terminates_and_udp_does_not() {
         assert_eq!(swept(with_backends(&[4], &[4, 5])), [0, 1]);
+    }
+
+    #[test]
+    fn only_the_loss_of_a_backend_calls_for_a_sweep() {
+        let state = |protocol, backends: Option<cluster::Service>| {
+            let address = ServicePort {
+                vip: [10, 96, 0, 10].into(),
+                port: 53,
+                protocol,
+            };
+            Policy {
+                cluster: Some(Arc::new(DesiredState {
+                    services: backends
+                        .map(|service| (address, service))
+                        .into_iter()
+                        .collect(),
+                    ..DesiredState::default()
+                })),
+                ..policy()
+            }
+        };
+        let loses = |protocol, before, after| {
+            state(protocol, after).loses_backends(&state(protocol, before))
+        };
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            assert!(!loses(protocol, None, with_backends(&[4], &[4])));
+            assert!(!loses(
+                protocol,
+                with_backends(&[4], &[4]),
+                with_backends(&[3, 4], &[3, 4])
+            ));
+            assert!(loses(
+                protocol,
+                with_backends(&[4, 5], &[4, 5]),
+                with_backends(&[4, 6], &[4, 6])
+            ));
+            assert!(loses(protocol, with_backends(&[4], &[4]), None));
+        }
+        let terminating = with_backends(&[4], &[4, 5]);
+        let both = with_backends(&[4, 5], &[4, 5]);
+        assert!(!loses(Protocol::Tcp, both.clone(), terminating.clone()));
+        assert!(loses(Protocol::Udp, both, terminating));
+        assert!(
+            state(Protocol::Tcp, None).loses_backends(&policy()),
+            "what was left by an earlier run"
+        );
     }
 
     #[test]
