@@ -1,30 +1,73 @@
 //! `cargo xtask build`: the eBPF object, then the binary that embeds it.
 
+use std::env;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::ebpf;
-use crate::process::{cargo, say, step};
+use crate::process::{cargo, command, probe, say, step};
 use crate::workspace::Workspace;
 
 /// Builds everything; the path of the `office-bridge` binary.
 pub fn run(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     ebpf::build(workspace)?;
     step("Building office-bridge, with the eBPF program in it");
-    let binary = userspace(workspace, release)?;
+    let mut command = userspace(workspace);
+    if release {
+        name_commit(command.arg("--release"), workspace);
+    }
+    let binary = built(&mut command)?;
     say(&format!("office-bridge: {}", shown(workspace, &binary)));
     Ok(binary)
 }
 
-fn userspace(workspace: &Workspace, release: bool) -> Result<PathBuf> {
-    let mut child = cargo(workspace.root())
+/// Builds everything for a place without a C library; the path of the `office-bridge` binary.
+pub fn run_static(workspace: &Workspace) -> Result<PathBuf> {
+    ebpf::build(workspace)?;
+    step("Building office-bridge for release, linked statically");
+    let mut command = userspace(workspace);
+    // The target is named, though it is the host's: else the flags would be for build scripts too.
+    command
+        .args(["--release", "--target", &host()?])
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    name_commit(&mut command, workspace);
+    built(&mut command)
+}
+
+/// The triple of the compiler's host.
+fn host() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let version = probe(command(rustc).arg("-vV")).context("`rustc -vV` fails")?;
+    version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("`rustc -vV` names no host")
+}
+
+/// Lets `office-bridge --version` tell the commit: in release builds only, as others would be
+/// compiled anew after each commit.
+fn name_commit(command: &mut Command, workspace: &Workspace) {
+    if let Some(commit) = workspace.commit() {
+        command.env("OFFICE_BRIDGE_COMMIT", commit);
+    }
+}
+
+fn userspace(workspace: &Workspace) -> Command {
+    let mut command = cargo(workspace.root());
+    command
         .args(["build", "--package=bridge-userspace", "--bin=office-bridge"])
-        .args(["--message-format=json-render-diagnostics"])
-        .args(release.then_some("--release"))
+        .arg("--message-format=json-render-diagnostics");
+    command
+}
+
+/// Runs cargo; the path of what it has built.
+fn built(cargo: &mut Command) -> Result<PathBuf> {
+    let mut child = cargo
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;
