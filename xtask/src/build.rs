@@ -1,6 +1,6 @@
 //! `cargo xtask build`: the eBPF object, then the binary that embeds it.
 
-use std::env;
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,14 +9,14 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::ebpf;
-use crate::process::{cargo, command, probe, say, step};
+use crate::process::{cargo, say, step};
 use crate::workspace::Workspace;
 
 /// Builds everything; the path of the `office-bridge` binary.
 pub fn run(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     ebpf::build(workspace)?;
     step("Building office-bridge, with the eBPF program in it");
-    let mut command = userspace(workspace);
+    let mut command = userspace(workspace, "build");
     if release {
         name_commit(command.arg("--release"), workspace);
     }
@@ -25,28 +25,20 @@ pub fn run(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Builds everything for a place without a C library; the path of the `office-bridge` binary.
-pub fn run_static(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds everything for a place without a C library, and puts the binary there. The usual place has
+/// another one after the next build.
+pub fn run_static(workspace: &Workspace, release: bool, place: &Path) -> Result<()> {
     ebpf::build(workspace)?;
-    step("Building office-bridge for release, linked statically");
-    let mut command = userspace(workspace);
-    // The target is named, though it is the host's: else the flags would be for build scripts too.
-    command
-        .args(["--release", "--target", &host()?])
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    name_commit(&mut command, workspace);
-    built(&mut command)
-}
-
-/// The triple of the compiler's host.
-fn host() -> Result<String> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let version = probe(command(rustc).arg("-vV")).context("`rustc -vV` fails")?;
-    version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .map(str::to_owned)
-        .context("`rustc -vV` names no host")
+    step("Building office-bridge, linked statically");
+    let mut command = userspace(workspace, "rustc");
+    if release {
+        name_commit(command.arg("--release"), workspace);
+    }
+    // Only the last step is another one, so that nothing else has to be compiled for it.
+    let binary = built(command.args(["--", "-Ctarget-feature=+crt-static"]))?;
+    fs::copy(&binary, place)
+        .with_context(|| format!("copy office-bridge to {}", place.display()))?;
+    Ok(())
 }
 
 /// Lets `office-bridge --version` tell the commit: in release builds only, as others would be
@@ -57,10 +49,10 @@ fn name_commit(command: &mut Command, workspace: &Workspace) {
     }
 }
 
-fn userspace(workspace: &Workspace) -> Command {
+fn userspace(workspace: &Workspace, verb: &str) -> Command {
     let mut command = cargo(workspace.root());
     command
-        .args(["build", "--package=bridge-userspace", "--bin=office-bridge"])
+        .args([verb, "--package=bridge-userspace", "--bin=office-bridge"])
         .arg("--message-format=json-render-diagnostics");
     command
 }

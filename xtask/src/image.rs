@@ -15,20 +15,30 @@ use crate::{build, host};
 /// The prefix says that it comes from no registry; `deploy/kustomize` has the same name.
 const NAME: &str = concat!("localhost/office-bridge:", env!("CARGO_PKG_VERSION"));
 
-/// Builds the image, runs it once, and saves it as an OCI archive.
+/// Makes the image of a release, runs it once, and saves it as an OCI archive.
 pub fn run(workspace: &Workspace, output: Option<PathBuf>) -> Result<()> {
+    let output = output.unwrap_or_else(|| workspace.image().join("office-bridge.tar"));
+    make(workspace, true, &output)
+}
+
+/// Makes the image of what is tested; the path of the archive.
+pub fn under_test(workspace: &Workspace) -> Result<PathBuf> {
+    let output = workspace.image().join("under-test.tar");
+    make(workspace, false, &output)?;
+    Ok(output)
+}
+
+fn make(workspace: &Workspace, release: bool, output: &Path) -> Result<()> {
     host::install("the image", &missing(IMAGE_TOOLS, find))?;
-    let binary = build::run_static(workspace)?;
-    let directory = workspace.image();
-    let output = output.unwrap_or_else(|| directory.join("office-bridge.tar"));
-    let image = Image::new(&directory)?;
+    let image = Image::new(&workspace.image())?;
+    build::run_static(workspace, release, &image.binary())?;
     step(&format!("Making the image {NAME}"));
-    image.build(workspace, &binary)?;
+    image.build(workspace)?;
     step("Running `office-bridge --version` in it");
     let version = image.version()?;
     println!("{}", version.trim_end());
-    remove_file(&output)?;
-    image.save(&output)?;
+    remove_file(output)?;
+    image.save(output)?;
     say(&format!("OCI archive: {}", output.display()));
     Ok(())
 }
@@ -53,9 +63,12 @@ impl Image {
         Ok(image)
     }
 
-    fn build(&self, workspace: &Workspace, binary: &Path) -> Result<()> {
-        let copy = self.context.join("office-bridge");
-        fs::copy(binary, &copy).with_context(|| format!("copy to {}", copy.display()))?;
+    /// Where `deploy/Containerfile` takes the program from.
+    fn binary(&self) -> PathBuf {
+        self.context.join("office-bridge")
+    }
+
+    fn build(&self, workspace: &Workspace) -> Result<()> {
         let mut buildah = self.buildah();
         buildah
             .args(["build", "--quiet", "--identity-label=false", "--tag", NAME])

@@ -55,6 +55,8 @@ pub const TOOLS: &[Tool] = &[
     ),
     tool("ethtool", "ethtool", "offloads, on and off"),
     tool("bpftool", "bpftool", "the kernel's tables by name"),
+    tool("kubectl", "kubernetes-client", "rendering the manifests"),
+    tool("runc", "runc", "running the bridge as a container"),
 ];
 
 /// The tools that `find` does not find.
