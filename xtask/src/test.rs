@@ -3,14 +3,14 @@
 //! Host tests are those of all crates but `tests`; they run for any user. The end-to-end tests are
 //! the crate `tests`: they open labs, which takes root.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 
 use crate::process::{cargo, find, is_ci, run as run_command, say, step};
 use crate::workspace::Workspace;
-use crate::{build, host};
+use crate::{build, host, image};
 
 /// Which tests run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +25,18 @@ pub enum Selection {
 
 /// Where the tests find the program under test.
 const BINARY_VARIABLE: &str = "OFFICE_BRIDGE_BIN";
+/// Where they find its image.
+const IMAGE_VARIABLE: &str = "OFFICE_BRIDGE_IMAGE";
 
 /// Builds, prepares the machine and runs the tests.
 pub fn run(workspace: &Workspace, selection: Selection, filter: Option<&str>) -> Result<()> {
     let possible = possible(selection, host::obstacle().as_deref(), is_ci())?;
-    let binary = build::run(workspace, false)?;
+    let mut variables = Vec::new();
     if possible != Selection::Host {
         host::ready()?;
+        variables.push((IMAGE_VARIABLE, image::under_test(workspace)?));
     }
+    variables.push((BINARY_VARIABLE, build::run(workspace, false)?));
     let runner = if find("cargo-nextest").is_some() {
         Runner::Nextest
     } else {
@@ -50,7 +54,7 @@ pub fn run(workspace: &Workspace, selection: Selection, filter: Option<&str>) ->
             Runner::Cargo => "cargo test (cargo-nextest, if installed, shows more and runs faster)",
         }
     ));
-    let result = execute(workspace, runner, possible, filter, &binary);
+    let result = execute(workspace, runner, possible, filter, &variables);
     if possible != selection {
         say("end-to-end tests were NOT run: they need root, for network namespaces and eBPF:");
         say(&format!("{} test --e2e", host::AS_ROOT));
@@ -82,12 +86,12 @@ fn execute(
     runner: Runner,
     selection: Selection,
     filter: Option<&str>,
-    binary: &Path,
+    variables: &[(&str, PathBuf)],
 ) -> Result<()> {
     let mut failed = 0;
     for arguments in invocations(runner, selection, filter) {
         let mut command: Command = cargo(workspace.root());
-        command.args(&arguments).env(BINARY_VARIABLE, binary);
+        command.args(&arguments).envs(variables.iter().cloned());
         if let Err(error) = run_command(host::with_system_path(&mut command)) {
             say(&format!("{error:#}"));
             failed += 1;
