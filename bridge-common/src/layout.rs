@@ -300,8 +300,11 @@ pub struct Reply {
 pub enum Layer {
     /// Translated and redirected at TC ingress.
     Tc = 1,
-    /// Not ours: a connection that a pod opened, whose answers the kernel forwards as they are.
+    /// Not ours: a connection that a pod opened, whose answers the kernel forwards as they are, or one to a service
+    /// that kube-proxy translates.
     Kernel = 2,
+    /// Routed by the kernel; its source is translated at TC egress, after netfilter.
+    Stack = 3,
 }
 
 impl Layer {
@@ -311,6 +314,7 @@ impl Layer {
         match number {
             1 => Some(Self::Tc),
             2 => Some(Self::Kernel),
+            3 => Some(Self::Stack),
             _ => None,
         }
     }
@@ -321,6 +325,7 @@ impl Layer {
         match self {
             Self::Tc => "tc",
             Self::Kernel => "kernel",
+            Self::Stack => "stack",
         }
     }
 }
@@ -473,8 +478,10 @@ pub struct Settings {
     pub authoritative: u8,
     /// 1 where a ping to a service with a ready backend is answered.
     pub answer_ping: u8,
+    /// 1 where the TC path opens no flow and leaves them all to the stack path.
+    pub stack_only: u8,
     /// Always 0.
-    pub pad: [u8; 2],
+    pub pad: u8,
     /// How many candidates `nat_ports` holds.
     pub nat_port_count: u32,
     /// Idle timeouts.
