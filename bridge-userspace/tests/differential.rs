@@ -14,7 +14,7 @@ use bridge_common::layout::{
 use bridge_common::parse::{ICMP, TCP, UDP};
 use bridge_common::verdict::Verdict;
 use bridge_userspace::contents::{Contents, ServiceEntry};
-use bridge_userspace::datapath::{Datapath, Pins, program};
+use bridge_userspace::datapath::{Datapath, Pins, Program};
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
@@ -197,8 +197,8 @@ impl Pair {
         let mut on_host = BytePacket::new(packet.to_vec());
         let verdict = run(&mut on_host, &self.host, side);
         let name = match side {
-            Side::Uplink => program::UPLINK_INGRESS,
-            Side::Cluster => program::CLUSTER_INGRESS,
+            Side::Uplink => Program::UplinkIngress.name(),
+            Side::Cluster => Program::ClusterIngress.name(),
         };
         let classifier: &mut SchedClassifier = self
             .datapath
