@@ -121,7 +121,8 @@ impl Settings {
         if cluster == Source::Static && pods.is_empty() && services.is_empty() {
             return Err(UsageError::new(
                 "--cluster static knows only the networks that it is given: add --pod-cidr and \
-                 --service-cidr, e.g. --pod-cidr 10.244.0.0/16 --service-cidr 10.96.0.0/12",
+                 --service-cidr, e.g. --pod-cidr 10.244.0.0/16 --service-cidr 10.96.0.0/12, or \
+                 --kubeconfig FILE to ask the cluster",
             ));
         }
         let all: Vec<Labelled> = [&office[..], &pods, &services].concat();

@@ -247,7 +247,7 @@ fn a_file_that_is_no_yaml_or_has_wrong_types_is_reported_with_its_line() {
         "uplink: eth0\nflowCapacity: -1\n",
         "uplink: eth0\nofficeCidr: {a: b}\n",
         "uplink: eth0\nmanageSysctls: perhaps\n",
-        "uplink: eth0\ncluster: kube\n",
+        "uplink: eth0\ncluster: api\n",
         "uplink: eth0\nuplink: eth1\n",
     ] {
         let error = from_file(yaml, "").unwrap_err();

@@ -30,7 +30,7 @@ impl Collector for Connection {
         let encoder = &mut encoder;
         CONNECTED.gauge(encoder, usize::from(self.connected))?;
         SYNCED.gauge(encoder, usize::from(self.synced))?;
-        STALE.gauges(encoder, [([], self.stale().as_secs_f64())])
+        STALE.duration(encoder, self.stale())
     }
 }
 

@@ -19,7 +19,9 @@ fn follow(path: &Path) -> Result<Receiver<Option<Update>>, ManifestError> {
         explicit: Vec::new(),
         internal_traffic_policy: InternalTrafficPolicy::Ignore,
     };
-    watch(path, rules).map(|feed| feed.desired)
+    let mut desired = watch(path, rules)?.desired;
+    desired.mark_unchanged();
+    Ok(desired)
 }
 
 fn state(update: &Option<Update>) -> &DesiredState {
