@@ -7,8 +7,8 @@
 //! A change of any key or value must raise [`LAYOUT_VERSION`]: tables are pinned below a directory
 //! that carries it, and a running older bridge keeps its own.
 
-/// Version of everything in this module; part of the pin directory (`…/v1`).
-pub const LAYOUT_VERSION: u32 = 1;
+/// Version of everything in this module; part of the pin directory (`…/v2`).
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// An IPv4 address in network order.
 pub type Ipv4 = [u8; 4];
@@ -28,6 +28,8 @@ pub mod name {
     pub const SERVICES: &str = "services";
     /// [`super::BackendKey`] to [`super::Backend`].
     pub const BACKENDS: &str = "backends";
+    /// [`super::AffinityKey`] to [`super::Affinity`].
+    pub const AFFINITY: &str = "affinity";
     /// [`super::FlowKey`] to [`super::Flow`]: client to backend.
     pub const FLOWS: &str = "flows";
     /// [`super::ReplyKey`] to [`super::Reply`]: backend to client.
@@ -58,6 +60,8 @@ pub mod capacity {
     pub const SERVICES: usize = 65_536;
     /// Backends of all services, twice over while a list is being replaced.
     pub const BACKENDS: usize = 262_144;
+    /// Clients of services with session affinity.
+    pub const AFFINITY: usize = 65_536;
     /// Flows, and as many replies; `--flow-capacity` changes it.
     pub const FLOWS: usize = 262_144;
     /// Datagrams whose fragments are on their way.
@@ -183,6 +187,8 @@ pub struct Service {
     pub id: u32,
     /// Backends in that list; with ICMP, ready backends behind the address.
     pub backend_count: u32,
+    /// How long a client comes to the same backend after its last new flow; 0 without session affinity.
+    pub affinity_seconds: Seconds,
 }
 
 /// Key of `backends`.
@@ -205,6 +211,26 @@ pub struct Backend {
     pub port: u16,
     /// Always 0.
     pub pad: [u8; 2],
+}
+
+/// Key of `affinity`: a client and what it addressed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AffinityKey {
+    /// Office host.
+    pub client: Ipv4,
+    /// The service.
+    pub service: ServiceKey,
+}
+
+/// Value of `affinity`: the backend that the client came to last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// Its address and port.
+    pub backend: Backend,
+    /// When the client's last new flow went there.
+    pub last_used: Seconds,
 }
 
 /// Key of `flows`: what the client wrote on the packet.
@@ -474,7 +500,7 @@ impl Default for Timeouts {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// 1 where the cluster source knows every service: an unknown one is rejected.
+    /// 1 where the cluster source knows every service and the TC path carries them: an unknown one is rejected.
     pub authoritative: u8,
     /// 1 where a ping to a service with a ready backend is answered.
     pub answer_ping: u8,
@@ -535,7 +561,9 @@ impl EventKind {
 
 const _: () = {
     assert!(size_of::<ServiceKey>() == 8);
-    assert!(size_of::<Service>() == 8);
+    assert!(size_of::<Service>() == 12);
+    assert!(size_of::<AffinityKey>() == 12);
+    assert!(size_of::<Affinity>() == 12);
     assert!(size_of::<BackendKey>() == 8);
     assert!(size_of::<Backend>() == 8);
     assert!(size_of::<Route>() == 16);
@@ -555,8 +583,9 @@ const _: () = {
 #[cfg(feature = "userspace")]
 mod pod {
     use super::{
-        AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, Event, Flow, FlowKey, Fragment,
-        FragmentKey, NatPort, OfficeCidr, Reply, ReplyKey, Route, Service, ServiceKey, Settings,
+        Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, Event,
+        Flow, FlowKey, Fragment, FragmentKey, NatPort, OfficeCidr, Reply, ReplyKey, Route, Service,
+        ServiceKey, Settings,
     };
 
     macro_rules! pod {
@@ -567,6 +596,8 @@ mod pod {
     }
 
     pod!(
+        Affinity,
+        AffinityKey,
         AnswerTokens,
         Backend,
         BackendKey,

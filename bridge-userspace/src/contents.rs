@@ -8,7 +8,7 @@ use bridge_common::layout::{
     Backend, ClusterCidr, DestinationKind, Ipv4, NatPort, OfficeCidr, Route, Seconds, ServiceKey,
     Settings, Timeouts, capacity,
 };
-use bridge_common::parse::{ICMP, UDP};
+use bridge_common::parse::ICMP;
 use ipnet::Ipv4Net;
 
 use crate::cluster::{CidrKind, DesiredState};
@@ -21,8 +21,13 @@ use crate::ports::PortSet;
 /// What one service address and port leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceEntry {
-    /// A TCP or UDP port: its ready backends.
-    Port(Vec<Backend>),
+    /// A TCP or UDP port.
+    Port {
+        /// Where new flows go.
+        backends: Vec<Backend>,
+        /// How long a client comes to the same backend; 0 without session affinity.
+        affinity_seconds: Seconds,
+    },
     /// The address as a whole, for pings: how many ready backends there are behind it.
     Address(u32),
 }
@@ -142,20 +147,6 @@ impl Contents {
                 u32::try_from(candidates).unwrap_or_default(),
             ),
         }
-    }
-
-    /// Where the UDP ports of services lead.
-    #[must_use]
-    pub fn udp_services(&self) -> BTreeMap<ServiceKey, Vec<Backend>> {
-        let backends = |entry: &ServiceEntry| match entry {
-            ServiceEntry::Port(backends) => backends.clone(),
-            ServiceEntry::Address(_) => Vec::new(),
-        };
-        self.services
-            .iter()
-            .filter(|(key, _)| key.protocol == UDP)
-            .map(|(key, entry)| (*key, backends(entry)))
-            .collect()
     }
 
     /// Networks that there is a way to.
@@ -281,7 +272,11 @@ fn services(desired: &DesiredState) -> BTreeMap<ServiceKey, ServiceEntry> {
             protocol: port.protocol.number(),
             pad: 0,
         };
-        services.insert(key, ServiceEntry::Port(backends));
+        let entry = ServiceEntry::Port {
+            backends,
+            affinity_seconds: service.affinity_seconds.unwrap_or_default(),
+        };
+        services.insert(key, entry);
     }
     services.extend(ready.into_iter().map(|(vip, count)| {
         let key = ServiceKey {

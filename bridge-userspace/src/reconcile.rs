@@ -186,13 +186,14 @@ impl ServiceTables {
             } else {
                 // What an interrupted change left incomplete differs from any list that is wanted.
                 this.used_ids.insert(service.id);
-                ServiceEntry::Port(
-                    lists
+                ServiceEntry::Port {
+                    backends: lists
                         .remove(&service.id)
                         .unwrap_or_default()
                         .into_values()
                         .collect(),
-                )
+                    affinity_seconds: service.affinity_seconds,
+                }
             };
             this.applied.insert(key, (service, entry));
         }
@@ -258,14 +259,18 @@ impl ServiceTables {
     }
 
     fn write_list(&mut self, entry: &ServiceEntry) -> Result<Service, TableError> {
-        let backends = match entry {
+        let (backends, affinity_seconds) = match entry {
             ServiceEntry::Address(ready) => {
                 return Ok(Service {
                     id: 0,
                     backend_count: *ready,
+                    affinity_seconds: 0,
                 });
             }
-            ServiceEntry::Port(backends) => backends,
+            ServiceEntry::Port {
+                backends,
+                affinity_seconds,
+            } => (backends, *affinity_seconds),
         };
         let id = self.new_id();
         for (slot, backend) in (0..).zip(backends) {
@@ -283,11 +288,12 @@ impl ServiceTables {
         Ok(Service {
             id,
             backend_count: u32::try_from(backends.len()).unwrap_or(u32::MAX),
+            affinity_seconds,
         })
     }
 
     fn remove_list(&mut self, service: Service, entry: &ServiceEntry) -> Result<(), TableError> {
-        let ServiceEntry::Port(backends) = entry else {
+        let ServiceEntry::Port { backends, .. } = entry else {
             return Ok(());
         };
         for (slot, _) in (0..).zip(backends) {

@@ -170,7 +170,7 @@ impl Bridge {
             office: self.config.office_cidrs.clone(),
             nat_addresses: contents.nat_addresses().collect::<HashSet<_>>(),
             reachable: contents.reachable().collect(),
-            udp_services: desired.authoritative.then(|| contents.udp_services()),
+            cluster: desired.authoritative.then(|| Arc::clone(&desired)),
         });
         let wanted = attach_points(&self.config, &desired, &network);
         if !wanted
