@@ -1,8 +1,9 @@
-//! Puts the eBPF object where the loader embeds it from: `$OUT_DIR/office-bridge.bpf.o`.
+//! Puts the eBPF object where the loader embeds it from, `$OUT_DIR/office-bridge.bpf.o`, and tells what
+//! `office-bridge --version` prints.
 //!
 //! The object comes from `$OFFICE_BRIDGE_EBPF`, or from where `cargo xtask build` leaves it. Without
 //! one the file is empty, so that `cargo check` works on any machine; such a binary can't load
-//! anything, and its loader says why.
+//! anything, and its loader says why. `$OFFICE_BRIDGE_COMMIT` is set for release builds.
 
 use std::env;
 use std::error::Error;
@@ -10,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const VARIABLE: &str = "OFFICE_BRIDGE_EBPF";
+const COMMIT: &str = "OFFICE_BRIDGE_COMMIT";
 
 /// Where `cargo xtask build` leaves the object, from this crate's directory.
 fn built(endian: &str) -> String {
@@ -18,6 +20,7 @@ fn built(endian: &str) -> String {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    tell_version()?;
     println!("cargo::rerun-if-env-changed={VARIABLE}");
     let given = env::var_os(VARIABLE).map(PathBuf::from);
     let root =
@@ -42,6 +45,15 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .map_err(|error| format!("{}: {error}", embedded.display()).into())
         }
     }
+}
+
+/// The version of the package, with the commit if it is known.
+fn tell_version() -> Result<(), env::VarError> {
+    println!("cargo::rerun-if-env-changed={COMMIT}");
+    let version = env::var("CARGO_PKG_VERSION")?;
+    let commit = env::var(COMMIT).map_or_else(|_| String::new(), |commit| format!(" ({commit})"));
+    println!("cargo::rustc-env=OFFICE_BRIDGE_VERSION={version}{commit}");
+    Ok(())
 }
 
 fn copy(object: &Path, embedded: &Path) -> Result<(), Box<dyn Error>> {

@@ -48,7 +48,7 @@ pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> P
     }
     if verdict.tag() == tag::ICMP_ERROR {
         let mut found = icmp_error::Found::default();
-        verdict = if icmp_error::find(packet, tables, &mut found) {
+        verdict = if icmp_error::find(packet, tables, false, &mut found) {
             icmp_error::translate(packet, tables, &found)
         } else {
             icmp_error::leave(packet, tables)
@@ -121,8 +121,11 @@ fn from_client<P: Packet, T: Tables>(
         let now = tables.now();
         slot.with(|flow| flow::record(flow, now, transport.tcp_flags, packets, bytes));
     };
-    if mapping.layer == Layer::Kernel as u8 {
-        record();
+    if mapping.layer != Layer::Tc as u8 {
+        // What the stack path carries is recorded where it leaves.
+        if mapping.layer == Layer::Kernel as u8 {
+            record();
+        }
         fragment::remember(tables, datagram, &transport);
         return Verdict::Pass;
     }
@@ -153,12 +156,12 @@ pub fn untranslatable<T: Tables>(
     kind: DestinationKind,
     reason: DropReason,
 ) -> Verdict {
-    let authoritative = tables
-        .settings()
-        .is_some_and(|settings| settings.authoritative != 0);
+    let Some(settings) = tables.settings() else {
+        return Verdict::Pass;
+    };
     let ours = match (reason, kind) {
-        (DropReason::FragmentUnknown, DestinationKind::Pod) => true,
-        (_, DestinationKind::Service) => authoritative,
+        (DropReason::FragmentUnknown, DestinationKind::Pod) => settings.stack_only == 0,
+        (_, DestinationKind::Service) => settings.authoritative != 0,
         _ => false,
     };
     if ours && tables.is_office(datagram.source()) {
@@ -189,11 +192,12 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
         Payload::IcmpError => return Verdict::Detour(Detour::IcmpError),
-        Payload::LaterFragment => match fragment::recall(tables, datagram) {
-            Some(transport) => transport,
-            None => return Verdict::Pass,
-        },
-        Payload::Unsupported => return Verdict::Pass,
+        Payload::LaterFragment | Payload::Unsupported => {
+            match Transport::portless(datagram).or_else(|| fragment::recall(tables, datagram)) {
+                Some(transport) => transport,
+                None => return Verdict::Pass,
+            }
+        }
     };
     let key = ReplyKey {
         backend: datagram.source(),
@@ -207,15 +211,20 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
         return Verdict::Pass;
     };
     let now = tables.now();
-    let (translation, seen) = slot.with(|reply| (to_client(reply), reply.last_seen));
+    let (translation, seen, layer) =
+        slot.with(|reply| (to_client(reply), reply.last_seen, reply.layer));
     if since(now, seen) >= QUESTIONABLE && has_expired(tables, &key) {
         return Verdict::Pass;
     }
-    let Some(route) = tables.route(translation.destination.address) else {
-        return Verdict::Drop(DropReason::NoRoute);
+    let verdict = if layer == Layer::Stack as u8 {
+        translate_in_place(packet, tables, datagram, &transport, &translation)
+    } else {
+        let Some(route) = tables.route(translation.destination.address) else {
+            return Verdict::Drop(DropReason::NoRoute);
+        };
+        deliver(packet, tables, datagram, &transport, &translation, &route)
     };
-    let verdict = deliver(packet, tables, datagram, &transport, &translation, &route);
-    if let Verdict::Forward { .. } = verdict {
+    if let Verdict::Forward { .. } | Verdict::Continue = verdict {
         let (packets, bytes) = (packet.segments(), datagram.total_len);
         slot.with(|reply| {
             flow::touch(
@@ -289,10 +298,27 @@ fn deliver<P: Packet, T: Tables>(
             return Verdict::Drop(DropReason::RewriteFailed);
         }
     }
-    match translate(packet, datagram, transport, translation) {
+    let ttl = datagram.ip.ttl.wrapping_sub(1);
+    match translate(packet, datagram, transport, translation, ttl) {
         Ok(()) => Verdict::Forward {
             ifindex: route.ifindex,
         },
+        Err(_) => Verdict::Drop(DropReason::RewriteFailed),
+    }
+}
+
+/// Translates a packet that the kernel routes itself, and so has looked at its TTL and size, or will.
+#[inline(always)]
+pub fn translate_in_place<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    transport: &Transport,
+    translation: &Translation,
+) -> Verdict {
+    fragment::remember(tables, datagram, transport);
+    match translate(packet, datagram, transport, translation, datagram.ip.ttl) {
+        Ok(()) => Verdict::Continue,
         Err(_) => Verdict::Drop(DropReason::RewriteFailed),
     }
 }

@@ -7,8 +7,8 @@
 use crate::answer::AnswerKind;
 use crate::fragment;
 use crate::layout::{
-    BackendKey, DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, Reply, ReplyKey,
-    Route, Seconds, Service, ServiceKey, Settings, capacity,
+    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, EventKind, Flow, FlowKey,
+    Ipv4, Layer, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, capacity,
 };
 use crate::lifetime::{FlowState, is_expired, since, untranslated_timeout};
 use crate::packet::Packet;
@@ -133,7 +133,7 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
         .map(|slot| slot.with(|reply| *reply))
     else {
         let restored = since(now, flow.last_seen) < settings.timeouts.tcp_transitory
-            && match tables.insert_reply(&reply_key, &reply_of(key, now)) {
+            && match tables.insert_reply(&reply_key, &reply_of(key, now, flow.layer)) {
                 Insertion::Done => true,
                 // Another CPU has put it back, unless it is another flow's by now.
                 Insertion::Exists => tables
@@ -161,7 +161,7 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
     true
 }
 
-const fn reply_of(key: &FlowKey, now: Seconds) -> Reply {
+const fn reply_of(key: &FlowKey, now: Seconds, layer: u8) -> Reply {
     Reply {
         bytes: 0,
         client: key.client,
@@ -171,7 +171,7 @@ const fn reply_of(key: &FlowKey, now: Seconds) -> Reply {
         last_seen: now,
         packets: 0,
         tcp_seen: 0,
-        layer: Layer::Tc as u8,
+        layer,
         pad: [0; 2],
     }
 }
@@ -205,11 +205,23 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     let settings = *tables.settings().ok_or(Verdict::Pass)?;
     let is_service = matches!(kind, DestinationKind::Service);
     if is_service && settings.authoritative == 0 {
-        // kube-proxy's, from the first packet to the last.
+        // kube-proxy's, from the first packet to the last, whatever is known of the service by then.
+        if key.protocol != ICMP && transport.tcp_flags & flag::RST == 0 {
+            leave(tables, key);
+        }
         return Err(Verdict::Pass);
     }
     if key.protocol == TCP && !transport.opens {
-        return without_syn(tables, key, transport, is_service);
+        return match without_syn(tables, key, transport, is_service) {
+            // The stack path knows about it, or netfilter does.
+            Err(Verdict::Reject(..) | Verdict::Drop(_)) if settings.stack_only != 0 => {
+                Err(Verdict::Pass)
+            }
+            other => other,
+        };
+    }
+    if settings.stack_only != 0 {
+        return Err(Verdict::Pass);
     }
     let backend = if is_service {
         balance(tables, key, &settings)?
@@ -236,7 +248,30 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
         None => return Err(Verdict::Drop(DropReason::NoRoute)),
     };
     let nat = nat_address(key, &route, &settings);
-    add(tables, key, backend, nat)
+    add(tables, key, backend, nat, Layer::Tc)
+}
+
+/// Opens a flow on the stack path for a packet that leaves for the pod `key.destination`.
+#[inline(always)]
+pub fn open_departing<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    transport: &Transport,
+) -> Result<(), Verdict> {
+    if key.protocol == TCP && !transport.opens {
+        return without_syn(tables, key, transport, false);
+    }
+    let settings = tables.settings().ok_or(Verdict::Pass)?;
+    let route = tables.route(key.destination).ok_or(Verdict::Pass)?;
+    if !transport.opens || route.is_unreachable() || route.is_local() {
+        return Err(Verdict::Pass);
+    }
+    let backend = Endpoint {
+        address: key.destination,
+        port: key.destination_port,
+    };
+    let nat = nat_address(key, &route, settings);
+    add(tables, key, backend, nat, Layer::Stack)
 }
 
 /// Notes that a pod sends to the office by itself: the answers, which look like new flows, are not ours.
@@ -278,7 +313,7 @@ fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
     Some(())
 }
 
-/// Marks a connection that a pod opened as the kernel's.
+/// Marks a connection as the kernel's.
 #[inline(always)]
 fn leave<T: Tables>(tables: &T, key: &FlowKey) {
     let flow = Flow {
@@ -322,7 +357,7 @@ fn without_syn<T: Tables>(
     Err(Verdict::Pass)
 }
 
-/// A random ready backend of the service that the client addressed.
+/// A backend of the service that the client addressed.
 #[inline(always)]
 fn balance<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> Result<Endpoint, Verdict> {
     let refusal = |reason| {
@@ -341,7 +376,7 @@ fn balance<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> Result<
         protocol: key.protocol,
         pad: 0,
     };
-    let Some(Service { id, backend_count }) = tables.service(&service_key) else {
+    let Some(service) = tables.service(&service_key) else {
         return if key.protocol == ICMP {
             Err(Verdict::Reject(
                 DropReason::NoService,
@@ -352,26 +387,71 @@ fn balance<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> Result<
         };
     };
     if key.protocol == ICMP {
-        return Err(match (settings.answer_ping, backend_count) {
+        return Err(match (settings.answer_ping, service.backend_count) {
             (0, _) => Verdict::Drop(DropReason::UnsupportedProtocol),
             (_, 0) => Verdict::Reject(DropReason::NoBackend, AnswerKind::HostUnreachable.answer()),
             _ => Verdict::Answer(AnswerKind::EchoReply.answer()),
         });
     }
-    if backend_count == 0 {
-        return refusal(DropReason::NoBackend);
-    }
-    let slot = tables.random() % backend_count;
-    match tables.backend(&BackendKey {
-        service_id: id,
-        slot,
-    }) {
+    let chosen = if service.affinity_seconds == 0 {
+        any_backend(tables, &service)
+    } else {
+        let affinity_key = AffinityKey {
+            client: key.client,
+            service: service_key,
+        };
+        same_backend(tables, &affinity_key, &service)
+    };
+    match chosen {
         Some(backend) => Ok(Endpoint {
             address: backend.address,
             port: backend.port,
         }),
         None => refusal(DropReason::NoBackend),
     }
+}
+
+/// A random backend.
+#[inline(always)]
+fn any_backend<T: Tables>(tables: &T, service: &Service) -> Option<Backend> {
+    if service.backend_count == 0 {
+        return None;
+    }
+    tables.backend(&BackendKey {
+        service_id: service.id,
+        slot: tables.random() % service.backend_count,
+    })
+}
+
+/// The backend that the client came to last, as long as that is not too long ago; each new flow renews it, as
+/// kube-proxy's `recent` match does. Userspace removes entries that lead to a backend which the service has lost.
+#[inline(always)]
+fn same_backend<T: Tables>(tables: &T, key: &AffinityKey, service: &Service) -> Option<Backend> {
+    let now = tables.now();
+    let known = tables.affinity(key);
+    let affinity = match known {
+        Some(last)
+            if service.backend_count != 0
+                && since(now, last.last_used) < service.affinity_seconds =>
+        {
+            Affinity {
+                last_used: now,
+                ..last
+            }
+        }
+        _ => Affinity {
+            backend: any_backend(tables, service)?,
+            last_used: now,
+        },
+    };
+    if known.is_none() && matches!(tables.insert_affinity(key, &affinity), Insertion::Exists) {
+        // Another CPU has chosen for the same client at the same time.
+        return tables.affinity(key).map(|first| first.backend);
+    }
+    if known.is_some_and(|last| last != affinity) {
+        tables.set_affinity(key, &affinity);
+    }
+    Some(affinity.backend)
 }
 
 /// The address that the backend's reply comes home to. From a configured pool each client always
@@ -391,7 +471,13 @@ fn nat_address(key: &FlowKey, route: &Route, settings: &Settings) -> Ipv4 {
 }
 
 #[inline(always)]
-fn add<T: Tables>(tables: &T, key: &FlowKey, backend: Endpoint, nat: Ipv4) -> Result<(), Verdict> {
+fn add<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    backend: Endpoint,
+    nat: Ipv4,
+    layer: Layer,
+) -> Result<(), Verdict> {
     let now = tables.now();
     let mut reply_key = ReplyKey {
         backend: backend.address,
@@ -401,7 +487,7 @@ fn add<T: Tables>(tables: &T, key: &FlowKey, backend: Endpoint, nat: Ipv4) -> Re
         protocol: key.protocol,
         pad: [0; 3],
     };
-    match ports::claim(tables, key, &reply_key, &reply_of(key, now)) {
+    match ports::claim(tables, key, &reply_key, &reply_of(key, now, layer as u8)) {
         Ok(port) => reply_key.nat_port = port,
         Err(Refused::NoPort) => {
             return refuse(tables, key, EventKind::NoNatPort, DropReason::NoNatPort);
@@ -419,7 +505,7 @@ fn add<T: Tables>(tables: &T, key: &FlowKey, backend: Endpoint, nat: Ipv4) -> Re
         last_seen: now,
         packets: 0,
         tcp_seen: 0,
-        layer: Layer::Tc as u8,
+        layer: layer as u8,
         pad: [0; 2],
     };
     match tables.insert_flow(key, &flow) {

@@ -8,8 +8,8 @@ use std::vec::Vec;
 
 use crate::checksum::{Difference, Sum};
 use crate::layout::{
-    Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment, FragmentKey, Ipv4,
-    NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment,
+    FragmentKey, Ipv4, NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
 };
 use crate::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
 use crate::tables::{Insertion, Slot, Tables};
@@ -147,6 +147,8 @@ pub struct HostTables {
     pub services: HashMap<ServiceKey, Service>,
     /// Backends.
     pub backends: HashMap<BackendKey, Backend>,
+    /// Which backend a client came to last.
+    pub affinity: RefCell<HashMap<AffinityKey, Affinity>>,
     /// Facts about ports.
     pub nat_ports: Vec<NatPort>,
     /// Forward entries.
@@ -176,6 +178,7 @@ impl Default for HostTables {
             routes: Vec::new(),
             services: HashMap::new(),
             backends: HashMap::new(),
+            affinity: RefCell::default(),
             nat_ports: Vec::new(),
             flows: RefCell::default(),
             replies: RefCell::default(),
@@ -304,6 +307,23 @@ impl Tables for HostTables {
 
     fn backend(&self, key: &BackendKey) -> Option<Backend> {
         self.backends.get(key).copied()
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.affinity.borrow().get(key).copied()
+    }
+
+    fn set_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        self.affinity.borrow_mut().insert(*key, *affinity);
+    }
+
+    fn insert_affinity(&self, key: &AffinityKey, affinity: &Affinity) -> Insertion {
+        let mut map = self.affinity.borrow_mut();
+        if map.contains_key(key) {
+            return Insertion::Exists;
+        }
+        map.insert(*key, *affinity);
+        Insertion::Done
     }
 
     fn nat_port(&self, port: u16) -> Option<NatPort> {

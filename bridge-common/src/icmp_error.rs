@@ -128,14 +128,24 @@ pub struct Found {
     source: Ipv4,
     /// The new outer destination.
     destination: Ipv4,
+    /// The layer of the flow, as a number.
+    layer: u8,
+    /// Whether the kernel goes on with the error: it is translated where its flow is.
+    in_place: bool,
 }
 
 /// Finds the flow that an ICMP error belongs to, and how it is to be translated; `false` when it is none of ours.
 ///
 /// An error from the office quotes what the backend sent, translated to the client; one from the cluster, which
-/// comes to our NAT address, quotes what the client sent, translated to the backend.
+/// comes to our NAT address, quotes what the client sent, translated to the backend. `departing` says that the
+/// kernel has routed the error already, and that it is about to leave.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn find<P: Packet, T: Tables>(packet: &P, tables: &T, found: &mut Found) -> bool {
+pub fn find<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    departing: bool,
+    found: &mut Found,
+) -> bool {
     let Some(outer) = Datagram::parse(packet) else {
         return false;
     };
@@ -146,8 +156,11 @@ pub fn find<P: Packet, T: Tables>(packet: &P, tables: &T, found: &mut Found) -> 
         return false;
     }
     if is_from_backend(tables, &outer) {
-        find_reply(tables, &quote, outer.source(), found)
+        let is_found = find_reply(tables, &quote, outer.source(), found);
+        found.in_place = found.layer == Layer::Stack as u8;
+        is_found
     } else {
+        found.in_place = departing;
         find_flow(tables, &quote, found)
     }
 }
@@ -178,6 +191,10 @@ pub fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found
 
 #[inline(always)]
 fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found) -> Verdict {
+    let elsewhere = found.layer != Layer::Tc as u8 && !found.in_place;
+    if elsewhere || found.layer == Layer::Kernel as u8 {
+        return Verdict::Pass;
+    }
     let Some(outer) = Datagram::parse(packet) else {
         return Verdict::Pass;
     };
@@ -189,21 +206,23 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found
     } else {
         Count::ToBackend
     };
-    let ifindex = match tables.route(found.destination) {
-        Some(route) if !route.is_unreachable() && !route.is_local() => route.ifindex,
-        _ => return Verdict::Drop(DropReason::NoRoute),
+    let (onward, ttl) = if found.in_place {
+        (Verdict::Continue, outer.ip.ttl)
+    } else {
+        match tables.route(found.destination) {
+            Some(route) if !route.is_unreachable() && !route.is_local() => (
+                Verdict::Forward {
+                    ifindex: route.ifindex,
+                },
+                outer.ip.ttl.wrapping_sub(1),
+            ),
+            _ => return Verdict::Drop(DropReason::NoRoute),
+        }
     };
     let written = quote
         .rewrite(packet, outer.total_len, &found.quoted)
         .and_then(|total| {
-            addresses(
-                packet,
-                0,
-                &outer,
-                found.source,
-                found.destination,
-                outer.ip.ttl.wrapping_sub(1),
-            )?;
+            addresses(packet, 0, &outer, found.source, found.destination, ttl)?;
             packet.update_checksum(
                 outer.header_len + checksum_offset(ICMP),
                 Difference::default(),
@@ -215,7 +234,7 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found
         return Verdict::Drop(DropReason::RewriteFailed);
     }
     tables.count(count, 1, outer.total_len);
-    Verdict::Forward { ifindex }
+    onward
 }
 
 /// The flow whose reply a host in the office, or a router on the way there, complains about.
@@ -241,8 +260,10 @@ fn find_flow<T: Tables>(tables: &T, quote: &Quote, found: &mut Found) -> bool {
         },
         source: mapping.nat.address,
         destination: mapping.backend.address,
+        layer: mapping.layer,
+        ..*found
     };
-    mapping.layer != Layer::Kernel as u8
+    true
 }
 
 /// The flow whose packet the backend, or a router on the way there, complains about.
@@ -259,7 +280,7 @@ fn find_reply<T: Tables>(tables: &T, quote: &Quote, source: Ipv4, found: &mut Fo
     let Some(slot) = tables.reply(&key) else {
         return false;
     };
-    let to_client = slot.with(|reply| to_client(reply));
+    let (to_client, layer) = slot.with(|reply| (to_client(reply), reply.layer));
     *found = Found {
         // The quoted packet went from the client to what it had addressed.
         quoted: Translation {
@@ -273,6 +294,8 @@ fn find_reply<T: Tables>(tables: &T, quote: &Quote, source: Ipv4, found: &mut Fo
             source
         },
         destination: to_client.destination.address,
+        layer,
+        ..*found
     };
     true
 }

@@ -7,8 +7,8 @@
 //! A change of any key or value must raise [`LAYOUT_VERSION`]: tables are pinned below a directory
 //! that carries it, and a running older bridge keeps its own.
 
-/// Version of everything in this module; part of the pin directory (`…/v1`).
-pub const LAYOUT_VERSION: u32 = 1;
+/// Version of everything in this module; part of the pin directory (`…/v2`).
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// An IPv4 address in network order.
 pub type Ipv4 = [u8; 4];
@@ -28,6 +28,8 @@ pub mod name {
     pub const SERVICES: &str = "services";
     /// [`super::BackendKey`] to [`super::Backend`].
     pub const BACKENDS: &str = "backends";
+    /// [`super::AffinityKey`] to [`super::Affinity`].
+    pub const AFFINITY: &str = "affinity";
     /// [`super::FlowKey`] to [`super::Flow`]: client to backend.
     pub const FLOWS: &str = "flows";
     /// [`super::ReplyKey`] to [`super::Reply`]: backend to client.
@@ -58,6 +60,8 @@ pub mod capacity {
     pub const SERVICES: usize = 65_536;
     /// Backends of all services, twice over while a list is being replaced.
     pub const BACKENDS: usize = 262_144;
+    /// Clients of services with session affinity.
+    pub const AFFINITY: usize = 65_536;
     /// Flows, and as many replies; `--flow-capacity` changes it.
     pub const FLOWS: usize = 262_144;
     /// Datagrams whose fragments are on their way.
@@ -183,6 +187,8 @@ pub struct Service {
     pub id: u32,
     /// Backends in that list; with ICMP, ready backends behind the address.
     pub backend_count: u32,
+    /// How long a client comes to the same backend after its last new flow; 0 without session affinity.
+    pub affinity_seconds: Seconds,
 }
 
 /// Key of `backends`.
@@ -205,6 +211,26 @@ pub struct Backend {
     pub port: u16,
     /// Always 0.
     pub pad: [u8; 2],
+}
+
+/// Key of `affinity`: a client and what it addressed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AffinityKey {
+    /// Office host.
+    pub client: Ipv4,
+    /// The service.
+    pub service: ServiceKey,
+}
+
+/// Value of `affinity`: the backend that the client came to last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Affinity {
+    /// Its address and port.
+    pub backend: Backend,
+    /// When the client's last new flow went there.
+    pub last_used: Seconds,
 }
 
 /// Key of `flows`: what the client wrote on the packet.
@@ -300,8 +326,11 @@ pub struct Reply {
 pub enum Layer {
     /// Translated and redirected at TC ingress.
     Tc = 1,
-    /// Not ours: a connection that a pod opened, whose answers the kernel forwards as they are.
+    /// Not ours: a connection that a pod opened, whose answers the kernel forwards as they are, or one to a service
+    /// that kube-proxy translates.
     Kernel = 2,
+    /// Routed by the kernel; its source is translated at TC egress, after netfilter.
+    Stack = 3,
 }
 
 impl Layer {
@@ -311,6 +340,7 @@ impl Layer {
         match number {
             1 => Some(Self::Tc),
             2 => Some(Self::Kernel),
+            3 => Some(Self::Stack),
             _ => None,
         }
     }
@@ -321,6 +351,7 @@ impl Layer {
         match self {
             Self::Tc => "tc",
             Self::Kernel => "kernel",
+            Self::Stack => "stack",
         }
     }
 }
@@ -469,12 +500,14 @@ impl Default for Timeouts {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// 1 where the cluster source knows every service: an unknown one is rejected.
+    /// 1 where the cluster source knows every service and the TC path carries them: an unknown one is rejected.
     pub authoritative: u8,
     /// 1 where a ping to a service with a ready backend is answered.
     pub answer_ping: u8,
+    /// 1 where the TC path opens no flow and leaves them all to the stack path.
+    pub stack_only: u8,
     /// Always 0.
-    pub pad: [u8; 2],
+    pub pad: u8,
     /// How many candidates `nat_ports` holds.
     pub nat_port_count: u32,
     /// Idle timeouts.
@@ -528,7 +561,9 @@ impl EventKind {
 
 const _: () = {
     assert!(size_of::<ServiceKey>() == 8);
-    assert!(size_of::<Service>() == 8);
+    assert!(size_of::<Service>() == 12);
+    assert!(size_of::<AffinityKey>() == 12);
+    assert!(size_of::<Affinity>() == 12);
     assert!(size_of::<BackendKey>() == 8);
     assert!(size_of::<Backend>() == 8);
     assert!(size_of::<Route>() == 16);
@@ -548,8 +583,9 @@ const _: () = {
 #[cfg(feature = "userspace")]
 mod pod {
     use super::{
-        AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, Event, Flow, FlowKey, Fragment,
-        FragmentKey, NatPort, OfficeCidr, Reply, ReplyKey, Route, Service, ServiceKey, Settings,
+        Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, Event,
+        Flow, FlowKey, Fragment, FragmentKey, NatPort, OfficeCidr, Reply, ReplyKey, Route, Service,
+        ServiceKey, Settings,
     };
 
     macro_rules! pod {
@@ -560,6 +596,8 @@ mod pod {
     }
 
     pod!(
+        Affinity,
+        AffinityKey,
         AnswerTokens,
         Backend,
         BackendKey,

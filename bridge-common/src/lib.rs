@@ -8,7 +8,8 @@
 //!    port, and claims both entries;
 //! 4. [`rewrite`] translates addresses, ports and checksums ([`checksum`]), clamps the MSS
 //!    ([`mss`]) and counts the TTL down; [`icmp_error`] does the same inside ICMP errors;
-//! 5. [`verdict`] says what becomes of the packet, and why; [`answer`] turns a packet that goes no
+//! 5. [`stack`] is the journey of what the kernel routes itself, around netfilter;
+//! 6. [`verdict`] says what becomes of the packet, and why; [`answer`] turns a packet that goes no
 //!    further into the ICMP error, TCP reset or echo reply that its sender gets.
 //!
 //! [`tcp`] and [`lifetime`] say in which state a flow is and how long it lives; [`fragment`] remembers
@@ -47,6 +48,7 @@ pub mod packet;
 pub mod parse;
 pub mod ports;
 pub mod rewrite;
+pub mod stack;
 pub mod tables;
 pub mod tcp;
 pub mod verdict;

@@ -155,6 +155,25 @@ pub struct Transport {
     pub opens: bool,
 }
 
+impl Transport {
+    /// What tells flows apart in a protocol whose ports, if any, are not known here: nothing. `None` for
+    /// protocols that have ports, and for those whose checksum covers addresses and would have to be translated
+    /// too (UDP-Lite, RFC 3828 section 3.1; DCCP, RFC 4340 section 9.1).
+    #[must_use]
+    #[inline(always)]
+    pub fn portless(datagram: &Datagram) -> Option<Self> {
+        const DCCP: u8 = IpProto::Dccp as u8;
+        const UDP_LITE: u8 = IpProto::UdpLite as u8;
+        match datagram.protocol() {
+            TCP | UDP | ICMP | DCCP | UDP_LITE => None,
+            _ => Some(Self {
+                opens: true,
+                ..Self::default()
+            }),
+        }
+    }
+}
+
 /// What stands behind the IPv4 header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {

@@ -6,7 +6,7 @@
 
 use crate::layout::{FlowKey, Reply, ReplyKey};
 use crate::lifetime::{is_expired, since};
-use crate::parse::ICMP;
+use crate::parse::{ICMP, TCP, UDP};
 use crate::tables::{Insertion, Slot, Tables};
 
 /// Ports tried before a new flow is refused.
@@ -48,6 +48,9 @@ pub fn claim<T: Tables>(
             Attempt::Taken => {}
         }
     }
+    if !matches!(key.protocol, TCP | UDP | ICMP) {
+        return Err(Refused::NoPort);
+    }
     let count = tables
         .settings()
         .map_or(0, |settings| settings.nat_port_count);
@@ -73,10 +76,11 @@ pub fn claim<T: Tables>(
     Err(Refused::NoPort)
 }
 
-/// Whether the client's own port is one that the node never uses itself. Identifiers all are.
+/// Whether the client's own port is one that the node never uses itself. Identifiers all are, and so is the
+/// missing port of other protocols.
 #[inline(always)]
 fn may_keep<T: Tables>(tables: &T, key: &FlowKey) -> bool {
-    key.protocol == ICMP
+    !matches!(key.protocol, TCP | UDP)
         || tables
             .nat_port(key.client_port)
             .is_some_and(|port| port.reserved == 0)

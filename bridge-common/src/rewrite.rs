@@ -57,7 +57,7 @@ pub fn addresses<P: Packet>(
     Ok(changed)
 }
 
-/// Translates a packet and counts its TTL down.
+/// Translates a packet and gives it `ttl`.
 ///
 /// # Errors
 /// When the packet can't be written; it may be half translated then and must not go on.
@@ -67,6 +67,7 @@ pub fn translate<P: Packet>(
     datagram: &Datagram,
     transport: &Transport,
     translation: &Translation,
+    ttl: u8,
 ) -> Result<(), OutOfBounds> {
     let Translation {
         source,
@@ -78,7 +79,7 @@ pub fn translate<P: Packet>(
         datagram,
         source.address,
         destination.address,
-        datagram.ip.ttl.wrapping_sub(1),
+        ttl,
     )?;
     if transport.header_len == 0 {
         return Ok(());

@@ -1,8 +1,8 @@
 //! How the engine reaches the tables.
 
 use crate::layout::{
-    Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment, FragmentKey, Ipv4,
-    NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment,
+    FragmentKey, Ipv4, NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
 };
 use crate::verdict::Count;
 
@@ -49,6 +49,12 @@ pub trait Tables {
     fn service(&self, key: &ServiceKey) -> Option<Service>;
     /// A backend.
     fn backend(&self, key: &BackendKey) -> Option<Backend>;
+    /// The backend that a client of a service with session affinity came to last.
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// Notes it, in place of what was there.
+    fn set_affinity(&self, key: &AffinityKey, affinity: &Affinity);
+    /// Notes it where nothing is.
+    fn insert_affinity(&self, key: &AffinityKey, affinity: &Affinity) -> Insertion;
     /// Facts about the port numbered `port`, or the candidate numbered so.
     fn nat_port(&self, port: u16) -> Option<NatPort>;
     /// A flow's forward entry.

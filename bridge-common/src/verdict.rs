@@ -12,6 +12,8 @@ pub enum Verdict {
         /// Egress interface.
         ifindex: u32,
     },
+    /// Translated in place: the kernel goes on with it.
+    Continue,
     /// Turned into an answer: back where it came from, link-layer addresses swapped.
     Bounce,
     /// Goes no further, silently.
@@ -57,11 +59,14 @@ pub mod tag {
     pub const OPEN_FLOW: u8 = 6;
     pub const ICMP_ERROR: u8 = 7;
     pub const LEAVES_CLUSTER: u8 = 8;
+    pub const CONTINUE: u8 = 9;
 }
 
 impl PackedVerdict {
     /// [`Verdict::Pass`].
     pub const PASS: Self = Self::new(tag::PASS, 0, 0, 0);
+    /// [`Verdict::Continue`].
+    pub const CONTINUE: Self = Self::new(tag::CONTINUE, 0, 0, 0);
     /// [`Verdict::Bounce`].
     pub const BOUNCE: Self = Self::new(tag::BOUNCE, 0, 0, 0);
 
@@ -112,6 +117,7 @@ impl From<Verdict> for PackedVerdict {
         match verdict {
             Verdict::Pass => Self::PASS,
             Verdict::Forward { ifindex } => Self::new(tag::FORWARD, 0, 0, ifindex),
+            Verdict::Continue => Self::CONTINUE,
             Verdict::Bounce => Self::BOUNCE,
             Verdict::Drop(reason) => Self::drop(reason),
             Verdict::Answer(answer) => Self::new(tag::ANSWER, 0, answer.kind as u8, answer.mtu),
@@ -132,6 +138,7 @@ impl From<PackedVerdict> for Verdict {
             AnswerKind::from_number(packed.answer()).map(|kind| Answer { kind, mtu: value });
         match (packed.tag(), packed.reason(), answer) {
             (tag::FORWARD, ..) => Self::Forward { ifindex: value },
+            (tag::CONTINUE, ..) => Self::Continue,
             (tag::BOUNCE, ..) => Self::Bounce,
             (tag::DROP, Some(reason), _) => Self::Drop(reason),
             (tag::ANSWER, _, Some(answer)) => Self::Answer(answer),
@@ -306,6 +313,7 @@ mod tests {
         assert_eq!(answers.len(), 7);
         let mut verdicts = Vec::from([
             Verdict::Pass,
+            Verdict::Continue,
             Verdict::Bounce,
             Verdict::Detour(Detour::OpenFlow),
             Verdict::Detour(Detour::IcmpError),

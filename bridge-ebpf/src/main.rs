@@ -1,4 +1,4 @@
-//! office-bridge's engine in the kernel: two TC programs over one set of tables.
+//! office-bridge's engine in the kernel: three TC programs over one set of tables.
 //!
 //! [`maps`] declares the tables and binds them to the engine's `Tables`, [`skb`] binds a socket buffer
 //! to its `Packet`. What to do with a packet is decided in `bridge-common`; this crate only turns the
@@ -32,7 +32,8 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::warn;
 use bridge_common::engine::{Side, handle};
-use bridge_common::verdict::{DropReason, tag};
+use bridge_common::stack;
+use bridge_common::verdict::{DropReason, PackedVerdict, tag};
 
 use crate::maps::Maps;
 use crate::skb::Skb;
@@ -49,6 +50,23 @@ pub fn cluster_ingress(context: TcContext) -> i32 {
     classify(&context, Side::Cluster)
 }
 
+/// Interfaces by which the kernel sends to backends.
+#[classifier]
+pub fn cluster_egress(context: TcContext) -> i32 {
+    let Some(mut packet) = Skb::ipv4(&context) else {
+        return TC_ACT_UNSPEC;
+    };
+    let verdict = stack::handle(&mut packet, &Maps);
+    act(&context, &mut packet, verdict, Hook::Egress)
+}
+
+/// Where an answer that goes back to its sender starts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hook {
+    Ingress,
+    Egress,
+}
+
 #[inline(always)]
 fn classify(context: &TcContext, side: Side) -> i32 {
     let Some(mut packet) = Skb::ipv4(context) else {
@@ -59,12 +77,17 @@ fn classify(context: &TcContext, side: Side) -> i32 {
         return TC_ACT_UNSPEC;
     }
     let verdict = handle(&mut packet, &Maps, side);
+    act(context, &mut packet, verdict, Hook::Ingress)
+}
+
+#[inline(always)]
+fn act(context: &TcContext, packet: &mut Skb, verdict: PackedVerdict, hook: Hook) -> i32 {
     match verdict.tag() {
         // On TCX this continues with the next program and on clsact with the next filter; without
         // another the kernel goes on as if we were not there.
-        tag::PASS => TC_ACT_UNSPEC,
+        tag::PASS | tag::CONTINUE => TC_ACT_UNSPEC,
         tag::FORWARD => Skb::redirect_to_neighbour(verdict.value()),
-        tag::BOUNCE => packet.bounce(),
+        tag::BOUNCE => packet.bounce(hook == Hook::Egress),
         _ => {
             if verdict.tag() == tag::DROP {
                 report(context, verdict.reason());

@@ -7,9 +7,9 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingB
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use bridge_common::layout::{
-    AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, DestinationKind, Event, Flow, FlowKey,
-    Fragment, FragmentKey, Ipv4, NatPort, OfficeCidr, Reply, ReplyKey, Route, Seconds, Service,
-    ServiceKey, Settings, capacity,
+    Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, ClusterCidr, Counter,
+    DestinationKind, Event, Flow, FlowKey, Fragment, FragmentKey, Ipv4, NatPort, OfficeCidr, Reply,
+    ReplyKey, Route, Seconds, Service, ServiceKey, Settings, capacity,
 };
 use bridge_common::packet::QUOTE_MAX;
 use bridge_common::tables::{Insertion, Slot, Tables};
@@ -29,6 +29,10 @@ static SERVICES: HashMap<ServiceKey, Service, { capacity::SERVICES }> = HashMap:
 
 #[btf_map(name = "backends")]
 static BACKENDS: HashMap<BackendKey, Backend, { capacity::BACKENDS }> = HashMap::new();
+
+// As in the kernel's own `recent` match, the clients that came last are kept.
+#[btf_map(name = "affinity")]
+static AFFINITY: LruHashMap<AffinityKey, Affinity, { capacity::AFFINITY }> = LruHashMap::new();
 
 #[btf_map(name = "flows")]
 static FLOWS: HashMap<FlowKey, Flow, { capacity::FLOWS }> = HashMap::new();
@@ -163,6 +167,22 @@ impl Tables for Maps {
     fn backend(&self, key: &BackendKey) -> Option<Backend> {
         // SAFETY: read at once; a backend list is never changed, only replaced by one of another id.
         unsafe { BACKENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: read at once; a value is replaced, never changed in place.
+        unsafe { AFFINITY.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        let _ = AFFINITY.insert(key, affinity, 0);
+    }
+
+    #[inline(always)]
+    fn insert_affinity(&self, key: &AffinityKey, affinity: &Affinity) -> Insertion {
+        insertion(AFFINITY.insert(key, affinity, BPF_NOEXIST))
     }
 
     #[inline(always)]

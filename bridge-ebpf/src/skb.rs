@@ -7,7 +7,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, bpf_adj_room_mode,
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT,
+    bpf_adj_room_mode,
 };
 use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
@@ -81,9 +82,10 @@ impl Skb {
         unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
     }
 
-    /// Sends the packet back to the link-layer address that it came from.
+    /// Sends the packet back to the link-layer address that it came from. One that was about to leave comes in
+    /// by the interface that it would have left by.
     #[inline(always)]
-    pub fn bounce(&mut self) -> i32 {
+    pub fn bounce(&mut self, was_leaving: bool) -> i32 {
         let Ok(addresses) = self.load_raw::<{ 2 * MAC_LEN }>(0) else {
             return TC_ACT_SHOT;
         };
@@ -95,8 +97,13 @@ impl Skb {
             return TC_ACT_SHOT;
         }
         let ifindex = field!(self, ifindex);
+        let flags = if was_leaving {
+            u64::from(BPF_F_INGRESS)
+        } else {
+            0
+        };
         // SAFETY: takes no pointer.
-        unsafe { bpf_redirect(ifindex, 0) as i32 }
+        unsafe { bpf_redirect(ifindex, flags) as i32 }
     }
 
     #[inline(always)]

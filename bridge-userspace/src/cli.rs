@@ -12,7 +12,7 @@ use crate::networks::{CidrError, parse_cidr};
 
 /// Joins an office network to a Kubernetes cluster through this node.
 #[derive(Debug, Parser)]
-#[command(name = "office-bridge", version, propagate_version = true)]
+#[command(name = "office-bridge", version = env!("OFFICE_BRIDGE_VERSION"), propagate_version = true)]
 #[command(after_help = "Exit codes: 0 fine, 1 failed, 2 wrong usage.")]
 pub struct Cli {
     /// What to do.

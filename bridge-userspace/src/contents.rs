@@ -8,21 +8,26 @@ use bridge_common::layout::{
     Backend, ClusterCidr, DestinationKind, Ipv4, NatPort, OfficeCidr, Route, Seconds, ServiceKey,
     Settings, Timeouts, capacity,
 };
-use bridge_common::parse::{ICMP, UDP};
+use bridge_common::parse::ICMP;
 use ipnet::Ipv4Net;
 
 use crate::cluster::{CidrKind, DesiredState};
-use crate::config::{self, Config};
-use crate::datapath::{Interface, Side};
-use crate::netlink::{self, LinkKind, NetworkState, cluster_interfaces};
+use crate::config::{self, Config, Datapath};
+use crate::datapath::{AttachPoint, AttachPoints, Program};
+use crate::netlink::{self, Link, LinkKind, NetworkState, cluster_interfaces};
 use crate::networks::overlaps;
 use crate::ports::PortSet;
 
 /// What one service address and port leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceEntry {
-    /// A TCP or UDP port: its ready backends.
-    Port(Vec<Backend>),
+    /// A TCP or UDP port.
+    Port {
+        /// Where new flows go.
+        backends: Vec<Backend>,
+        /// How long a client comes to the same backend; 0 without session affinity.
+        affinity_seconds: Seconds,
+    },
     /// The address as a whole, for pings: how many ready backends there are behind it.
     Address(u32),
 }
@@ -67,63 +72,48 @@ fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
     networks
 }
 
-/// The interfaces to attach to; without an uplink while that is missing.
+/// What to attach where; nothing on the uplink while that is missing.
 #[must_use]
-pub fn interfaces(
+pub fn attach_points(
     config: &Config,
     desired: &DesiredState,
     network: &NetworkState,
-) -> BTreeMap<u32, Interface> {
-    let mut wanted: BTreeMap<u32, Interface> =
-        cluster_interfaces(network, &backend_networks(config, desired))
-            .into_iter()
-            .filter_map(|ifindex| {
-                let link = network.links.get(&ifindex)?;
-                // Packets of other devices have no Ethernet header to read past.
-                link.mac?;
-                Some((
-                    ifindex,
-                    Interface {
-                        ifindex,
-                        name: link.name.clone(),
-                        side: Side::Cluster,
-                    },
-                ))
-            })
-            .collect();
-    // A pod's packets are met at the bridge's port, before bridge netfilter (`bridge-nf-call-iptables`, on wherever
-    // kube-proxy runs) puts fragments together that could not be sent on whole.
-    let is_bridge = |ifindex: u32| {
-        network
-            .links
-            .get(&ifindex)
-            .is_some_and(|link| link.kind == LinkKind::Bridge)
-    };
-    let ports: Vec<Interface> = network
-        .links
-        .values()
-        .filter(|link| {
-            link.master
-                .is_some_and(|master| wanted.contains_key(&master) && is_bridge(master))
-        })
-        .map(|link| Interface {
-            ifindex: link.index,
-            name: link.name.clone(),
-            side: Side::Cluster,
-        })
+) -> AttachPoints {
+    let uplink = network.link_named(&config.uplink);
+    let routed: Vec<&Link> = cluster_interfaces(network, &backend_networks(config, desired))
+        .into_iter()
+        .filter_map(|ifindex| network.links.get(&ifindex))
+        // Packets of other devices have no Ethernet header to read past.
+        .filter(|link| link.mac.is_some())
         .collect();
-    wanted.extend(ports.into_iter().map(|port| (port.ifindex, port)));
-    if let Some(uplink) = network.link_named(&config.uplink) {
-        wanted.insert(
-            uplink.index,
-            Interface {
-                ifindex: uplink.index,
-                name: uplink.name.clone(),
-                side: Side::Uplink,
-            },
-        );
-    }
-    wanted
+    // A pod's packets are met at the bridge's port, before bridge netfilter (`bridge-nf-call-iptables`, on wherever
+    // kube-proxy runs) puts fragments together that could not be sent on whole. What the kernel routes to a pod leaves
+    // through the bridge itself.
+    let is_port = |link: &&Link| {
+        routed
+            .iter()
+            .any(|bridge| bridge.kind == LinkKind::Bridge && link.master == Some(bridge.index))
+    };
+    let ports = network.links.values().filter(is_port);
+    let replies = routed
+        .iter()
+        .copied()
+        .chain(ports)
+        // The uplink's own program takes replies too.
+        .filter(|link| Some(link.index) != uplink.map(|uplink| uplink.index))
+        .map(|link| (Program::ClusterIngress, link));
+    let requests = uplink.map(|link| (Program::UplinkIngress, link));
+    let routed = routed.iter().map(|&link| (Program::ClusterEgress, link));
+    replies
+        .chain(requests)
+        .chain(routed)
+        .map(|(program, link)| AttachPoint {
+            ifindex: link.index,
+            interface: link.name.clone(),
+            program,
+        })
+        .map(|point| (point.key(), point))
+        .collect()
 }
 
 impl Contents {
@@ -157,20 +147,6 @@ impl Contents {
                 u32::try_from(candidates).unwrap_or_default(),
             ),
         }
-    }
-
-    /// Where the UDP ports of services lead.
-    #[must_use]
-    pub fn udp_services(&self) -> BTreeMap<ServiceKey, Vec<Backend>> {
-        let backends = |entry: &ServiceEntry| match entry {
-            ServiceEntry::Port(backends) => backends.clone(),
-            ServiceEntry::Address(_) => Vec::new(),
-        };
-        self.services
-            .iter()
-            .filter(|(key, _)| key.protocol == UDP)
-            .map(|(key, entry)| (*key, backends(entry)))
-            .collect()
     }
 
     /// Networks that there is a way to.
@@ -296,7 +272,11 @@ fn services(desired: &DesiredState) -> BTreeMap<ServiceKey, ServiceEntry> {
             protocol: port.protocol.number(),
             pad: 0,
         };
-        services.insert(key, ServiceEntry::Port(backends));
+        let entry = ServiceEntry::Port {
+            backends,
+            affinity_seconds: service.affinity_seconds.unwrap_or_default(),
+        };
+        services.insert(key, entry);
     }
     services.extend(ready.into_iter().map(|(vip, count)| {
         let key = ServiceKey {
@@ -333,11 +313,14 @@ fn settings(config: &Config, desired: &DesiredState, nat_port_count: u32) -> Set
     for (slot, address) in snat_addresses.iter_mut().zip(&config.snat_addresses) {
         *slot = address.octets();
     }
+    // On the stack path services are kube-proxy's, whether they are known or not.
+    let stack_only = config.datapath == Datapath::Stack;
     let pool = config.snat_addresses.len().min(capacity::SNAT_ADDRESSES);
     Settings {
-        authoritative: u8::from(desired.authoritative),
+        authoritative: u8::from(desired.authoritative && !stack_only),
         answer_ping: 1,
-        pad: [0; 2],
+        stack_only: u8::from(stack_only),
+        pad: 0,
         nat_port_count,
         timeouts: timeouts(&config.timeouts),
         snat_address_count: u32::try_from(pool).unwrap_or_default(),
@@ -357,3 +340,6 @@ fn timeouts(configured: &config::Timeouts) -> Timeouts {
         icmp: seconds(configured.icmp),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Data flows one way: a cluster source and the kernel's routes make the desired state, the
 //! reconciler brings the tables to it, the datapath reads the tables, the views read the counters.
 
+mod affinity;
 mod bpf;
 pub mod cli;
 pub mod cluster;

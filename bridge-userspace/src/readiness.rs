@@ -2,7 +2,7 @@
 
 use bridge_common::layout::{OfficeCidr, name};
 
-use crate::datapath::{Interface, Mode, Pins, Side, attached};
+use crate::datapath::{AttachPoint, Mode, Pins, Program, attached};
 use crate::preflight::InstanceLock;
 use crate::state::State;
 use crate::tables::{TableError, Tables, access};
@@ -20,8 +20,10 @@ pub enum Obstacle {
         pid: u32,
     },
     /// Our program is gone from an interface.
-    #[error("no program of ours is attached to {interface}")]
+    #[error("{} is not attached to {interface}", .program.name())]
     Detached {
+        /// The program.
+        program: Program,
         /// The interface.
         interface: String,
     },
@@ -33,12 +35,12 @@ pub enum Obstacle {
     },
 }
 
-/// An interface that is to be attached to.
+/// A program that is to be attached.
 #[derive(Clone, Debug)]
 pub struct Attachment {
-    /// The interface.
-    pub interface: Interface,
-    /// How it was attached to, and `None` where the kernel shows no program of ours any more.
+    /// Which, and where.
+    pub point: AttachPoint,
+    /// How it is attached, and `None` where the kernel shows no program of ours any more.
     pub mode: Option<Mode>,
 }
 
@@ -56,7 +58,7 @@ impl Attachment {
 pub struct Readiness {
     /// What `run` last applied, if anything.
     pub state: Option<State>,
-    /// The interfaces.
+    /// The programs.
     pub attachments: Vec<Attachment>,
     /// Why it is not ready; nothing if it is.
     pub obstacles: Vec<Obstacle>,
@@ -71,10 +73,10 @@ impl Readiness {
         let state = State::read(pins.root())?;
         let mut attachments = Vec::new();
         if let Some(state) = &state {
-            for interface in &state.interfaces {
-                let is_attached = attached(pins, interface, state.mode).await;
+            for point in &state.attach_points {
+                let is_attached = attached(pins, point, state.mode).await;
                 attachments.push(Attachment {
-                    interface: interface.clone(),
+                    point: point.clone(),
                     mode: is_attached.then_some(state.mode),
                 });
             }
@@ -104,7 +106,7 @@ fn obstacles(attachments: &[Attachment], has_office: bool) -> Vec<Obstacle> {
     let mut obstacles = Vec::new();
     if !attachments
         .iter()
-        .any(|attachment| attachment.interface.side == Side::Uplink)
+        .any(|attachment| attachment.point.program == Program::UplinkIngress)
     {
         obstacles.push(Obstacle::NoUplink);
     }
@@ -113,7 +115,8 @@ fn obstacles(attachments: &[Attachment], has_office: bool) -> Vec<Obstacle> {
             .iter()
             .filter(|attachment| attachment.mode.is_none())
             .map(|attachment| Obstacle::Detached {
-                interface: attachment.interface.name.clone(),
+                program: attachment.point.program,
+                interface: attachment.point.interface.clone(),
             }),
     );
     if !has_office {
@@ -135,12 +138,12 @@ fn has_office(tables: &Tables) -> Result<bool, TableError> {
 mod tests {
     use super::*;
 
-    fn attachment(name: &str, side: Side, mode: Option<Mode>) -> Attachment {
+    fn attachment(interface: &str, program: Program, mode: Option<Mode>) -> Attachment {
         Attachment {
-            interface: Interface {
+            point: AttachPoint {
                 ifindex: 2,
-                name: name.to_owned(),
-                side,
+                interface: interface.to_owned(),
+                program,
             },
             mode,
         }
@@ -149,20 +152,24 @@ mod tests {
     #[test]
     fn a_bridge_that_is_attached_and_filled_is_ready() {
         let attachments = [
-            attachment("eth0", Side::Uplink, Some(Mode::Tcx)),
-            attachment("cni0", Side::Cluster, Some(Mode::Tcx)),
+            attachment("eth0", Program::UplinkIngress, Some(Mode::Tcx)),
+            attachment("cni0", Program::ClusterEgress, Some(Mode::Tcx)),
         ];
         assert_eq!(obstacles(&attachments, true), []);
     }
 
     #[test]
     fn every_obstacle_is_told() {
-        let attachments = [attachment("cni0", Side::Cluster, None)];
+        let attachments = [
+            attachment("cni0", Program::ClusterIngress, Some(Mode::Tcx)),
+            attachment("cni0", Program::ClusterEgress, None),
+        ];
         assert_eq!(
             obstacles(&attachments, false),
             [
                 Obstacle::NoUplink,
                 Obstacle::Detached {
+                    program: Program::ClusterEgress,
                     interface: "cni0".to_owned()
                 },
                 Obstacle::Empty {

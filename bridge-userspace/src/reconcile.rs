@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use aya::Pod;
 use aya::maps::{Array, MapData};
 use bridge_common::layout::{
-    Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Route, Service, ServiceKey, Settings,
-    capacity, name,
+    Affinity, AffinityKey, Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Route, Service,
+    ServiceKey, Settings, capacity, name,
 };
 use ipnet::Ipv4Net;
 
+use crate::affinity;
 use crate::contents::{Contents, ServiceEntry};
 use crate::tables::{Hash, Prefixes, TableError, Tables, access, gone, prefix_key, prefix_of};
 
@@ -165,6 +166,9 @@ impl<V: Pod + PartialEq> PrefixTable<V> {
 struct ServiceTables {
     services: Hash<ServiceKey, Service>,
     backends: Hash<BackendKey, Backend>,
+    affinity: Hash<AffinityKey, Affinity>,
+    /// Whether there may be clients that would come to a backend which their service has lost.
+    affinity_is_stale: bool,
     applied: BTreeMap<ServiceKey, (Service, ServiceEntry)>,
     used_ids: BTreeSet<u32>,
     last_id: u32,
@@ -176,6 +180,8 @@ impl ServiceTables {
         let mut this = Self {
             services: tables.hash(name::SERVICES)?,
             backends: tables.hash(name::BACKENDS)?,
+            affinity: tables.hash(name::AFFINITY)?,
+            affinity_is_stale: true,
             applied: BTreeMap::new(),
             used_ids: BTreeSet::new(),
             last_id: lists.keys().max().copied().unwrap_or_default(),
@@ -186,13 +192,14 @@ impl ServiceTables {
             } else {
                 // What an interrupted change left incomplete differs from any list that is wanted.
                 this.used_ids.insert(service.id);
-                ServiceEntry::Port(
-                    lists
+                ServiceEntry::Port {
+                    backends: lists
                         .remove(&service.id)
                         .unwrap_or_default()
                         .into_values()
                         .collect(),
-                )
+                    affinity_seconds: service.affinity_seconds,
+                }
             };
             this.applied.insert(key, (service, entry));
         }
@@ -233,6 +240,7 @@ impl ServiceTables {
         for key in obsolete {
             gone(self.services.remove(&key)).map_err(access(name::SERVICES))?;
             if let Some((service, entry)) = self.applied.remove(&key) {
+                self.affinity_is_stale |= service.affinity_seconds != 0;
                 self.remove_list(service, &entry)?;
             }
             changes.removed += 1;
@@ -250,22 +258,34 @@ impl ServiceTables {
                 .insert(key, service, 0)
                 .map_err(access(name::SERVICES))?;
             if let Some((old, entry)) = self.applied.insert(*key, (service, entry.clone())) {
+                self.affinity_is_stale |= old.affinity_seconds != 0;
                 self.remove_list(old, &entry)?;
             }
             changes.written += 1;
+        }
+        if self.affinity_is_stale {
+            let services = &self.applied;
+            changes.removed += affinity::forget_lost(&mut self.affinity, |key| {
+                services.get(key).map(|(_, entry)| entry)
+            })?;
+            self.affinity_is_stale = false;
         }
         Ok(())
     }
 
     fn write_list(&mut self, entry: &ServiceEntry) -> Result<Service, TableError> {
-        let backends = match entry {
+        let (backends, affinity_seconds) = match entry {
             ServiceEntry::Address(ready) => {
                 return Ok(Service {
                     id: 0,
                     backend_count: *ready,
+                    affinity_seconds: 0,
                 });
             }
-            ServiceEntry::Port(backends) => backends,
+            ServiceEntry::Port {
+                backends,
+                affinity_seconds,
+            } => (backends, *affinity_seconds),
         };
         let id = self.new_id();
         for (slot, backend) in (0..).zip(backends) {
@@ -283,11 +303,12 @@ impl ServiceTables {
         Ok(Service {
             id,
             backend_count: u32::try_from(backends.len()).unwrap_or(u32::MAX),
+            affinity_seconds,
         })
     }
 
     fn remove_list(&mut self, service: Service, entry: &ServiceEntry) -> Result<(), TableError> {
-        let ServiceEntry::Port(backends) = entry else {
+        let ServiceEntry::Port { backends, .. } = entry else {
             return Ok(());
         };
         for (slot, _) in (0..).zip(backends) {

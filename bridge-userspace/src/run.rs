@@ -14,8 +14,8 @@ use tracing::{info, warn};
 
 use crate::cluster::{self, CidrKind, DesiredState};
 use crate::config::{Config, RunArgs};
-use crate::contents::{Contents, interest, interfaces};
-use crate::datapath::{Attachments, Datapath, Mode, Pins, Side, detach_filters};
+use crate::contents::{Contents, attach_points, interest};
+use crate::datapath::{Attachments, Datapath, Mode, Pins, Program, detach_filters, has_filter};
 use crate::events;
 use crate::http;
 use crate::listeners::{Listeners, Served};
@@ -76,7 +76,7 @@ impl Bridge {
         let pod_cidrs: Vec<Ipv4Net> = state.cidrs_of(CidrKind::Pod).collect();
         check_network(&config, &pod_cidrs, &network.borrow_and_update().clone())?;
         let listeners = Listeners::bind(&config)?;
-        if let Some(remark) = forwarding(config.manage_sysctls)? {
+        if let Some(remark) = forwarding(config.datapath, config.manage_sysctls)? {
             warn!("{remark}");
         }
         let pins = Pins::new(&config.pin_path);
@@ -105,9 +105,13 @@ impl Bridge {
         };
         if let Some(before) = before
             && before.mode == Mode::Clsact
-            && bridge.attachments.mode() == Mode::Tcx
         {
-            detach_filters(&before.interfaces).await;
+            // Unlike links, filters that are no longer wanted leave no trace but this.
+            let attachments = &bridge.attachments;
+            let unwanted = before.attach_points.iter().filter(|point| {
+                attachments.mode() == Mode::Tcx || !has_filter(attachments.points(), point)
+            });
+            detach_filters(unwanted).await;
         }
         bridge.follow(served, log, signals).await
     }
@@ -166,12 +170,12 @@ impl Bridge {
             office: self.config.office_cidrs.clone(),
             nat_addresses: contents.nat_addresses().collect::<HashSet<_>>(),
             reachable: contents.reachable().collect(),
-            udp_services: desired.authoritative.then(|| contents.udp_services()),
+            cluster: desired.authoritative.then(|| Arc::clone(&desired)),
         });
-        let wanted = interfaces(&self.config, &desired, &network);
+        let wanted = attach_points(&self.config, &desired, &network);
         if !wanted
             .values()
-            .any(|interface| interface.side == Side::Uplink)
+            .any(|point| point.program == Program::UplinkIngress)
         {
             warn!("the uplink {} is gone; waiting for it", self.config.uplink);
         }
@@ -199,7 +203,7 @@ impl Bridge {
             uplink: self.config.uplink.clone(),
             cluster: self.config.cluster.to_string(),
             mode: self.attachments.mode(),
-            interfaces: self.attachments.interfaces().cloned().collect(),
+            attach_points: self.attachments.points().values().cloned().collect(),
             cidrs: office.chain(cluster).collect(),
             problems: desired.problems.clone(),
             dns_listen: listen.map(ToString::to_string).collect(),
@@ -278,22 +282,29 @@ fn announce(desired: &DesiredState) {
     );
 }
 
-/// Sweeps in turns, and at once when the datapath says that a table is full.
+/// Sweeps in turns, and at once when the datapath says that a table is full, or when a backend is gone.
 async fn sweep(
     sweeper: Sweeper,
-    policy: watch::Receiver<Policy>,
+    mut policy: watch::Receiver<Policy>,
     mut events: events::Events,
     sweeps: http::Sweeps,
 ) {
     let sweeper = Arc::new(sweeper);
     let mut turns = interval(SWEEP);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut swept_by = Policy::default();
     loop {
         tokio::select! {
             _ = turns.tick() => {}
             () = events.table_full() => {}
+            Ok(()) = policy.changed() => {
+                if !policy.borrow_and_update().loses_backends(&swept_by) {
+                    continue;
+                }
+            }
         }
         let policy = policy.borrow().clone();
+        swept_by = policy.clone();
         let sweeper = Arc::clone(&sweeper);
         // A full table takes a moment to read.
         let begun = Instant::now();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::{Interface, Mode};
+use crate::datapath::{AttachPoint, Mode};
 use crate::preflight::state_path;
 
 /// A CIDR and its source.
@@ -32,8 +32,9 @@ pub struct State {
     pub cluster: String,
     /// How programs are attached.
     pub mode: Mode,
-    /// What is attached to.
-    pub interfaces: Vec<Interface>,
+    /// What is attached where, in that order.
+    #[serde(rename = "interfaces")]
+    pub attach_points: Vec<AttachPoint>,
     /// Networks and their sources.
     pub cidrs: Vec<CidrState>,
     /// What was left out of the cluster's state, and why.

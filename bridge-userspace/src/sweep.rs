@@ -3,18 +3,18 @@
 //! A flow is judged by both of its entries, by the same rule as in the datapath
 //! ([`bridge_common::lifetime`]). The plan is a pure function; [`Sweeper`] carries it out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use bridge_common::layout::{
-    Backend, Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, ServiceKey, Timeouts, name,
-};
+use bridge_common::layout::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, Timeouts, name};
 use bridge_common::lifetime::{FlowState, idle, is_expired, since, untranslated_timeout};
-use bridge_common::parse::UDP;
+use bridge_common::parse::{TCP, UDP};
 use bridge_common::tcp::State;
 use ipnet::Ipv4Net;
 use nix::time::{ClockId, clock_gettime};
 
+use crate::cluster::{self, DesiredState, Protocol, ServicePort};
 use crate::tables::{TableError, Tables, access, gone};
 
 /// Above this share of the capacity flows are removed before their time.
@@ -44,33 +44,62 @@ pub struct Policy {
     pub nat_addresses: HashSet<Ipv4Addr>,
     /// Networks that there is a way to. One that is gone for a moment, as while a tunnel is made anew, ends no flow.
     pub reachable: Vec<Ipv4Net>,
-    /// Where the UDP ports of services lead, if every service is known. UDP has no end of its own: a flow to a backend
-    /// that is gone would last as long as its client sends, into the void or to whoever has the address by then.
-    pub udp_services: Option<BTreeMap<ServiceKey, Vec<Backend>>>,
+    /// The cluster, if every service is known. A flow to a backend that its service has lost ends at once: UDP has no
+    /// end of its own, and would last as long as its client sends, into the void or to whoever has the address by
+    /// then; a TCP client is reset at its next packet, instead of waiting.
+    pub cluster: Option<Arc<DesiredState>>,
 }
 
 impl Policy {
-    /// Whether a UDP flow leads to a backend that its service no longer has.
+    /// Whether a flow leads to a backend that its service no longer has: with UDP, one that takes no new flows;
+    /// with TCP, one that does not serve any more.
     fn has_lost_backend(&self, key: &FlowKey, flow: &Flow) -> bool {
-        let Some(services) = &self.udp_services else {
+        let Some(cluster) = &self.cluster else {
             return false;
         };
-        let is_direct =
-            (key.destination, key.destination_port) == (flow.backend, flow.backend_port);
-        if key.protocol != UDP || is_direct {
+        let protocol = match key.protocol {
+            TCP => Protocol::Tcp,
+            UDP => Protocol::Udp,
+            _ => return false,
+        };
+        if (key.destination, key.destination_port) == (flow.backend, flow.backend_port) {
             return false;
         }
-        let service = ServiceKey {
-            vip: key.destination,
+        let address = ServicePort {
+            vip: key.destination.into(),
             port: key.destination_port,
-            protocol: UDP,
-            pad: 0,
+            protocol,
         };
-        !services.get(&service).is_some_and(|backends| {
-            backends
-                .iter()
-                .any(|backend| (backend.address, backend.port) == (flow.backend, flow.backend_port))
+        let backend = cluster::Backend {
+            address: flow.backend.into(),
+            port: flow.backend_port,
+        };
+        !cluster.services.get(&address).is_some_and(|service| {
+            let alive = match protocol {
+                Protocol::Tcp => &service.serving,
+                Protocol::Udp => &service.backends,
+            };
+            alive.binary_search(&backend).is_ok()
         })
+    }
+
+    /// Whether a service has lost a backend since `before`, so that there may be flows to cut.
+    #[must_use]
+    pub fn loses_backends(&self, before: &Self) -> bool {
+        match (&before.cluster, &self.cluster) {
+            (Some(before), Some(now)) if !Arc::ptr_eq(before, now) => {
+                before.services.iter().any(|(address, service)| {
+                    now.services
+                        .get(address)
+                        .is_none_or(|now| match address.protocol {
+                            Protocol::Tcp => lacks(&now.serving, &service.serving),
+                            Protocol::Udp => lacks(&now.backends, &service.backends),
+                        })
+                })
+            }
+            (None, Some(_)) => true,
+            _ => false,
+        }
     }
 
     /// Whether the backend is now reached from another address than the flow's: its replies don't come home.
@@ -83,6 +112,14 @@ impl Policy {
     }
 }
 
+/// Whether one of `wanted` is not in `list`.
+fn lacks(list: &[cluster::Backend], wanted: &[cluster::Backend]) -> bool {
+    list != wanted
+        && wanted
+            .iter()
+            .any(|backend| list.binary_search(backend).is_err())
+}
+
 /// What a sweep removes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -90,6 +127,8 @@ pub struct Plan {
     pub flows: Vec<FlowKey>,
     /// Reply entries.
     pub replies: Vec<ReplyKey>,
+    /// Flows that go even if they are in use, with their reply entries.
+    pub cut: Vec<(FlowKey, ReplyKey)>,
     /// Flows that had run out, or lost one half.
     pub expired: usize,
     /// Flows that no longer fit the configuration.
@@ -151,14 +190,13 @@ pub fn plan(
             || policy.has_moved(flow)
             || policy.has_lost_backend(key, flow);
         let has_expired = is_expired(key.protocol, flow, &reply, now, &policy.timeouts);
-        if is_foreign || has_expired {
+        if has_expired {
             plan.flows.push(*key);
             plan.replies.push(reply_key);
-            if has_expired {
-                plan.expired += 1;
-            } else {
-                plan.foreign += 1;
-            }
+            plan.expired += 1;
+        } else if is_foreign {
+            plan.cut.push((*key, reply_key));
+            plan.foreign += 1;
         } else {
             alive.push(Candidate {
                 class: class(FlowState::of(key.protocol, flow, &reply)),
@@ -235,7 +273,26 @@ impl Sweeper {
         let mut plan = plan(&flows, &replies, self.capacity, now(), policy);
         self.keep_what_came_back(&mut plan, &flows, &replies)?;
         remove(&self.tables, &plan.flows, &plan.replies)?;
+        self.cut(&plan.cut)?;
         Ok(plan)
+    }
+
+    /// Removes flows that are in use, unless another has come under the same key since.
+    fn cut(&self, flows: &[(FlowKey, ReplyKey)]) -> Result<(), TableError> {
+        if flows.is_empty() {
+            return Ok(());
+        }
+        let table = self.tables.hash::<FlowKey, Flow>(name::FLOWS)?;
+        let (keys, replies): (Vec<_>, Vec<_>) = flows
+            .iter()
+            .filter(|(key, reply_key)| {
+                table
+                    .get(key, 0)
+                    .is_ok_and(|flow| key.reply_key(&flow) == *reply_key)
+            })
+            .copied()
+            .unzip();
+        remove(&self.tables, &keys, &replies)
     }
 
     /// Takes out of the plan what was used, or made anew under the same key, since the tables were read.
@@ -292,7 +349,6 @@ pub fn remove(tables: &Tables, flows: &[FlowKey], replies: &[ReplyKey]) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bridge_common::parse::TCP;
     use bridge_common::tcp::Seen;
 
     const NAT: [u8; 4] = [10, 244, 30, 0];
@@ -304,7 +360,7 @@ mod tests {
             office: vec!["192.168.0.0/22".parse().unwrap()],
             nat_addresses: HashSet::from([Ipv4Addr::from(NAT)]),
             reachable: vec!["10.244.1.0/24".parse().unwrap()],
-            udp_services: None,
+            cluster: None,
         }
     }
 
@@ -422,38 +478,115 @@ mod tests {
         );
     }
 
-    #[test]
-    fn udp_flows_to_a_backend_that_is_gone_end() {
-        let service = ServiceKey {
-            vip: [10, 96, 0, 10],
-            port: 53,
-            protocol: UDP,
-            pad: 0,
-        };
-        let backend = |last| Backend {
-            address: [10, 244, 1, last],
-            port: 80,
-            pad: [0; 2],
-        };
-        let ((mut key, flow), (_, mut reply)) = pair(&Entry {
-            protocol: UDP,
-            port: 4,
-            idle: 0,
-            seen: (0, 0),
-            replied: true,
-        });
-        (key.destination, key.destination_port) = (service.vip, service.port);
-        (reply.destination, reply.destination_port) = (service.vip, service.port);
-        let swept = |backends: Option<Vec<Backend>>| {
+    /// How many flows of TCP and UDP end, from one client through the service to its backend 10.244.1.5.
+    fn swept(backends: Option<cluster::Service>) -> [usize; 2] {
+        [(TCP, Protocol::Tcp), (UDP, Protocol::Udp)].map(|(number, protocol)| {
+            let backends = backends.clone();
+            let address = ServicePort {
+                vip: [10, 96, 0, 10].into(),
+                port: 53,
+                protocol,
+            };
+            let ((mut key, flow), (_, mut reply)) = pair(&Entry {
+                protocol: number,
+                port: 4,
+                idle: 0,
+                seen: ESTABLISHED,
+                replied: true,
+            });
+            (key.destination, key.destination_port) = (address.vip.octets(), address.port);
+            (reply.destination, reply.destination_port) = (key.destination, address.port);
             let mut policy = policy();
-            policy.udp_services = Some(backends.map(|list| (service, list)).into_iter().collect());
+            policy.cluster = Some(Arc::new(DesiredState {
+                services: backends
+                    .map(|service| (address, service))
+                    .into_iter()
+                    .collect(),
+                authoritative: true,
+                ..DesiredState::default()
+            }));
             let replies = [(key.reply_key(&flow), reply)];
-            plan(&[(key, flow)], &replies, 1_000, NOW, &policy).foreign
+            let plan = plan(&[(key, flow)], &replies, 1_000, NOW, &policy);
+            assert_eq!(plan.foreign, plan.cut.len());
+            plan.foreign
+        })
+    }
+
+    fn with_backends(backends: &[u8], serving: &[u8]) -> Option<cluster::Service> {
+        let list = |lasts: &[u8]| {
+            let backend = |last: &u8| cluster::Backend {
+                address: [10, 244, 1, *last].into(),
+                port: 80,
+            };
+            lasts.iter().map(backend).collect()
         };
-        assert_eq!(swept(Some(vec![backend(4), backend(5)])), 0);
-        assert_eq!(swept(Some(vec![backend(4)])), 1);
-        assert_eq!(swept(Some(Vec::new())), 1);
-        assert_eq!(swept(None), 1, "the service itself is gone");
+        Some(cluster::Service {
+            namespace: "default".to_owned(),
+            name: "dns".to_owned(),
+            port_name: None,
+            backends: list(backends),
+            serving: list(serving),
+            affinity_seconds: None,
+        })
+    }
+
+    #[test]
+    fn flows_to_a_backend_that_is_gone_end() {
+        assert_eq!(swept(with_backends(&[4, 5], &[4, 5])), [0, 0]);
+        assert_eq!(swept(with_backends(&[4], &[4])), [1, 1]);
+        assert_eq!(swept(with_backends(&[], &[])), [1, 1]);
+        assert_eq!(swept(None), [1, 1], "the service itself is gone");
+    }
+
+    #[test]
+    fn tcp_goes_on_with_a_backend_that_serves_while_it_terminates_and_udp_does_not() {
+        assert_eq!(swept(with_backends(&[4], &[4, 5])), [0, 1]);
+    }
+
+    #[test]
+    fn only_the_loss_of_a_backend_calls_for_a_sweep() {
+        let state = |protocol, backends: Option<cluster::Service>| {
+            let address = ServicePort {
+                vip: [10, 96, 0, 10].into(),
+                port: 53,
+                protocol,
+            };
+            Policy {
+                cluster: Some(Arc::new(DesiredState {
+                    services: backends
+                        .map(|service| (address, service))
+                        .into_iter()
+                        .collect(),
+                    ..DesiredState::default()
+                })),
+                ..policy()
+            }
+        };
+        let loses = |protocol, before, after| {
+            state(protocol, after).loses_backends(&state(protocol, before))
+        };
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            assert!(!loses(protocol, None, with_backends(&[4], &[4])));
+            assert!(!loses(
+                protocol,
+                with_backends(&[4], &[4]),
+                with_backends(&[3, 4], &[3, 4])
+            ));
+            assert!(loses(
+                protocol,
+                with_backends(&[4, 5], &[4, 5]),
+                with_backends(&[4, 6], &[4, 6])
+            ));
+            assert!(loses(protocol, with_backends(&[4], &[4]), None));
+        }
+        let terminating = with_backends(&[4], &[4, 5]);
+        let both = with_backends(&[4, 5], &[4, 5]);
+        assert!(!loses(Protocol::Tcp, both.clone(), terminating.clone()));
+        assert!(loses(Protocol::Udp, both, terminating));
+        assert!(
+            state(Protocol::Tcp, None).loses_backends(&policy()),
+            "what was left by an earlier run"
+        );
     }
 
     #[test]

@@ -13,13 +13,13 @@ use crate::state::State;
 pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
     let _lock = InstanceLock::acquire(pins.root())?;
     let state = State::read(pins.root())?;
-    let interfaces = state.as_ref().map(|state| &state.interfaces[..]);
-    let interfaces = interfaces.unwrap_or_default();
+    let points = state.as_ref().map(|state| &state.attach_points[..]);
+    let points = points.unwrap_or_default();
     if state
         .as_ref()
         .is_some_and(|state| state.mode == Mode::Clsact)
     {
-        datapath::detach_filters(interfaces).await;
+        datapath::detach_filters(points).await;
     }
     let removed = pins.remove_all().with_context(|| {
         format!(
@@ -28,10 +28,12 @@ pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
         )
     })?;
     State::remove(pins.root())?;
-    let names: Vec<&str> = interfaces
+    let mut interfaces: Vec<&str> = points
         .iter()
-        .map(|interface| interface.name.as_str())
+        .map(|point| point.interface.as_str())
         .collect();
+    interfaces.sort_unstable();
+    interfaces.dedup();
     if removed == 0 {
         println!("nothing is pinned below {}", pins.root().display());
     } else if interfaces.is_empty() {
@@ -39,7 +41,7 @@ pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
     } else {
         println!(
             "detached from {}; removed {removed} pins below {}",
-            names.join(", "),
+            interfaces.join(", "),
             pins.root().display()
         );
     }

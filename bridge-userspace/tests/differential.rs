@@ -14,7 +14,7 @@ use bridge_common::layout::{
 use bridge_common::parse::{ICMP, TCP, UDP};
 use bridge_common::verdict::Verdict;
 use bridge_userspace::contents::{Contents, ServiceEntry};
-use bridge_userspace::datapath::{Datapath, Pins, program};
+use bridge_userspace::datapath::{Datapath, Pins, Program};
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
@@ -61,6 +61,10 @@ fn contents() -> Contents {
         port: 8_080,
         pad: [0; 2],
     };
+    let port = |backends, affinity_seconds| ServiceEntry::Port {
+        backends,
+        affinity_seconds,
+    };
     let service = |port, protocol| ServiceKey {
         vip: VIP,
         port,
@@ -91,9 +95,9 @@ fn contents() -> Contents {
             (net("192.168.0.0/22"), route(1, UPLINK, 1_500, 0)),
         ]),
         services: BTreeMap::from([
-            (service(80, TCP), ServiceEntry::Port(vec![backend])),
-            (service(53, UDP), ServiceEntry::Port(vec![backend])),
-            (service(81, TCP), ServiceEntry::Port(Vec::new())),
+            (service(80, TCP), port(vec![backend], 0)),
+            (service(53, UDP), port(vec![backend], 600)),
+            (service(81, TCP), port(Vec::new(), 0)),
             (service(0, ICMP), ServiceEntry::Address(2)),
         ]),
         settings: Settings {
@@ -137,8 +141,12 @@ fn host_tables(contents: &Contents) -> HostTables {
             ServiceEntry::Address(ready) => Service {
                 id: 0,
                 backend_count: *ready,
+                affinity_seconds: 0,
             },
-            ServiceEntry::Port(backends) => {
+            ServiceEntry::Port {
+                backends,
+                affinity_seconds,
+            } => {
                 for (slot, backend) in (0..).zip(backends) {
                     tables.backends.insert(
                         BackendKey {
@@ -151,6 +159,7 @@ fn host_tables(contents: &Contents) -> HostTables {
                 Service {
                     id,
                     backend_count: u32::try_from(backends.len()).unwrap(),
+                    affinity_seconds: *affinity_seconds,
                 }
             }
         };
@@ -188,8 +197,8 @@ impl Pair {
         let mut on_host = BytePacket::new(packet.to_vec());
         let verdict = run(&mut on_host, &self.host, side);
         let name = match side {
-            Side::Uplink => program::UPLINK_INGRESS,
-            Side::Cluster => program::CLUSTER_INGRESS,
+            Side::Uplink => Program::UplinkIngress.name(),
+            Side::Cluster => Program::ClusterIngress.name(),
         };
         let classifier: &mut SchedClassifier = self
             .datapath
@@ -209,7 +218,7 @@ impl Pair {
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         let in_kernel = &out[ETHERNET.len()..result.data_size_out as usize];
         let expected = match verdict {
-            Verdict::Pass => UNSPEC,
+            Verdict::Pass | Verdict::Continue => UNSPEC,
             Verdict::Forward { .. } | Verdict::Bounce => REDIRECT,
             Verdict::Drop(_) | Verdict::Reject(..) | Verdict::Answer(_) | Verdict::Detour(_) => {
                 SHOT
@@ -230,7 +239,9 @@ impl Pair {
                 }
                 assert_eq!(in_kernel, bytes, "{what}");
             }
-            Verdict::Pass | Verdict::Forward { .. } => assert_eq!(in_kernel, bytes, "{what}"),
+            Verdict::Pass | Verdict::Continue | Verdict::Forward { .. } => {
+                assert_eq!(in_kernel, bytes, "{what}")
+            }
             // What is dropped is nobody's business.
             _ => {}
         }

@@ -57,7 +57,7 @@ fn readyz_tells_that_a_link_is_gone_and_healthz_stays_well() {
     assert_eq!(get(&lab, "/readyz"), Response::ok("ready\n"));
     assert_eq!(get(&lab, "/healthz"), Response::ok("ok\n"));
 
-    let detached = r#"office_bridge_interface_mode{iface="eth0",side="uplink",mode="detached"}"#;
+    let detached = r#"office_bridge_interface_mode{iface="eth0",side="uplink",hook="tc-ingress",mode="detached"}"#;
     // The bridge puts the link back at its next turn, which may come between two looks: one of three tries is
     // between two turns.
     let is_told = (0..3).any(|_| {
@@ -117,7 +117,7 @@ fn metrics_count_packets_flows_and_drops() {
         ("office_bridge_conntrack_max_entries", 262_144.0),
         ("office_bridge_flows_opened_total", 2.0),
         (
-            r#"office_bridge_interface_mode{iface="eth0",side="uplink",mode="tcx"}"#,
+            r#"office_bridge_interface_mode{iface="eth0",side="uplink",hook="tc-ingress",mode="tcx"}"#,
             1.0,
         ),
     ] {

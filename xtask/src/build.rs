@@ -1,8 +1,9 @@
 //! `cargo xtask build`: the eBPF object, then the binary that embeds it.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -15,16 +16,50 @@ use crate::workspace::Workspace;
 pub fn run(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     ebpf::build(workspace)?;
     step("Building office-bridge, with the eBPF program in it");
-    let binary = userspace(workspace, release)?;
+    let mut command = userspace(workspace, "build");
+    if release {
+        name_commit(command.arg("--release"), workspace);
+    }
+    let binary = built(&mut command)?;
     say(&format!("office-bridge: {}", shown(workspace, &binary)));
     Ok(binary)
 }
 
-fn userspace(workspace: &Workspace, release: bool) -> Result<PathBuf> {
-    let mut child = cargo(workspace.root())
-        .args(["build", "--package=bridge-userspace", "--bin=office-bridge"])
-        .args(["--message-format=json-render-diagnostics"])
-        .args(release.then_some("--release"))
+/// Builds everything for a place without a C library, and puts the binary there. The usual place has
+/// another one after the next build.
+pub fn run_static(workspace: &Workspace, release: bool, place: &Path) -> Result<()> {
+    ebpf::build(workspace)?;
+    step("Building office-bridge, linked statically");
+    let mut command = userspace(workspace, "rustc");
+    if release {
+        name_commit(command.arg("--release"), workspace);
+    }
+    // Only the last step is another one, so that nothing else has to be compiled for it.
+    let binary = built(command.args(["--", "-Ctarget-feature=+crt-static"]))?;
+    fs::copy(&binary, place)
+        .with_context(|| format!("copy office-bridge to {}", place.display()))?;
+    Ok(())
+}
+
+/// Lets `office-bridge --version` tell the commit: in release builds only, as others would be
+/// compiled anew after each commit.
+fn name_commit(command: &mut Command, workspace: &Workspace) {
+    if let Some(commit) = workspace.commit() {
+        command.env("OFFICE_BRIDGE_COMMIT", commit);
+    }
+}
+
+fn userspace(workspace: &Workspace, verb: &str) -> Command {
+    let mut command = cargo(workspace.root());
+    command
+        .args([verb, "--package=bridge-userspace", "--bin=office-bridge"])
+        .arg("--message-format=json-render-diagnostics");
+    command
+}
+
+/// Runs cargo; the path of what it has built.
+fn built(cargo: &mut Command) -> Result<PathBuf> {
+    let mut child = cargo
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;

@@ -34,7 +34,7 @@ pub fn ready() -> Result<()> {
     if let Some(obstacle) = obstacle() {
         bail!("{obstacle}; as root: {AS_ROOT} ...");
     }
-    install(&missing(TOOLS, find))?;
+    install("the lab", &missing(TOOLS, find))?;
     mount_bpffs()
 }
 
@@ -46,11 +46,12 @@ pub fn with_system_path(command: &mut Command) -> &mut Command {
     command.env("PATH", joined.unwrap_or(path))
 }
 
-fn install(missing: &[Tool]) -> Result<()> {
+/// Installs the programs that are missing for `purpose`.
+pub fn install(purpose: &str, missing: &[Tool]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    step("Installing the programs that the lab needs");
+    step(&format!("Installing the programs that {purpose} needs"));
     for tool in missing {
         say(&format!(
             "{}: {} (package {})",

@@ -7,7 +7,7 @@
 //! * [`ebpf`] builds the program for the kernel, [`build`] the binary that embeds it;
 //! * [`packages`] is the table of programs that the lab needs, [`host`] puts them in place;
 //! * [`control_plane`] looks for an API server for the lab;
-//! * [`lint`], [`test`], [`ci`], [`lab`] and [`run`] are the commands.
+//! * [`lint`], [`test`], [`ci`], [`lab`], [`run`] and [`image`] are the commands.
 
 mod apt;
 mod build;
@@ -15,6 +15,7 @@ mod ci;
 mod control_plane;
 mod ebpf;
 mod host;
+mod image;
 mod lab;
 mod lint;
 mod packages;
@@ -25,6 +26,7 @@ mod toolchain;
 mod workspace;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -55,6 +57,8 @@ enum Task {
     Ci(CiArgs),
     /// Opens the lab, without a bridge in it, until Ctrl-C
     Lab,
+    /// Makes the container image and saves it as an OCI archive
+    Image(ImageArgs),
     /// Plays the office developer in the lab; with arguments after `--`, runs the bridge on this host
     Run(RunArgs),
 }
@@ -96,6 +100,13 @@ struct CiArgs {
 }
 
 #[derive(Args)]
+struct ImageArgs {
+    /// Where to save it [default: target/image/office-bridge.tar]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct RunArgs {
     /// In the lab: exit after the demonstration, 0 if every step succeeded and 1 if not
     #[arg(long, conflicts_with = "args")]
@@ -124,6 +135,7 @@ fn main() -> ExitCode {
         Task::Lint(args) => lint::run(&workspace, args.deny),
         Task::Ci(args) => ci::run(&workspace, !args.no_clean, args.deny),
         Task::Lab => lab::run(),
+        Task::Image(args) => image::run(&workspace, args.output),
         Task::Run(args) if args.args.is_empty() => run::in_lab(&workspace, args.check),
         Task::Run(args) => run::on_host(&workspace, args.release, &args.args),
     };

@@ -1,4 +1,4 @@
-//! The programs that the lab and the tests use, and the Debian packages that have them.
+//! The programs that the lab, the tests and the image use, and the Debian packages that have them.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,10 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
     }
 }
 
-/// All of them. Where there is a package without a service in it, that one is named.
+/// What makes the image.
+pub const IMAGE_TOOLS: &[Tool] = &[tool("buildah", "buildah", "making the container image")];
+
+/// All that the lab needs. Where there is a package without a service in it, that one is named.
 pub const TOOLS: &[Tool] = &[
     tool(
         "tar",
@@ -63,6 +66,8 @@ pub const TOOLS: &[Tool] = &[
     ),
     tool("ethtool", "ethtool", "offloads, on and off"),
     tool("bpftool", "bpftool", "the kernel's tables by name"),
+    tool("kubectl", "kubernetes-client", "rendering the manifests"),
+    tool("runc", "runc", "running the bridge as a container"),
 ];
 
 /// The tools that `find` does not find.

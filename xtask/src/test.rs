@@ -5,7 +5,7 @@
 //! API server.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::control_plane::{self, Missing};
 use crate::process::{cargo, find, is_ci, probe, run as run_command, say, step};
 use crate::workspace::Workspace;
-use crate::{build, host};
+use crate::{build, host, image};
 
 /// Which tests run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +28,13 @@ pub enum Selection {
 
 /// Where the tests find the program under test.
 const BINARY_VARIABLE: &str = "OFFICE_BRIDGE_BIN";
+/// Where they find its image.
+const IMAGE_VARIABLE: &str = "OFFICE_BRIDGE_IMAGE";
 
 /// Prepares the machine, builds and runs the tests.
 pub fn run(workspace: &Workspace, selection: Selection, filter: Option<&str>) -> Result<()> {
     let possible = possible(selection, host::obstacle().as_deref(), is_ci())?;
+    let mut variables = Vec::new();
     let mut missing = None;
     if possible != Selection::Host {
         host::ready()?;
@@ -44,8 +47,9 @@ pub fn run(workspace: &Workspace, selection: Selection, filter: Option<&str>) ->
                 missing.advice()
             );
         }
+        variables.push((IMAGE_VARIABLE, image::under_test(workspace)?));
     }
-    let binary = build::run(workspace, false)?;
+    variables.push((BINARY_VARIABLE, build::run(workspace, false)?));
     let runner = if find("cargo-nextest").is_some() {
         Runner::Nextest
     } else {
@@ -69,7 +73,7 @@ pub fn run(workspace: &Workspace, selection: Selection, filter: Option<&str>) ->
         missing,
         test_files: test_files(workspace)?,
     };
-    let result = execute(workspace, runner, &plan, &binary);
+    let result = execute(workspace, runner, &plan, &variables);
     if let Some(missing) = missing {
         say_left_out(workspace, missing, filter)?;
     }
@@ -155,11 +159,16 @@ struct Plan {
     test_files: Vec<String>,
 }
 
-fn execute(workspace: &Workspace, runner: Runner, plan: &Plan, binary: &Path) -> Result<()> {
+fn execute(
+    workspace: &Workspace,
+    runner: Runner,
+    plan: &Plan,
+    variables: &[(&str, PathBuf)],
+) -> Result<()> {
     let mut failed = 0;
     for arguments in invocations(runner, plan) {
         let mut command: Command = cargo(workspace.root());
-        command.args(&arguments).env(BINARY_VARIABLE, binary);
+        command.args(&arguments).envs(variables.iter().cloned());
         if let Err(error) = run_command(host::with_system_path(&mut command)) {
             say(&format!("{error:#}"));
             failed += 1;

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::process::{command, probe};
+
 /// The target triple of the eBPF program: no operating system, the host's byte order.
 pub const EBPF_TARGET: &str = if cfg!(target_endian = "little") {
     "bpfel-unknown-none"
@@ -38,6 +40,32 @@ impl Workspace {
     /// Tools that were built for this workspace alone, in `cargo install --root` layout.
     pub fn tools(&self) -> PathBuf {
         self.target().join("tools")
+    }
+
+    /// Where container images are made.
+    pub fn image(&self) -> PathBuf {
+        self.target().join("image")
+    }
+
+    /// The commit that is checked out, with `-dirty` if files differ from it; none outside of git.
+    pub fn commit(&self) -> Option<String> {
+        self.git(&[
+            "describe",
+            "--always",
+            "--dirty",
+            "--exclude=*",
+            "--abbrev=12",
+        ])
+    }
+
+    /// When the commit was made, in seconds since 1970.
+    pub fn commit_time(&self) -> Option<String> {
+        self.git(&["log", "-1", "--format=%ct"])
+    }
+
+    fn git(&self, arguments: &[&str]) -> Option<String> {
+        let output = probe(command("git").arg("-C").arg(&self.root).args(arguments))?;
+        Some(output.trim().to_owned())
     }
 
     /// Target directory of the eBPF build: apart, because another compiler writes it.

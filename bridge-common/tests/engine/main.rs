@@ -3,6 +3,7 @@
 //! [`wire`] builds packets and recomputes every checksum with a library that knows nothing of the engine;
 //! [`world`] is a small cluster and office to send them through. The other modules say what must happen.
 
+mod affinity;
 mod answers;
 mod flows;
 mod fragments;
@@ -14,6 +15,7 @@ mod mtu;
 mod ports;
 mod races;
 mod services;
+mod stack;
 mod untouched;
 mod wire;
 mod world;

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use bridge_common::engine::{Side, run};
 use bridge_common::host::{BytePacket, HostTables};
 use bridge_common::layout::{
-    Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment, FragmentKey, Ipv4,
-    NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment,
+    FragmentKey, Ipv4, NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
 };
 use bridge_common::rewrite::Endpoint;
 use bridge_common::tables::{Insertion, Tables};
@@ -77,6 +77,15 @@ impl Tables for Raced<'_> {
     }
     fn backend(&self, key: &BackendKey) -> Option<Backend> {
         self.shared.backend(key)
+    }
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.used().affinity(key)
+    }
+    fn set_affinity(&self, key: &AffinityKey, affinity: &Affinity) {
+        self.used().set_affinity(key, affinity);
+    }
+    fn insert_affinity(&self, key: &AffinityKey, affinity: &Affinity) -> Insertion {
+        self.used().insert_affinity(key, affinity)
     }
     fn nat_port(&self, port: u16) -> Option<NatPort> {
         self.shared.nat_port(port)

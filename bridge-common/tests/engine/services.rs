@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bridge_common::engine::Side;
 use bridge_common::host::HostTables;
-use bridge_common::layout::Ipv4;
+use bridge_common::layout::{Ipv4, Layer};
 use bridge_common::parse::ICMP;
 use bridge_common::rewrite::Endpoint;
 use bridge_common::tcp::flag::{ACK, RST, SYN};
@@ -113,7 +113,14 @@ fn services_are_kube_proxys_where_we_do_not_know_them() {
     ] {
         pass(&tables, Side::Uplink, wire.bytes());
     }
-    assert!(flows(&tables).is_empty());
+    // Marked, so that they stay with kube-proxy when the service becomes known.
+    let marks = flows(&tables);
+    assert_eq!(marks.len(), 3);
+    assert!(
+        marks
+            .iter()
+            .all(|(_, flow)| flow.layer == Layer::Kernel as u8)
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use bridge_common::engine::{Side, run};
 use bridge_common::host::{BytePacket, HostTables};
 use bridge_common::layout::Ipv4;
+use bridge_common::stack::depart;
 use bridge_common::tcp::flag;
 use bridge_common::verdict::Verdict;
 use proptest::collection::vec;
@@ -54,34 +55,41 @@ fn busy_world() -> (HostTables, Vec<Vec<u8>>) {
     (tables, packets)
 }
 
-/// Sends a packet in from both sides, whole and as a segmented one.
+/// Sends a packet in from both sides, and out, whole and as a segmented one.
 fn check(tables: &HostTables, bytes: &[u8]) {
-    for side in SIDES {
+    let ways: [fn(&mut BytePacket, &HostTables) -> Verdict; 3] = [
+        |packet, tables| run(packet, tables, Side::Uplink),
+        |packet, tables| run(packet, tables, Side::Cluster),
+        depart,
+    ];
+    for way in ways {
         for (segment_size, checksum_is_partial) in [(0, false), (0, true), (500, true)] {
             let mut packet = BytePacket {
                 bytes: bytes.to_vec(),
                 segment_size,
                 checksum_is_partial,
             };
-            let verdict = run(&mut packet, tables, side);
-            match verdict {
-                Verdict::Pass => assert_eq!(packet.bytes, bytes, "written to, then passed"),
-                Verdict::Forward { .. } => {
-                    assert_eq!(
-                        packet.bytes.len(),
-                        bytes.len(),
-                        "forwarded with another length"
-                    );
-                    assert_eq!(
-                        packet.bytes[..8],
-                        bytes[..8],
-                        "fields that no translation touches"
-                    );
-                    assert_eq!(packet.bytes[8], bytes[8] - 1, "TTL");
+            let ttl = match way(&mut packet, tables) {
+                Verdict::Pass => {
+                    assert_eq!(packet.bytes, bytes, "written to, then passed");
+                    continue;
                 }
-                Verdict::Bounce | Verdict::Drop(_) => {}
+                Verdict::Forward { .. } => bytes[8] - 1,
+                Verdict::Continue => bytes[8],
+                Verdict::Bounce | Verdict::Drop(_) => continue,
                 unfinished => panic!("{unfinished:?} is no end"),
-            }
+            };
+            assert_eq!(
+                packet.bytes.len(),
+                bytes.len(),
+                "goes on with another length"
+            );
+            assert_eq!(
+                packet.bytes[..8],
+                bytes[..8],
+                "fields that no translation touches"
+            );
+            assert_eq!(packet.bytes[8], ttl, "TTL");
         }
     }
 }
@@ -98,7 +106,7 @@ proptest! {
     fn arbitrary_bytes_behind_a_header_of_ours_do_no_harm(
         source in select(vec![PC, POD, NAT, VIP, OUTSIDER]),
         destination in select(vec![PC, POD, NAT, VIP, NODE, OUTSIDER]),
-        protocol in select(vec![1_u8, 6, 17, 47]),
+        protocol in select(vec![1_u8, 6, 17, 47, 136]),
         vihl in select(vec![0x45_u8, 0x45, 0x46, 0x4F, 0x44, 0x65]),
         total_len in 0..200_u16,
         fragment in any::<u16>(),

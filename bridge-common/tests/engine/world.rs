@@ -8,6 +8,7 @@ use bridge_common::layout::{
 };
 use bridge_common::parse::{ICMP, TCP, UDP};
 use bridge_common::rewrite::Endpoint;
+use bridge_common::stack;
 use bridge_common::verdict::Verdict;
 
 use crate::wire::at;
@@ -121,6 +122,7 @@ pub fn world() -> HostTables {
             Service {
                 id,
                 backend_count: count,
+                affinity_seconds: 0,
             },
         );
         for slot in 0..count {
@@ -156,6 +158,13 @@ pub fn flow_key(protocol: u8, client: Endpoint, destination: Endpoint) -> FlowKe
 pub fn send(tables: &HostTables, side: Side, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
     let mut packet = BytePacket::new(bytes);
     let verdict = engine::run(&mut packet, tables, side);
+    (verdict, packet.bytes)
+}
+
+/// Sends a packet that the kernel has routed out towards the pods, and gives what left.
+pub fn depart(tables: &HostTables, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
+    let mut packet = BytePacket::new(bytes);
+    let verdict = stack::depart(&mut packet, tables);
     (verdict, packet.bytes)
 }
 

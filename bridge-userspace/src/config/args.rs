@@ -52,7 +52,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "SOURCE")]
     pub cluster: Option<ClusterChoice>,
 
-    /// Hooks to use: `auto` or `tc` [default: auto]
+    /// The way of new flows: `auto`, `tc` (past the kernel's IP stack; what the tables don't know takes
+    /// the stack path) or `stack` (routed by the kernel, through netfilter) [default: auto]
     #[arg(long, value_name = "LAYER")]
     pub datapath: Option<String>,
 

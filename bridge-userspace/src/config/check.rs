@@ -212,11 +212,12 @@ fn datapath(text: Option<&str>) -> Result<Datapath, UsageError> {
         None => Ok(Datapath::default()),
         Some("auto") => Ok(Datapath::Auto),
         Some("tc") => Ok(Datapath::Tc),
-        Some(text @ ("xdp" | "stack")) => Err(UsageError::new(format!(
-            "--datapath {text}: this version has only the TC path; write `auto` or `tc`"
-        ))),
+        Some("stack") => Ok(Datapath::Stack),
+        Some("xdp") => Err(UsageError::new(
+            "--datapath xdp: this version has no XDP path yet; write `auto`, `tc` or `stack`",
+        )),
         Some(text) => Err(UsageError::new(format!(
-            "--datapath: `{text}` is no datapath; write `auto` or `tc`"
+            "--datapath: `{text}` is no datapath; write `auto`, `tc` or `stack`"
         ))),
     }
 }

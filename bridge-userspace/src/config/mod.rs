@@ -66,14 +66,16 @@ pub struct Config {
     pub timeouts: Timeouts,
 }
 
-/// Which layers of the datapath to use.
+/// Which layers of the datapath new flows take. Flows that are there stay on theirs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Datapath {
-    /// The fastest that works on each interface.
+    /// The fastest that works on each interface, and the stack path for what the tables don't know.
     #[default]
     Auto,
-    /// TC only.
+    /// The TC path, and the stack path for what the tables don't know.
     Tc,
+    /// The stack path alone: the kernel routes, netfilter sees everything.
+    Stack,
 }
 
 /// What the DNS relay has to do.

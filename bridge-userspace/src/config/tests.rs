@@ -258,10 +258,15 @@ fn sources_and_datapaths_that_do_not_exist_are_refused() {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains(expected), "{error}");
     }
-    refused_with_base("--datapath xdp", "this version has only the TC path");
-    refused_with_base("--datapath stack", "this version has only the TC path");
+    refused_with_base("--datapath xdp", "this version has no XDP path yet");
     refused_with_base("--datapath dpdk", "`dpdk` is no datapath");
-    assert_eq!(config("--datapath tc").datapath, Datapath::Tc);
+    for (name, datapath) in [
+        ("auto", Datapath::Auto),
+        ("tc", Datapath::Tc),
+        ("stack", Datapath::Stack),
+    ] {
+        assert_eq!(config(&format!("--datapath {name}")).datapath, datapath);
+    }
 }
 
 #[test]

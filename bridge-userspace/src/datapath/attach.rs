@@ -1,22 +1,23 @@
 //! Attaching programs to interfaces: TCX links from kernel 6.6 on, clsact filters below.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
     qdisc_detach_program,
 };
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType, TcError};
+use aya::programs::{ProgramError, SchedClassifier, TcError};
 use aya::util::KernelVersion;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
 
 use super::load::{LoadError, classifier};
-use super::{Datapath, Pins, program};
+use super::program::{AttachPoint, AttachPoints, Hook, Program};
+use super::{Datapath, Pins};
 use crate::bpf::{detach_pinned_link, pinned_tcx_ifindex};
 use crate::netlink;
 
@@ -24,34 +25,6 @@ use crate::netlink;
 const PRIORITY: u16 = 50;
 /// Handle of our clsact filter, so that a successor replaces it in place.
 const HANDLE: TcHandle = TcHandle::new(0, 1);
-
-/// On which side of the bridge an interface is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Side {
-    /// Where clients come in.
-    Uplink,
-    /// Behind which the backends are.
-    Cluster,
-}
-
-impl Side {
-    const fn program(self) -> &'static str {
-        match self {
-            Self::Uplink => program::UPLINK_INGRESS,
-            Self::Cluster => program::CLUSTER_INGRESS,
-        }
-    }
-
-    /// `uplink` or `cluster`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Uplink => "uplink",
-            Self::Cluster => "cluster",
-        }
-    }
-}
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,23 +68,14 @@ impl TcAttach {
     }
 }
 
-/// An interface to attach to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interface {
-    /// Its index.
-    pub ifindex: u32,
-    /// Its name.
-    pub name: String,
-    /// On which side it is.
-    pub side: Side,
-}
-
 /// A program could not be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// The kernel refuses.
-    #[error("can't attach to TC ingress of {interface} ({mode}): {source}")]
+    #[error("can't attach {} to {} of {interface} ({mode}): {source}", .program.name(), .program.hook().name())]
     Refused {
+        /// The program.
+        program: Program,
         /// The interface.
         interface: String,
         /// How it was tried.
@@ -135,7 +99,7 @@ pub enum AttachError {
 /// What is attached, and how to change it.
 pub struct Attachments {
     mode: Mode,
-    attached: BTreeMap<u32, Interface>,
+    attached: AttachPoints,
 }
 
 impl Attachments {
@@ -144,7 +108,7 @@ impl Attachments {
     pub fn new(wanted: TcAttach) -> Self {
         Self {
             mode: wanted.mode(),
-            attached: BTreeMap::new(),
+            attached: AttachPoints::new(),
         }
     }
 
@@ -154,47 +118,43 @@ impl Attachments {
         self.mode
     }
 
-    /// The interfaces that are attached to.
-    pub fn interfaces(&self) -> impl Iterator<Item = &Interface> {
-        self.attached.values()
+    /// Where programs are attached.
+    #[must_use]
+    pub fn points(&self) -> &AttachPoints {
+        &self.attached
     }
 
-    /// Attaches to what is wanted and detaches from the rest, links of an earlier `run` included.
-    /// An interface that is attached already keeps its program.
+    /// Attaches where it is wanted and detaches from the rest, links of an earlier `run` included.
+    /// What is attached already stays as it is.
     ///
     /// # Errors
-    /// The first refusal; the other interfaces are attached all the same.
+    /// The first refusal; the other points are attached all the same.
     pub fn reconcile(
         &mut self,
         datapath: &mut Datapath,
-        wanted: &BTreeMap<u32, Interface>,
+        wanted: &AttachPoints,
     ) -> Result<(), AttachError> {
         let mut result = Ok(());
-        // The uplink last: nothing is translated before the answers have a way back.
-        let mut in_order: Vec<_> = wanted.iter().collect();
-        in_order.sort_by_key(|(_, interface)| interface.side == Side::Uplink);
-        for (&ifindex, interface) in in_order {
-            if self.attached.get(&ifindex) == Some(interface)
-                && self.is_intact(datapath.pins(), interface)
-            {
+        for (&key, point) in wanted {
+            if self.attached.get(&key) == Some(point) && self.is_intact(datapath.pins(), point) {
                 continue;
             }
-            match self.attach(datapath, interface) {
+            match self.attach(datapath, point) {
                 Ok(()) => {
-                    info!(interface = %interface.name, side = ?interface.side, mode = %self.mode, "attached");
-                    warn_of_others(datapath, interface);
-                    self.attached.insert(ifindex, interface.clone());
+                    info!(interface = %point.interface, program = point.program.name(), mode = %self.mode, "attached");
+                    warn_of_others(datapath, point);
+                    self.attached.insert(key, point.clone());
                 }
                 Err(error) if result.is_ok() => result = Err(error),
                 Err(error) => warn!("{error}"),
             }
         }
-        self.attached.retain(|ifindex, interface| {
-            let keep = wanted.get(ifindex) == Some(interface);
+        self.attached.retain(|key, point| {
+            let keep = wanted.get(key) == Some(point);
             if !keep {
-                info!(interface = %interface.name, "no longer needed, detached");
-                if self.mode == Mode::Clsact {
-                    detach_clsact(&interface.name);
+                info!(interface = %point.interface, program = point.program.name(), "no longer needed, detached");
+                if self.mode == Mode::Clsact && !has_filter(wanted, point) {
+                    detach_clsact(point);
                 }
             }
             keep
@@ -204,21 +164,20 @@ impl Attachments {
 
     /// Whether a link is still where it was put: somebody may have cleaned up behind our back. Filters are not
     /// looked at.
-    fn is_intact(&self, pins: &Pins, interface: &Interface) -> bool {
-        self.mode != Mode::Tcx || is_linked(pins, interface)
+    fn is_intact(&self, pins: &Pins, point: &AttachPoint) -> bool {
+        self.mode != Mode::Tcx || is_linked(pins, point)
     }
 
-    fn attach(&self, datapath: &mut Datapath, interface: &Interface) -> Result<(), AttachError> {
-        let pin = datapath
-            .pins()
-            .link(interface.side.program(), interface.ifindex);
-        let program = classifier(&mut datapath.ebpf, interface.side.program())?;
+    fn attach(&self, datapath: &mut Datapath, point: &AttachPoint) -> Result<(), AttachError> {
+        let pin = datapath.pins().link(point.program, point.ifindex);
+        let program = classifier(&mut datapath.ebpf, point.program)?;
         let attached = match self.mode {
-            Mode::Tcx => attach_tcx(program, &interface.name, &pin),
-            Mode::Clsact => attach_clsact(program, &interface.name),
+            Mode::Tcx => attach_tcx(program, point, &pin),
+            Mode::Clsact => attach_clsact(program, point),
         };
         attached.map_err(|source| AttachError::Refused {
-            interface: interface.name.clone(),
+            program: point.program,
+            interface: point.interface.clone(),
             mode: self.mode,
             source,
         })
@@ -228,8 +187,8 @@ impl Attachments {
 /// Puts the program into the link of an earlier `run`, in one step, or makes a link.
 fn attach_tcx(
     program: &mut SchedClassifier,
-    interface: &str,
-    pin: &std::path::Path,
+    point: &AttachPoint,
+    pin: &Path,
 ) -> Result<(), anyhow::Error> {
     if pin.exists() {
         let taken_over = PinnedLink::from_pin(pin)
@@ -240,17 +199,20 @@ fn attach_tcx(
             Ok(id) => {
                 // The pin keeps it alive; dropping our descriptor changes nothing.
                 drop(program.take_link(id)?);
-                debug!(interface, "took over the link");
+                debug!(interface = point.interface, "took over the link");
                 return Ok(());
             }
             // Its interface was deleted and the index is in use again: a dead link.
-            Err(error) => debug!(interface, "old link is of no use: {error:#}"),
+            Err(error) => debug!(
+                interface = point.interface,
+                "old link is of no use: {error:#}"
+            ),
         }
         fs::remove_file(pin)?;
     }
     let id = program.attach_with_options(
-        interface,
-        TcAttachType::Ingress,
+        &point.interface,
+        point.program.hook().attach_type(),
         TcAttachOptions::TcxOrder(LinkOrder::first()),
     )?;
     let link: FdLink = program.take_link(id)?.try_into()?;
@@ -260,22 +222,23 @@ fn attach_tcx(
 
 /// Warns of programs of another office-bridge on the interface: of another pin path, or pinned on a bpffs that another
 /// has been mounted over. They would take packets that ours should get.
-fn warn_of_others(datapath: &mut Datapath, interface: &Interface) {
-    let own = classifier(&mut datapath.ebpf, interface.side.program())
+fn warn_of_others(datapath: &mut Datapath, point: &AttachPoint) {
+    let own = classifier(&mut datapath.ebpf, point.program)
         .ok()
         .and_then(|program| Some(program.info().ok()?.id()));
-    let Ok((_, programs)) = SchedClassifier::query_tcx(&interface.name, TcAttachType::Ingress)
-    else {
+    let hook = point.program.hook();
+    let Ok((_, programs)) = SchedClassifier::query_tcx(&point.interface, hook.attach_type()) else {
         return;
     };
     for other in programs {
-        let is_ours_by_name = matches!(
-            other.name_as_str(),
-            Some(program::UPLINK_INGRESS | program::CLUSTER_INGRESS)
-        );
+        let is_ours_by_name = other
+            .name_as_str()
+            .and_then(Program::from_name)
+            .is_some_and(|program| program.hook() == hook);
         if is_ours_by_name && own.is_some_and(|own| own != other.id()) {
             warn!(
-                interface = %interface.name,
+                interface = %point.interface,
+                hook = hook.name(),
                 program = other.id(),
                 "another office-bridge is attached here too; `bpftool link` shows its link, and `office-bridge \
                  uninstall` with its --pin-path removes it"
@@ -284,7 +247,9 @@ fn warn_of_others(datapath: &mut Datapath, interface: &Interface) {
     }
 }
 
-fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<(), anyhow::Error> {
+fn attach_clsact(program: &mut SchedClassifier, point: &AttachPoint) -> Result<(), anyhow::Error> {
+    let interface = &point.interface;
+    let hook = point.program.hook().attach_type();
     if let Err(error) = qdisc_add_clsact(interface)
         && !already_there(&error)
     {
@@ -295,19 +260,9 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<(), a
         handle: HANDLE,
         classid: None,
     };
-    let id = match program.attach_with_options(
-        interface,
-        TcAttachType::Ingress,
-        TcAttachOptions::Netlink(options),
-    ) {
+    let id = match program.attach_with_options(interface, hook, TcAttachOptions::Netlink(options)) {
         Err(ProgramError::TcError(error)) if already_there(&error) => {
-            let old = SchedClassifierLink::attached(
-                interface,
-                TcAttachType::Ingress,
-                PRIORITY,
-                HANDLE,
-                None,
-            )?;
+            let old = SchedClassifierLink::attached(interface, hook, PRIORITY, HANDLE, None)?;
             program.attach_to_link(old)?
         }
         attached => attached?,
@@ -336,28 +291,34 @@ fn already_there(error: &TcError) -> bool {
     false
 }
 
-fn detach_clsact(interface: &str) {
-    for name in [program::UPLINK_INGRESS, program::CLUSTER_INGRESS] {
-        // There is at most one of the two, and the interface may be gone.
-        let _ = qdisc_detach_program(interface, TcAttachType::Ingress, name);
-    }
+/// Whether a filter of this name belongs on the interface of this name. Filters are detached by these names, under
+/// which a new interface may have another by now.
+#[must_use]
+pub fn has_filter(wanted: &AttachPoints, point: &AttachPoint) -> bool {
+    wanted
+        .values()
+        .any(|other| other.program == point.program && other.interface == point.interface)
+}
+
+fn detach_clsact(point: &AttachPoint) {
+    // The filter may be gone, or another program's by now, and so may the interface.
+    let _ = qdisc_detach_program(
+        &point.interface,
+        point.program.hook().attach_type(),
+        point.program.name(),
+    );
 }
 
 /// Removes links of interfaces that are gone or no longer wanted, and those of the other mode.
-fn remove_stale(
-    pins: &Pins,
-    wanted: &BTreeMap<u32, Interface>,
-    mode: Mode,
-) -> Result<(), AttachError> {
+fn remove_stale(pins: &Pins, wanted: &AttachPoints, mode: Mode) -> Result<(), AttachError> {
     let links = pins.pinned_links().map_err(|source| AttachError::Unpin {
         path: pins.links().display().to_string(),
         source,
     })?;
-    for (program, ifindex, path) in links {
+    for (name, ifindex, path) in links {
         let keep = mode == Mode::Tcx
-            && wanted
-                .get(&ifindex)
-                .is_some_and(|interface| interface.side.program() == program);
+            && Program::from_name(&name)
+                .is_some_and(|program| wanted.contains_key(&(program, ifindex)));
         if !keep {
             detach_pinned_link(&path).map_err(|source| AttachError::Unpin {
                 path: path.display().to_string(),
@@ -369,27 +330,31 @@ fn remove_stale(
 }
 
 /// Whether the pinned link leads to the interface. One whose interface was deleted is still pinned, but leads nowhere.
-fn is_linked(pins: &Pins, interface: &Interface) -> bool {
-    pinned_tcx_ifindex(&pins.link(interface.side.program(), interface.ifindex))
-        .is_ok_and(|ifindex| ifindex == interface.ifindex)
+fn is_linked(pins: &Pins, point: &AttachPoint) -> bool {
+    pinned_tcx_ifindex(&pins.link(point.program, point.ifindex))
+        .is_ok_and(|ifindex| ifindex == point.ifindex)
 }
 
-/// Whether our program is attached to the interface right now, asked of the kernel.
-pub async fn attached(pins: &Pins, interface: &Interface, mode: Mode) -> bool {
+/// Whether our program is attached there right now, asked of the kernel.
+pub async fn attached(pins: &Pins, point: &AttachPoint, mode: Mode) -> bool {
     match mode {
-        Mode::Tcx => is_linked(pins, interface),
-        Mode::Clsact => netlink::ingress_programs(interface.ifindex)
-            .await
-            .is_ok_and(|programs| programs.iter().any(|name| name == interface.side.program())),
+        Mode::Tcx => is_linked(pins, point),
+        Mode::Clsact => {
+            let programs = match point.program.hook() {
+                Hook::TcIngress => netlink::ingress_programs(point.ifindex).await,
+                Hook::TcEgress => netlink::egress_programs(point.ifindex).await,
+            };
+            programs.is_ok_and(|programs| programs.iter().any(|name| name == point.program.name()))
+        }
     }
 }
 
-/// Detaches our clsact filters from these interfaces, and removes the qdisc where nothing else uses it.
-pub async fn detach_filters(interfaces: &[Interface]) {
-    for interface in interfaces {
-        detach_clsact(&interface.name);
-        if let Err(error) = netlink::remove_unused_clsact(interface.ifindex).await {
-            debug!(interface = %interface.name, "the clsact qdisc stays: {error}");
+/// Detaches our clsact filters from these points, and removes the qdisc where nothing else uses it.
+pub async fn detach_filters(points: impl IntoIterator<Item = &AttachPoint>) {
+    for point in points {
+        detach_clsact(point);
+        if let Err(error) = netlink::remove_unused_clsact(point.ifindex).await {
+            debug!(interface = %point.interface, "the clsact qdisc stays: {error}");
         }
     }
 }

@@ -5,8 +5,9 @@
 
 use aya::maps::{MapInfo, MapType};
 use bridge_common::layout::{
-    AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, Flow, FlowKey, Fragment, FragmentKey,
-    NatPort, OfficeCidr, Reply, ReplyKey, Route, Service, ServiceKey, Settings, capacity, name,
+    Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, Flow, FlowKey,
+    Fragment, FragmentKey, NatPort, OfficeCidr, Reply, ReplyKey, Route, Service, ServiceKey,
+    Settings, capacity, name,
 };
 use bridge_common::verdict::Count;
 
@@ -80,6 +81,11 @@ pub(super) fn tables(flow_capacity: u32) -> Vec<Table> {
         table::<[u8; PREFIX], Route>(name::ROUTES, MapType::LpmTrie, entries(capacity::ROUTES)),
         table::<ServiceKey, Service>(name::SERVICES, MapType::Hash, entries(capacity::SERVICES)),
         table::<BackendKey, Backend>(name::BACKENDS, MapType::Hash, entries(capacity::BACKENDS)),
+        table::<AffinityKey, Affinity>(
+            name::AFFINITY,
+            MapType::LruHash,
+            entries(capacity::AFFINITY),
+        ),
         table::<FlowKey, Flow>(name::FLOWS, MapType::Hash, flow_capacity),
         table::<ReplyKey, Reply>(name::REPLIES, MapType::Hash, flow_capacity),
         table::<FragmentKey, Fragment>(

@@ -6,7 +6,7 @@ use aya::programs::ProgramError;
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 
-use super::{LayoutError, Pins, layout, program};
+use super::{LayoutError, Pins, Program, layout};
 
 /// The eBPF object that `cargo xtask build` makes.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/office-bridge.bpf.o"));
@@ -90,8 +90,9 @@ impl Datapath {
             loader.map_max_entries(table.name, table.entries);
         }
         let mut ebpf = loader.load(OBJECT)?;
-        for name in [program::UPLINK_INGRESS, program::CLUSTER_INGRESS] {
-            classifier(&mut ebpf, name)?
+        for program in Program::ALL {
+            let name = program.name();
+            classifier(&mut ebpf, program)?
                 .load()
                 .map_err(|source| LoadError::Program { name, source })?;
         }
@@ -113,10 +114,11 @@ impl Datapath {
     }
 }
 
-pub(super) fn classifier<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut SchedClassifier, LoadError> {
+pub(super) fn classifier(
+    ebpf: &mut Ebpf,
+    program: Program,
+) -> Result<&mut SchedClassifier, LoadError> {
+    let name = program.name();
     ebpf.program_mut(name)
         .ok_or(LoadError::Missing(name))?
         .try_into()

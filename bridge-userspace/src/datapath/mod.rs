@@ -7,18 +7,12 @@ mod attach;
 mod layout;
 mod load;
 mod pins;
+mod program;
 
 pub use self::attach::{
-    AttachError, Attachments, Interface, Mode, Side, TcAttach, attached, detach_filters,
+    AttachError, Attachments, Mode, TcAttach, attached, detach_filters, has_filter,
 };
 pub use self::layout::LayoutError;
 pub use self::load::{Datapath, LoadError};
 pub use self::pins::Pins;
-
-/// Names of the programs as the kernel and `bpftool` show them.
-pub mod program {
-    /// TC ingress of interfaces where clients come in.
-    pub const UPLINK_INGRESS: &str = "uplink_ingress";
-    /// TC ingress of interfaces behind which the backends are.
-    pub const CLUSTER_INGRESS: &str = "cluster_ingress";
-}
+pub use self::program::{AttachPoint, AttachPoints, Hook, Program, Side};

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bridge_common::layout::LAYOUT_VERSION;
 
+use super::Program;
 use crate::bpf::detach_pinned_link;
 
 /// The pin directory of one bridge.
@@ -49,8 +50,8 @@ impl Pins {
 
     /// The link of a program on an interface. The index stands for the name, as bpffs takes no dots.
     #[must_use]
-    pub fn link(&self, program: &str, ifindex: u32) -> PathBuf {
-        self.links().join(format!("{program}-{ifindex}"))
+    pub fn link(&self, program: Program, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{}-{ifindex}", program.name()))
     }
 
     /// Whether there are tables of this layout.

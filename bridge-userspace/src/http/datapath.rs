@@ -48,7 +48,7 @@ const MAX_ENTRIES: Family = Family::new("conntrack_max_entries", "Flows that fit
 const SERVICES: Family = Family::new("services", "Service ports in the table.");
 const INTERFACE_MODE: Family = Family::new(
     "interface_mode",
-    "How the program of this interface is attached: 1 with the mode that the kernel shows, or with detached.",
+    "How our program at this hook of the interface is attached: 1 with the mode that the kernel shows, or with detached.",
 );
 
 /// What the datapath shows at one moment.
@@ -156,10 +156,11 @@ impl Collector for Reading {
                 .iter()
                 .zip(&modes)
                 .map(|(attachment, mode)| {
-                    let interface = &attachment.interface;
+                    let point = &attachment.point;
                     let labels = [
-                        ("iface", interface.name.as_str()),
-                        ("side", interface.side.name()),
+                        ("iface", point.interface.as_str()),
+                        ("side", point.program.side().name()),
+                        ("hook", point.program.hook().name()),
                         ("mode", mode.as_str()),
                     ];
                     (labels, 1.0)
@@ -171,15 +172,15 @@ impl Collector for Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::{Interface, Mode, Side};
+    use crate::datapath::{AttachPoint, Mode, Program};
     use crate::http::metrics::{lines, text};
 
     fn reading() -> Reading {
-        let attachment = |name: &str, side, mode| Attachment {
-            interface: Interface {
+        let attachment = |interface: &str, program, mode| Attachment {
+            point: AttachPoint {
                 ifindex: 2,
-                name: name.to_owned(),
-                side,
+                interface: interface.to_owned(),
+                program,
             },
             mode,
         };
@@ -194,8 +195,9 @@ mod tests {
             ..Reading::of_counters(
                 count,
                 vec![
-                    attachment("eth0", Side::Uplink, Some(Mode::Tcx)),
-                    attachment("cni0", Side::Cluster, None),
+                    attachment("eth0", Program::UplinkIngress, Some(Mode::Tcx)),
+                    attachment("cni0", Program::ClusterIngress, Some(Mode::Tcx)),
+                    attachment("cni0", Program::ClusterEgress, None),
                 ],
             )
         }
@@ -236,8 +238,9 @@ mod tests {
             r#"office_bridge_conntrack_entries{proto="other"} 1.0"#,
             "office_bridge_conntrack_max_entries 262144",
             "office_bridge_services 12",
-            r#"office_bridge_interface_mode{iface="eth0",side="uplink",mode="tcx"} 1.0"#,
-            r#"office_bridge_interface_mode{iface="cni0",side="cluster",mode="detached"} 1.0"#,
+            r#"office_bridge_interface_mode{iface="eth0",side="uplink",hook="tc-ingress",mode="tcx"} 1.0"#,
+            r#"office_bridge_interface_mode{iface="cni0",side="cluster",hook="tc-ingress",mode="tcx"} 1.0"#,
+            r#"office_bridge_interface_mode{iface="cni0",side="cluster",hook="tc-egress",mode="detached"} 1.0"#,
         ] {
             assert!(lines(&text).contains(&line), "no `{line}` in:\n{text}");
         }

@@ -1,6 +1,7 @@
 //! BPF programs on the clsact hook of an interface.
 
 use futures::TryStreamExt as _;
+use rtnetlink::TrafficFilterGetRequest;
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcOption};
 
 use super::NetlinkError;
@@ -13,10 +14,25 @@ const TC_H_CLSACT: u32 = 0xFFFF_FFF1;
 /// # Errors
 /// When there is no netlink socket or the kernel refuses.
 pub async fn ingress_programs(ifindex: u32) -> Result<Vec<String>, NetlinkError> {
+    programs(ifindex, TrafficFilterGetRequest::ingress).await
+}
+
+/// Names of the BPF programs that filters on the egress side of an interface run.
+///
+/// # Errors
+/// As for [`ingress_programs`].
+pub async fn egress_programs(ifindex: u32) -> Result<Vec<String>, NetlinkError> {
+    programs(ifindex, TrafficFilterGetRequest::egress).await
+}
+
+async fn programs(
+    ifindex: u32,
+    side: impl FnOnce(TrafficFilterGetRequest) -> TrafficFilterGetRequest,
+) -> Result<Vec<String>, NetlinkError> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Socket)?;
     let connection = tokio::spawn(connection);
     let index = i32::try_from(ifindex).unwrap_or_default();
-    let mut filters = handle.traffic_filter(index).get().ingress().execute();
+    let mut filters = side(handle.traffic_filter(index).get()).execute();
     let mut names = Vec::new();
     let read = async {
         while let Some(filter) = filters.try_next().await? {

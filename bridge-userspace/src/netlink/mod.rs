@@ -18,7 +18,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 pub use self::dump::read;
-pub use self::filters::{ingress_programs, remove_unused_clsact};
+pub use self::filters::{egress_programs, ingress_programs, remove_unused_clsact};
 pub use self::interfaces::cluster_interfaces;
 pub use self::watch::watch;
 

@@ -11,5 +11,5 @@ mod reserved;
 
 pub use self::lock::{InstanceLock, LockError, state_path};
 pub use self::machine::{MachineError, check_machine};
-pub use self::network::{NetworkError, check_network, forwarding};
+pub use self::network::{ForwardingError, NetworkError, check_network, forwarding};
 pub use self::reserved::{NODE_PORTS, ReservedPortsError, TUNNEL_PORTS, reserved_ports};

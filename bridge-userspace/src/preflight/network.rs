@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ipnet::Ipv4Net;
 
-use crate::config::Config;
+use crate::config::{Config, Datapath};
 use crate::netlink::{LinkKind, NetworkState, cluster_interfaces};
 use crate::sysctl::{IP_FORWARD, SysctlError};
 
@@ -160,6 +160,20 @@ fn check_dns(config: &Config, state: &NetworkState) -> Result<(), NetworkError> 
     Ok(())
 }
 
+/// Why the kernel doesn't forward.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardingError {
+    /// It may not be looked at or changed.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The stack path is nothing without it.
+    #[error(
+        "{IP_FORWARD} is 0, and with --datapath stack the kernel forwards every packet: \
+         `sysctl -w {IP_FORWARD}=1`, or run with --manage-sysctls"
+    )]
+    Off,
+}
+
 /// Looks at `net.ipv4.ip_forward` and, if it is off and may be changed, switches it on.
 ///
 /// The TC path forwards without it; what the kernel routes itself needs it, such as ICMP errors
@@ -167,14 +181,21 @@ fn check_dns(config: &Config, state: &NetworkState) -> Result<(), NetworkError> 
 /// people if it stays off.
 ///
 /// # Errors
-/// When the setting cannot be read, or not be written although it should.
-pub fn forwarding(manage_sysctls: bool) -> Result<Option<String>, SysctlError> {
+/// When the setting cannot be read, or not be written although it should, and when it stays off although everything
+/// takes the stack path.
+pub fn forwarding(
+    datapath: Datapath,
+    manage_sysctls: bool,
+) -> Result<Option<String>, ForwardingError> {
     if IP_FORWARD.is_on()? {
         return Ok(None);
     }
     if manage_sysctls {
         IP_FORWARD.write("1")?;
         return Ok(None);
+    }
+    if datapath == Datapath::Stack {
+        return Err(ForwardingError::Off);
     }
     Ok(Some(format!(
         "{IP_FORWARD} is 0: the kernel forwards nothing by itself, so packets that are not ours to \

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use bridge_common::layout::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, Timeouts};
+use bridge_common::layout::{FlowKey, Layer, Reply, ReplyKey, Seconds, Timeouts};
 use bridge_common::lifetime::{FlowState, idle, is_expired, since};
 use serde::Serialize;
 
+use super::connections::{Connection, connections};
 use super::{endpoint, print_json, protocol_name, table};
 use crate::cli::{FlowFilter, OutputFormat};
 use crate::sweep;
@@ -38,7 +39,9 @@ pub struct FlowView {
 }
 
 impl FlowView {
-    fn new(key: &FlowKey, flow: &Flow, reply: &Reply, now: Seconds, timeouts: &Timeouts) -> Self {
+    fn new(connection: &Connection, reply: &Reply, now: Seconds, timeouts: &Timeouts) -> Self {
+        let Connection { key, flow, .. } = connection;
+        let (destination, destination_port) = connection.destination();
         let layer = Layer::from_number(flow.layer).map_or("unknown", Layer::name);
         let (state, idle_seconds) = if flow.layer == Layer::Kernel as u8 {
             ("untranslated", since(now, flow.last_seen))
@@ -53,7 +56,7 @@ impl FlowView {
         Self {
             protocol: protocol_name(key.protocol),
             client: endpoint(key.client, key.client_port),
-            destination: endpoint(key.destination, key.destination_port),
+            destination: endpoint(destination, destination_port),
             backend: endpoint(flow.backend, flow.backend_port),
             nat: endpoint(flow.nat, flow.nat_port),
             state: state.to_owned(),
@@ -65,25 +68,24 @@ impl FlowView {
     }
 }
 
-type Selected = Vec<(FlowKey, Flow)>;
-
-fn select(tables: &Tables, filter: &FlowFilter) -> Result<Selected, TableError> {
-    let mut flows = tables.flows()?;
-    flows.retain(|(key, flow)| {
+fn select(tables: &Tables, filter: &FlowFilter) -> Result<Vec<Connection>, TableError> {
+    let mut selected = connections(tables)?;
+    selected.retain(|connection| {
+        let Connection { key, flow, .. } = connection;
+        let (destination, destination_port) = connection.destination();
         let matches = |filter: &Option<crate::cli::EndpointFilter>, address: [u8; 4], port: u16| {
             filter
                 .as_ref()
                 .is_none_or(|filter| filter.matches(Ipv4Addr::from(address), port))
         };
         matches(&filter.client, key.client, key.client_port)
-            && matches(&filter.destination, key.destination, key.destination_port)
+            && matches(&filter.destination, destination, destination_port)
             && matches(&filter.backend, flow.backend, flow.backend_port)
             && filter
                 .protocol
                 .is_none_or(|protocol| protocol.number() == key.protocol)
     });
-    flows.sort_unstable_by_key(|(key, _)| *key);
-    Ok(flows)
+    Ok(selected)
 }
 
 /// The flows that the filter matches.
@@ -96,12 +98,12 @@ pub fn views(tables: &Tables, filter: &FlowFilter) -> Result<Vec<FlowView>, Tabl
     let now = sweep::now();
     Ok(select(tables, filter)?
         .iter()
-        .map(|(key, flow)| {
+        .map(|connection| {
             let reply = replies
-                .get(&key.reply_key(flow))
+                .get(&connection.key.reply_key(&connection.flow))
                 .copied()
                 .unwrap_or_default();
-            FlowView::new(key, flow, &reply, now, &timeouts)
+            FlowView::new(connection, &reply, now, &timeouts)
         })
         .collect())
 }
@@ -157,11 +159,11 @@ pub fn flush(tables: &Tables, filter: &FlowFilter, output: OutputFormat) -> anyh
     }
     let mut flows = select(tables, filter)?;
     // Without its entry an untranslated connection would be taken for the rest of a lost flow, and reset.
-    flows.retain(|(_, flow)| flow.layer != Layer::Kernel as u8);
-    let keys: Vec<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
+    flows.retain(|connection| connection.flow.layer != Layer::Kernel as u8);
+    let keys: Vec<FlowKey> = flows.iter().map(|connection| connection.key).collect();
     let replies: Vec<ReplyKey> = flows
         .iter()
-        .map(|(key, flow)| key.reply_key(flow))
+        .map(|connection| connection.key.reply_key(&connection.flow))
         .collect();
     sweep::remove(tables, &keys, &replies)?;
     match output {

@@ -1,6 +1,7 @@
 //! What the listing commands show. They read the pinned tables and what `run` left behind, so they work
 //! whether it is up or not.
 
+pub mod connections;
 pub mod flows;
 pub mod services;
 pub mod status;

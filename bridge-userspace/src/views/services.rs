@@ -19,6 +19,9 @@ pub struct ServiceView {
     pub vip: String,
     /// The ready backends that new flows go to.
     pub backends: Vec<String>,
+    /// For how many seconds a client comes to the same backend after its last new flow; nothing without
+    /// session affinity.
+    pub affinity_seconds: Option<u32>,
 }
 
 /// The services as the datapath has them.
@@ -40,6 +43,7 @@ pub fn views(tables: &Tables) -> Result<Vec<ServiceView>, TableError> {
                 .flat_map(BTreeMap::values)
                 .map(|backend| endpoint(backend.address, backend.port))
                 .collect(),
+            affinity_seconds: Some(service.affinity_seconds).filter(|seconds| *seconds != 0),
         })
         .collect())
 }
@@ -67,14 +71,17 @@ pub fn list(tables: &Tables, output: OutputFormat) -> anyhow::Result<()> {
     match output {
         OutputFormat::Json => print_json(&services),
         OutputFormat::Table => table::print(
-            &["PROTOCOL", "VIP", "BACKENDS"],
+            &["PROTOCOL", "VIP", "AFFINITY", "BACKENDS"],
             services.into_iter().map(|service| {
                 let backends = if service.backends.is_empty() {
                     "none ready".to_owned()
                 } else {
                     service.backends.join(" ")
                 };
-                vec![service.protocol, service.vip, backends]
+                let affinity = service
+                    .affinity_seconds
+                    .map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s"));
+                vec![service.protocol, service.vip, affinity, backends]
             }),
             "no services: with `--cluster static` they are kube-proxy's",
         ),

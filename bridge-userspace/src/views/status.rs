@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use bridge_common::layout::{Layer, Settings};
 use bridge_common::verdict::{Count, DropReason};
 use serde::Serialize;
 
 use super::{print_json, table};
 use crate::cli::OutputFormat;
-use crate::datapath::{Pins, Side};
+use crate::datapath::{Hook, Pins, Side};
 use crate::preflight::InstanceLock;
-use crate::readiness::Readiness;
+use crate::readiness::{Attachment, Readiness};
 use crate::state::CidrState;
 use crate::tables::Tables;
 
@@ -19,9 +20,11 @@ pub struct InterfaceView {
     /// Its name.
     pub interface: String,
     /// Where the program hooks in.
-    pub hook: &'static str,
+    pub hook: Hook,
     /// The mode that was reached, or `detached` where the kernel shows no program of ours.
     pub mode: String,
+    /// The layers that the program lets new flows take.
+    pub layers: Vec<&'static str>,
     /// `uplink` or `cluster`.
     pub side: Side,
 }
@@ -82,14 +85,16 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
     let pid = InstanceLock::holder(pins.root());
     let readiness = Readiness::read(pins, &tables).await?;
     let ready = readiness.is_ready();
+    let settings = tables.settings()?;
     let interfaces = readiness
         .attachments
         .into_iter()
         .map(|attachment| InterfaceView {
             mode: attachment.mode_name(),
-            interface: attachment.interface.name,
-            hook: "tc-ingress",
-            side: attachment.interface.side,
+            layers: layers(&attachment, &settings),
+            interface: attachment.point.interface,
+            hook: attachment.point.program.hook(),
+            side: attachment.point.program.side(),
         })
         .collect();
     let state = readiness.state;
@@ -136,6 +141,16 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
     })
 }
 
+/// The layers that new flows can take there. A flow that is there stays on its own.
+fn layers(attachment: &Attachment, settings: &Settings) -> Vec<&'static str> {
+    let layers: &[Layer] = match (attachment.mode, attachment.point.program.hook()) {
+        (None, _) => &[],
+        (Some(_), Hook::TcIngress) if settings.stack_only == 0 => &[Layer::Tc, Layer::Stack],
+        (Some(_), Hook::TcIngress | Hook::TcEgress) => &[Layer::Stack],
+    };
+    layers.iter().map(|layer| layer.name()).collect()
+}
+
 /// Shows the status.
 ///
 /// # Errors
@@ -171,13 +186,14 @@ fn print_tables(status: &StatusView) -> anyhow::Result<()> {
     }
     table::write_out("\n")?;
     table::print(
-        &["INTERFACE", "SIDE", "HOOK", "MODE"],
+        &["INTERFACE", "SIDE", "HOOK", "MODE", "LAYERS"],
         status.datapath.iter().map(|interface| {
             vec![
                 interface.interface.clone(),
                 interface.side.name().to_owned(),
-                interface.hook.to_owned(),
+                interface.hook.name().to_owned(),
                 interface.mode.clone(),
+                interface.layers.join(" "),
             ]
         }),
         "attached nowhere",

@@ -1,0 +1,152 @@
+//! The stack path: NAT around netfilter, for what the kernel routes to a pod by itself.
+//!
+//! Services that only kube-proxy knows, protocols without ports, and everything where the TC path is switched off
+//! take the kernel's way. A packet from an office address to a pod gets its source translated as it leaves, after
+//! netfilter ([`depart`]); what answers it is translated back as it arrives, before netfilter ([`crate::engine`]).
+//! So netfilter sees both directions between client and pod, and kube-proxy's own translation nests inside of ours.
+//! Where netfilter has masqueraded, the source is no office address any more, and the packet is left alone.
+
+use crate::answer::{self, AnswerKind};
+use crate::engine::translate_in_place;
+use crate::flow::{self, Mapping};
+use crate::fragment;
+use crate::icmp_error;
+use crate::layout::{DestinationKind, Layer};
+use crate::mss;
+use crate::packet::Packet;
+use crate::parse::{Datagram, ICMP, Payload, TCP, Transport};
+use crate::tables::{Slot, Tables};
+use crate::tcp::flag;
+use crate::verdict::{Count, Detour, DropReason, PackedVerdict, Verdict, tag};
+
+/// Handles a packet that leaves by an interface behind which pods are, routed by the kernel.
+///
+/// [`Verdict::Bounce`] is an answer that has to come in by this interface as if from the pod.
+pub fn depart<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    handle(packet, tables).into()
+}
+
+/// [`depart`], with the verdict in a register.
+#[inline(always)]
+pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
+    let mut verdict = leave(packet, tables);
+    if verdict.tag() == tag::OPEN_FLOW {
+        verdict = open(packet, tables);
+        if verdict.tag() == tag::OPEN_FLOW {
+            verdict = leave(packet, tables);
+            if verdict.tag() == tag::OPEN_FLOW {
+                verdict = PackedVerdict::drop(DropReason::TableFull);
+            }
+        }
+    }
+    if verdict.tag() == tag::ICMP_ERROR {
+        let mut found = icmp_error::Found::default();
+        verdict = if icmp_error::find(packet, tables, true, &mut found) {
+            icmp_error::translate(packet, tables, &found)
+        } else {
+            PackedVerdict::PASS
+        };
+    }
+    let Some(reason) = verdict.reason() else {
+        return verdict;
+    };
+    if !matches!(verdict.tag(), tag::DROP | tag::REJECT) {
+        return verdict;
+    }
+    tables.count(Count::Drop(reason), packet.segments(), packet.len());
+    // An ICMP error would come from an address of the node, which the kernel takes from no interface.
+    let reset = AnswerKind::TcpReset as u8;
+    if verdict.tag() == tag::REJECT && answer::write(packet, tables, reset, 0) {
+        return PackedVerdict::BOUNCE;
+    }
+    PackedVerdict::drop(reason)
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
+    try_leave(packet, tables).into()
+}
+
+#[inline(always)]
+fn try_leave<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    let Some(datagram) = Datagram::parse(packet) else {
+        return Verdict::Pass;
+    };
+    // Most of what leaves is the TC path's and translated already. An ICMP error may come from a router.
+    let is_office = tables.is_office(datagram.source());
+    if !is_office && datagram.protocol() != ICMP
+        || tables.destination(datagram.destination()) != Some(DestinationKind::Pod)
+    {
+        return Verdict::Pass;
+    }
+    let transport = match transport(packet, tables, &datagram) {
+        Ok(transport) if is_office => transport,
+        Ok(_) => return Verdict::Pass,
+        Err(verdict) => return verdict,
+    };
+    let key = flow::key(&datagram, &transport);
+    let Some(slot) = flow::find(tables, &key, &transport) else {
+        return Verdict::Detour(Detour::OpenFlow);
+    };
+    let mapping = slot.with(|flow| Mapping::of(flow));
+    if mapping.layer == Layer::Kernel as u8 {
+        return Verdict::Pass;
+    }
+    if transport.tcp_flags & flag::SYN != 0
+        && let Some(route) = tables.route(datagram.destination())
+        && mss::clamp(packet, datagram.header_len, transport.header_len, route.mtu).is_err()
+    {
+        return Verdict::Drop(DropReason::RewriteFailed);
+    }
+    let (packets, bytes) = (packet.segments(), datagram.total_len);
+    let verdict = translate_in_place(
+        packet,
+        tables,
+        &datagram,
+        &transport,
+        &mapping.translation(),
+    );
+    if verdict == Verdict::Continue {
+        let now = tables.now();
+        slot.with(|flow| flow::record(flow, now, transport.tcp_flags, packets, bytes));
+        tables.count(Count::ToBackend, packets, bytes);
+    }
+    verdict
+}
+
+/// What tells the packet's flow from others, or what becomes of a packet that has nothing of that kind.
+#[inline(always)]
+fn transport<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    datagram: &Datagram,
+) -> Result<Transport, Verdict> {
+    if let Some(portless) = Transport::portless(datagram) {
+        return Ok(portless);
+    }
+    match Payload::of(packet, datagram) {
+        Payload::Transport(transport) => Ok(transport),
+        Payload::IcmpError => Err(Verdict::Detour(Detour::IcmpError)),
+        Payload::LaterFragment => fragment::recall(tables, datagram).ok_or(Verdict::Pass),
+        Payload::Unsupported => Err(Verdict::Pass),
+    }
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn open<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
+    match try_open(packet, tables) {
+        Ok(()) => Verdict::Detour(Detour::OpenFlow),
+        Err(verdict) => verdict,
+    }
+    .into()
+}
+
+#[inline(always)]
+fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict> {
+    let datagram = Datagram::parse(packet).ok_or(Verdict::Pass)?;
+    let transport = transport(packet, tables, &datagram)?;
+    if datagram.protocol() == TCP && datagram.is_later_fragment() {
+        return Err(Verdict::Pass);
+    }
+    flow::open_departing(tables, &flow::key(&datagram, &transport), &transport)
+}

@@ -1,0 +1,354 @@
+//! The stack path: what the kernel routes, around netfilter.
+
+use bridge_common::engine::Side;
+use bridge_common::host::HostTables;
+use bridge_common::layout::{Ipv4, Layer};
+use bridge_common::parse::{TCP, UDP};
+use bridge_common::rewrite::Endpoint;
+use bridge_common::tcp::flag::{ACK, FIN, RST, SYN};
+use bridge_common::verdict::{Count, DropReason, Verdict};
+
+use crate::wire::{
+    Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, header_len, icmp_error,
+    identifier, ip_packet, quote, reassemble,
+};
+use crate::world::{
+    DNS, LAPTOP, MYSQL, NAT, OFFICE_ROUTER, OUTSIDER, PC, POD, ROUTED_POD, VIP, WORKER, advance,
+    depart, flow_key, flows, only_flow, pass, replies, send, world,
+};
+
+/// `IPPROTO_SCTP` and `IPPROTO_UDPLITE` (linux/in.h).
+const SCTP: u8 = 132;
+const UDP_LITE: u8 = 136;
+
+/// Tables with `--datapath stack`.
+fn stack_only() -> HostTables {
+    let mut tables = world();
+    tables.settings.authoritative = 0;
+    tables.settings.stack_only = 1;
+    tables
+}
+
+/// A packet of a protocol whose ports are not known here.
+fn portless(protocol: u8, source: Ipv4, destination: Ipv4, payload: &[u8]) -> Vec<u8> {
+    let addresses = Wire::udp(at(source, 0), at(destination, 0));
+    ip_packet(&addresses, protocol, payload, 0, false)
+}
+
+#[track_caller]
+fn departs(tables: &HostTables, bytes: Vec<u8>) -> Vec<u8> {
+    let (verdict, bytes) = depart(tables, bytes);
+    assert_eq!(verdict, Verdict::Continue);
+    assert_sound(&bytes);
+    bytes
+}
+
+#[track_caller]
+fn arrives(tables: &HostTables, bytes: Vec<u8>) -> Vec<u8> {
+    let (verdict, bytes) = send(tables, Side::Cluster, bytes);
+    assert_eq!(verdict, Verdict::Continue);
+    assert_sound(&bytes);
+    bytes
+}
+
+#[track_caller]
+fn leaves_untouched(tables: &HostTables, bytes: Vec<u8>) {
+    let (verdict, after) = depart(tables, bytes.clone());
+    assert_eq!(verdict, Verdict::Pass);
+    assert_eq!(after, bytes);
+}
+
+#[test]
+fn the_source_is_translated_on_the_way_out_and_back_on_the_way_in() {
+    for tables in [world(), stack_only()] {
+        let (client, pod) = (at(PC, 20_000), at(POD, 3306));
+        let syn = Wire::tcp(client, pod, SYN).ttl(7);
+        let out = departs(&tables, syn.bytes());
+        assert_eq!(endpoints(&out), (at(NAT, 20_000), pod));
+        assert_eq!(out[8], 7, "the kernel has counted the TTL down");
+        let (key, flow, reply) = only_flow(&tables);
+        assert_eq!(key, flow_key(TCP, client, pod));
+        assert_eq!(
+            [flow.layer, reply.layer],
+            [Layer::Stack as u8; 2],
+            "both entries name the layer"
+        );
+        let back = Wire::tcp(pod, at(NAT, 20_000), SYN | ACK).ttl(1).bytes();
+        let back = arrives(&tables, back);
+        assert_eq!(endpoints(&back), (pod, client));
+        assert_eq!(back[8], 1, "the kernel counts the TTL down");
+        assert_eq!(tables.counted(Count::ToBackend), 1);
+        assert_eq!(tables.counted(Count::ToClient), 1);
+    }
+}
+
+#[test]
+fn two_clients_on_one_port_get_two() {
+    let tables = world();
+    let pod = at(POD, 53);
+    let one = departs(&tables, Wire::udp(at(PC, 20_000), pod).bytes());
+    let other = departs(&tables, Wire::udp(at(LAPTOP, 20_000), pod).bytes());
+    assert_ne!(endpoints(&one).0, endpoints(&other).0);
+    let back = arrives(&tables, Wire::udp(pod, endpoints(&other).0).bytes());
+    assert_eq!(endpoints(&back), (pod, at(LAPTOP, 20_000)));
+}
+
+#[test]
+fn what_netfilter_has_masqueraded_is_left_alone() {
+    let tables = world();
+    leaves_untouched(
+        &tables,
+        Wire::tcp(at(NAT, 40_000), at(POD, 80), SYN).bytes(),
+    );
+    pass(
+        &tables,
+        Side::Cluster,
+        Wire::tcp(at(POD, 80), at(NAT, 40_000), SYN | ACK).bytes(),
+    );
+    assert!(flows(&tables).is_empty());
+}
+
+#[test]
+fn what_is_not_from_the_office_to_a_pod_is_left_alone() {
+    let tables = world();
+    for (source, destination) in [(PC, OUTSIDER), (OUTSIDER, POD), (POD, PC), (PC, VIP)] {
+        leaves_untouched(
+            &tables,
+            Wire::udp(at(source, 5), at(destination, 6)).bytes(),
+        );
+        leaves_untouched(&tables, Wire::ping(source, destination, 7).bytes());
+    }
+    assert!(flows(&tables).is_empty());
+}
+
+#[test]
+fn pings_are_told_apart_by_their_identifiers() {
+    let tables = world();
+    let one = departs(&tables, Wire::ping(PC, POD, 1).bytes());
+    let other = departs(&tables, Wire::ping(LAPTOP, POD, 1).bytes());
+    assert_ne!(identifier(&one), identifier(&other));
+    let back = arrives(&tables, Wire::pong(POD, NAT, identifier(&other)).bytes());
+    assert_eq!(addresses(&back), (POD, LAPTOP));
+    assert_eq!(identifier(&back), 1);
+}
+
+#[test]
+fn a_protocol_without_ports_is_translated_by_its_addresses() {
+    let tables = world();
+    let payload = [9; 40];
+    let (verdict, out) = depart(&tables, portless(SCTP, PC, POD, &payload));
+    assert_eq!((verdict, addresses(&out)), (Verdict::Continue, (NAT, POD)));
+    assert_header_is_sound(&out);
+    assert_eq!(out[20..], payload);
+    let answer = portless(SCTP, POD, NAT, &payload);
+    let (verdict, back) = send(&tables, Side::Cluster, answer);
+    assert_eq!((verdict, addresses(&back)), (Verdict::Continue, (POD, PC)));
+    assert_header_is_sound(&back);
+    // There is nothing to tell a second client by.
+    let (verdict, _) = depart(&tables, portless(SCTP, LAPTOP, POD, &payload));
+    assert_eq!(verdict, Verdict::Drop(DropReason::NoNatPort));
+    let (verdict, _) = depart(&tables, portless(SCTP, LAPTOP, ROUTED_POD, &payload));
+    assert_eq!(verdict, Verdict::Continue);
+    // Its checksum covers the addresses, at a place that is not known here.
+    leaves_untouched(&tables, portless(UDP_LITE, PC, POD, &payload));
+}
+
+#[test]
+fn fragments_follow_their_first_in_both_directions() {
+    let tables = world();
+    let (client, pod) = (at(PC, 20_000), at(POD, 53));
+    let big = Wire::udp(client, pod).fragmentable(7).payload([1; 3000]);
+    let out: Vec<Vec<u8>> = big
+        .fragments(1480)
+        .into_iter()
+        .map(|fragment| depart(&tables, fragment))
+        .map(|(verdict, bytes)| {
+            assert_eq!(verdict, Verdict::Continue);
+            bytes
+        })
+        .collect();
+    let whole = reassemble(&out);
+    assert_sound(&whole);
+    assert_eq!(endpoints(&whole), (at(NAT, 20_000), pod));
+    let answer = Wire::udp(pod, at(NAT, 20_000))
+        .fragmentable(8)
+        .payload([2; 3000]);
+    let back: Vec<Vec<u8>> = answer
+        .fragments(1480)
+        .into_iter()
+        .map(|fragment| send(&tables, Side::Cluster, fragment).1)
+        .collect();
+    let whole = reassemble(&back);
+    assert_sound(&whole);
+    assert_eq!(endpoints(&whole), (pod, client));
+}
+
+#[test]
+fn errors_are_translated_where_their_flow_is() {
+    let tables = world();
+    let (client, pod) = (at(PC, 20_000), at(POD, 53));
+    let out = departs(&tables, Wire::udp(client, pod).bytes());
+    // A router behind the tunnel complains about what the client sent.
+    let error = icmp_error(WORKER, NAT, [3, 4], [0, 0, 5, 0], &out);
+    let error = arrives(&tables, error);
+    assert_eq!(addresses(&error), (WORKER, PC));
+    assert_eq!(endpoints(quote(&error)), (client, pod));
+    // The client complains about what the pod sent: up to the kernel as it is, translated where it leaves.
+    let answer = Wire::udp(pod, client).bytes();
+    for source in [PC, OFFICE_ROUTER] {
+        let error = icmp_error(source, POD, [3, 3], [0; 4], &answer);
+        pass(&tables, Side::Uplink, error.clone());
+        let error = departs(&tables, error);
+        assert_eq!(addresses(&error), (NAT, POD));
+        assert_eq!(endpoints(quote(&error)), (pod, at(NAT, 20_000)));
+    }
+    let stranger = Wire::udp(at(POD, 54), client).bytes();
+    leaves_untouched(&tables, icmp_error(PC, POD, [3, 3], [0; 4], &stranger));
+}
+
+#[test]
+fn the_rest_of_a_connection_that_is_no_more_is_reset() {
+    let tables = world();
+    let (client, pod) = (at(PC, 20_000), at(POD, 80));
+    let (verdict, bytes) = depart(&tables, Wire::tcp(client, pod, ACK | FIN).bytes());
+    assert_eq!(verdict, Verdict::Bounce);
+    assert_sound(&bytes);
+    assert_eq!(endpoints(&bytes), (pod, client));
+    assert_eq!(bytes[header_len(&bytes) + 13] & RST, RST);
+    let (verdict, _) = depart(&tables, Wire::tcp(client, pod, RST).bytes());
+    assert_eq!(verdict, Verdict::Drop(DropReason::NoFlow));
+    assert!(flows(&tables).is_empty());
+}
+
+#[test]
+fn the_answers_to_a_pods_own_connection_leave_as_they_are() {
+    let tables = world();
+    let (pod, client) = (at(POD, 40_000), at(PC, 8080));
+    pass(&tables, Side::Cluster, Wire::tcp(pod, client, SYN).bytes());
+    leaves_untouched(&tables, Wire::tcp(client, pod, SYN | ACK).bytes());
+    leaves_untouched(&tables, Wire::tcp(client, pod, ACK).bytes());
+    leaves_untouched(&tables, Wire::pong(PC, POD, 9).bytes());
+    // Even where the pod's own packets took another way.
+    let other = at(POD, 40_001);
+    leaves_untouched(&tables, Wire::tcp(client, other, SYN | ACK).bytes());
+    leaves_untouched(&tables, Wire::tcp(client, other, ACK).bytes());
+}
+
+#[test]
+fn with_the_stack_path_alone_the_uplink_leaves_everything_to_the_kernel() {
+    let tables = stack_only();
+    let (client, pod) = (at(PC, 20_000), at(POD, 80));
+    pass(&tables, Side::Uplink, Wire::tcp(client, pod, SYN).bytes());
+    pass(&tables, Side::Uplink, Wire::tcp(client, pod, ACK).bytes());
+    pass(&tables, Side::Uplink, Wire::udp(client, pod).bytes());
+    pass(&tables, Side::Uplink, Wire::ping(PC, POD, 1).bytes());
+    let big = Wire::udp(client, at(POD, 53))
+        .fragmentable(7)
+        .payload([0; 3000]);
+    for fragment in big.fragments(1480) {
+        pass(&tables, Side::Uplink, fragment);
+    }
+    assert!(flows(&tables).is_empty());
+}
+
+#[test]
+fn a_flow_of_the_tc_path_stays_there_when_only_the_stack_path_opens_new_ones() {
+    let mut tables = world();
+    let client = at(PC, 20_000);
+    let syn = Wire::tcp(client, MYSQL, SYN).bytes();
+    assert!(matches!(
+        send(&tables, Side::Uplink, syn).0,
+        Verdict::Forward { .. }
+    ));
+    tables.settings = stack_only().settings;
+    let ack = Wire::tcp(client, MYSQL, ACK).bytes();
+    assert!(matches!(
+        send(&tables, Side::Uplink, ack).0,
+        Verdict::Forward { .. }
+    ));
+    assert_eq!(only_flow(&tables).1.layer, Layer::Tc as u8);
+}
+
+#[test]
+fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
+    let mut tables = stack_only();
+    let pod = at(POD, 3306);
+    let tcp = [at(PC, 20_000), at(PC, 20_001)];
+    let through = |tables: &HostTables, client: Endpoint, flags| {
+        pass(
+            tables,
+            Side::Uplink,
+            Wire::tcp(client, MYSQL, flags).bytes(),
+        );
+        // kube-proxy's translation is between the two.
+        departs(tables, Wire::tcp(client, pod, flags).bytes());
+    };
+    for client in tcp {
+        through(&tables, client, SYN);
+        through(&tables, client, ACK);
+    }
+    let query = at(PC, 20_002);
+    pass(&tables, Side::Uplink, Wire::udp(query, DNS).bytes());
+    departs(&tables, Wire::udp(query, at(POD, 53)).bytes());
+
+    tables.settings = world().settings;
+    advance(&tables, 60);
+    for client in tcp {
+        through(&tables, client, ACK);
+    }
+    pass(&tables, Side::Uplink, Wire::udp(query, DNS).bytes());
+    departs(&tables, Wire::udp(query, at(POD, 53)).bytes());
+    let error = icmp_error(
+        PC,
+        VIP,
+        [3, 4],
+        [0, 0, 5, 0],
+        &Wire::tcp(MYSQL, tcp[0], ACK).bytes(),
+    );
+    pass(&tables, Side::Uplink, error);
+    assert!(
+        flows(&tables)
+            .iter()
+            .all(|(_, flow)| flow.layer != Layer::Tc as u8)
+    );
+
+    // A new connection goes the new way, one from the same port too.
+    for client in [tcp[1], at(PC, 20_003)] {
+        let syn = Wire::tcp(client, MYSQL, SYN).bytes();
+        assert!(matches!(
+            send(&tables, Side::Uplink, syn).0,
+            Verdict::Forward { .. }
+        ));
+    }
+    let (_, flow) = flows(&tables)
+        .into_iter()
+        .find(|(key, _)| *key == flow_key(TCP, tcp[1], MYSQL))
+        .unwrap();
+    assert_eq!(flow.layer, Layer::Tc as u8);
+}
+
+#[test]
+fn a_lost_reply_entry_comes_back_on_its_own_layer() {
+    let tables = world();
+    let (client, pod) = (at(PC, 20_000), at(POD, 53));
+    departs(&tables, Wire::udp(client, pod).bytes());
+    tables.replies.borrow_mut().clear();
+    advance(&tables, 8);
+    departs(&tables, Wire::udp(client, pod).bytes());
+    let (key, _, reply) = only_flow(&tables);
+    assert_eq!(key, flow_key(UDP, client, pod));
+    assert_eq!(reply.layer, Layer::Stack as u8);
+}
+
+#[test]
+fn a_full_table_refuses_and_counts() {
+    let mut tables = world();
+    tables.capacity = 0;
+    let (verdict, _) = depart(&tables, Wire::udp(at(PC, 5), at(POD, 6)).bytes());
+    assert_eq!(verdict, Verdict::Drop(DropReason::TableFull));
+    let (verdict, bytes) = depart(&tables, Wire::tcp(at(PC, 5), at(POD, 6), SYN).bytes());
+    assert_eq!(verdict, Verdict::Bounce, "TCP can be told");
+    assert_eq!(endpoints(&bytes), (at(POD, 6), at(PC, 5)));
+    assert_eq!(tables.counted(Count::Drop(DropReason::TableFull)), 2);
+    assert!(replies(&tables).is_empty());
+}

@@ -1,0 +1,130 @@
+use clap::Parser;
+
+use super::*;
+use crate::cli::{Cli, Command};
+use crate::cluster::ClusterCidr as Network;
+use crate::netlink::Route as KernelRoute;
+
+fn config(line: &str) -> Config {
+    let base = "office-bridge run --uplink eth0 --office-cidr 192.168.0.0/22 \
+                --pod-cidr 10.244.0.0/16";
+    let words = base.split_whitespace().chain(line.split_whitespace());
+    let Command::Run(flags) = Cli::try_parse_from(words).unwrap().command else {
+        panic!("not run");
+    };
+    Config::load(*flags).unwrap().0
+}
+
+fn desired(authoritative: bool) -> DesiredState {
+    DesiredState {
+        cidrs: vec![Network {
+            kind: CidrKind::Pod,
+            cidr: "10.244.0.0/16".parse().unwrap(),
+            source: "command line".to_owned(),
+        }],
+        authoritative,
+        ..DesiredState::default()
+    }
+}
+
+fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> (u32, Link) {
+    let link = Link {
+        index,
+        name: name.to_owned(),
+        mtu: 1500,
+        kind,
+        mac: Some([2, 0, 0, 0, 0, 1]),
+        up: true,
+        carrier: true,
+        vxlan: None,
+        master,
+    };
+    (index, link)
+}
+
+/// node-30 with a pod of its own, and `workers` leading to the pods of the others.
+fn node_30(workers: u32) -> NetworkState {
+    let route = |prefix: &str, ifindex| KernelRoute {
+        prefix: prefix.parse().unwrap(),
+        matched: prefix.parse().unwrap(),
+        ifindex,
+        gateway: None,
+        preferred_source: [10, 244, 30, 0].into(),
+        mtu: 1450,
+        tunnel: false,
+    };
+    NetworkState {
+        links: BTreeMap::from([
+            link(2, "eth0", LinkKind::Other, None),
+            link(3, "flannel.1", LinkKind::Vxlan, None),
+            link(4, "cni0", LinkKind::Bridge, None),
+            link(5, "veth4", LinkKind::Veth, Some(4)),
+            link(6, "docker0", LinkKind::Bridge, None),
+            link(7, "veth9", LinkKind::Veth, Some(6)),
+        ]),
+        routes: vec![route("10.244.1.0/24", workers), route("10.244.30.0/24", 4)],
+        ..NetworkState::default()
+    }
+}
+
+fn points(network: &NetworkState) -> Vec<(String, &'static str)> {
+    attach_points(&config(""), &desired(false), network)
+        .into_values()
+        .map(|point| (point.interface, point.program.name()))
+        .collect()
+}
+
+fn expected(points: &[(&str, &'static str)]) -> Vec<(String, &'static str)> {
+    points
+        .iter()
+        .map(|&(interface, program)| (interface.to_owned(), program))
+        .collect()
+}
+
+#[test]
+fn replies_are_met_at_bridge_ports_and_sources_translated_at_the_bridge() {
+    assert_eq!(
+        points(&node_30(3)),
+        expected(&[
+            ("flannel.1", "cluster_ingress"),
+            ("cni0", "cluster_ingress"),
+            ("veth4", "cluster_ingress"),
+            ("eth0", "uplink_ingress"),
+            ("flannel.1", "cluster_egress"),
+            ("cni0", "cluster_egress"),
+        ])
+    );
+}
+
+#[test]
+fn an_uplink_that_leads_to_the_workers_too_has_both_of_its_hooks_taken() {
+    assert_eq!(
+        points(&node_30(2)),
+        expected(&[
+            ("cni0", "cluster_ingress"),
+            ("veth4", "cluster_ingress"),
+            ("eth0", "uplink_ingress"),
+            ("eth0", "cluster_egress"),
+            ("cni0", "cluster_egress"),
+        ])
+    );
+}
+
+#[test]
+fn on_the_stack_path_services_are_kube_proxys_even_if_they_are_known() {
+    let settings = |line: &str| {
+        let contents = Contents::new(
+            &config(line),
+            &desired(true),
+            &node_30(3),
+            &PortSet::default(),
+        );
+        (
+            contents.settings.authoritative,
+            contents.settings.stack_only,
+        )
+    };
+    assert_eq!(settings(""), (1, 0));
+    assert_eq!(settings("--datapath tc"), (1, 0));
+    assert_eq!(settings("--datapath stack"), (0, 1));
+}
