@@ -21,6 +21,7 @@
 //! * [`Lab`] puts all of it together;
 //! * [`host`] is what a test does on a host, [`capture`] what it sees on a wire, [`frames`] whole frames
 //!   that no program would send;
+//! * [`wait`] waits for what has to come;
 //! * [`bridge`] runs the program under test on node-30; [`demo`] plays the office developer.
 //!
 //! A lab needs root, and the programs `ip`, `bridge`, `nsenter`, `iptables-restore`, `dnsmasq`,
@@ -51,6 +52,7 @@ pub mod process;
 pub mod rules;
 pub mod run_dir;
 pub mod serve;
+pub mod wait;
 
 pub use api::ApiServer;
 pub use bridge::Bridge;
@@ -59,3 +61,4 @@ pub use kube_proxy::KubeProxy;
 pub use lab::{Lab, LabOptions};
 pub use node::Overlay;
 pub use rules::Firewall;
+pub use wait::eventually;

@@ -2,20 +2,93 @@
 
 use std::net::SocketAddrV4;
 
-use lab::{Lab, LabOptions, plan};
-use plan::port;
+use lab::host::exchange;
+use lab::plan::{self, port};
+use lab::{Firewall, Host, Lab, LabOptions};
+
+const ECHO: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
+
+/// Packets that kube-proxy's rules for this service have seen on a node.
+fn packets_at(node: &Host, service: &str) -> u64 {
+    let rules = node.run("iptables-save", &["-c"]).unwrap();
+    let of_service: Vec<&str> = rules
+        .lines()
+        .filter(|line| line.starts_with('[') && line.contains(service))
+        .collect();
+    assert!(!of_service.is_empty(), "no rule for {service}:\n{rules}");
+    of_service
+        .iter()
+        .map(|line| {
+            let count = line[1..].split(':').next().unwrap();
+            count.parse::<u64>().unwrap()
+        })
+        .sum()
+}
+
+fn conntrack(node: &Host) -> String {
+    node.run("conntrack", &["-L"]).unwrap()
+}
 
 #[test]
-fn the_real_kube_proxy_translates_what_the_api_server_serves() {
-    let lab = Lab::open(LabOptions {
+fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
+    let mut lab = Lab::open(LabOptions {
         api_server: true,
         kube_proxy: false,
+        firewall: Firewall::Open,
         ..LabOptions::default()
     })
     .unwrap();
     let _proxy = lab.start_kube_proxy("node-30").unwrap();
-    let vip = SocketAddrV4::new(plan::ECHO, port::ECHO);
-    lab.node_30().tcp_echo(vip, b"by kube-proxy").unwrap();
-    let api = SocketAddrV4::new(plan::KUBERNETES, 443);
-    lab.node_30().tcp(api).unwrap();
+    let node = lab.node_30();
+    let before = packets_at(node, "project-a-dev1/echo");
+    node.tcp_echo(ECHO, b"by kube-proxy").unwrap();
+    node.tcp(SocketAddrV4::new(plan::KUBERNETES, 443)).unwrap();
+    let counted = packets_at(node, "project-a-dev1/echo");
+    assert!(
+        counted > before,
+        "kube-proxy's rules translate the node's own"
+    );
+
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let pc = lab.office_pc();
+    let mut session = pc.tcp(ECHO).unwrap();
+    for number in 0..50_u32 {
+        exchange(&mut session, &number.to_be_bytes()).unwrap();
+        pc.tcp_echo(ECHO, b"TCP to the service").unwrap();
+        pc.udp_echo(ECHO, b"UDP to the service").unwrap();
+        pc.tcp_echo(lab.at("echo-1", port::ECHO), b"to a pod")
+            .unwrap();
+    }
+    pc.bulk(SocketAddrV4::new(plan::ECHO, port::BULK), 1 << 24, 1 << 24)
+        .unwrap();
+    pc.ping(plan::ECHO).unwrap();
+    let node = lab.node_30();
+    assert_eq!(packets_at(node, "project-a-dev1/echo"), counted);
+    let tracked = conntrack(node);
+    let client = plan::OFFICE_PC.to_string();
+    assert!(!tracked.contains(&client), "{tracked}");
+    for flow in bridge.flows().unwrap() {
+        assert_eq!(flow["layer"], "tc", "{flow}");
+    }
+
+    // Both follow the same change.
+    lab.cluster_mut().service_mut("echo").scale_to(&["echo-2"]);
+    lab.publish().unwrap();
+    lab::eventually(
+        std::time::Duration::from_secs(5),
+        "kube-proxy follows",
+        || {
+            let rules = lab.node_30().run("iptables-save", &["-t", "nat"]).unwrap();
+            !rules.contains(&format!(
+                "--to-destination {}",
+                lab.at("echo-1", port::ECHO)
+            ))
+        },
+    );
+    for _ in 0..10 {
+        lab.office_pc().tcp_echo(ECHO, b"after the change").unwrap();
+    }
+    let counted = packets_at(lab.node_30(), "project-a-dev1/echo");
+    lab.office_pc().tcp_echo(ECHO, b"once more").unwrap();
+    assert_eq!(packets_at(lab.node_30(), "project-a-dev1/echo"), counted);
 }

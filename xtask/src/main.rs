@@ -6,11 +6,13 @@
 //! * [`toolchain`] finds a compiler and linker for eBPF, or sets one up with [`apt`];
 //! * [`ebpf`] builds the program for the kernel, [`build`] the binary that embeds it;
 //! * [`packages`] is the table of programs that the lab needs, [`host`] puts them in place;
+//! * [`control_plane`] looks for an API server for the lab;
 //! * [`lint`], [`test`], [`ci`], [`lab`], [`run`] and [`image`] are the commands.
 
 mod apt;
 mod build;
 mod ci;
+mod control_plane;
 mod ebpf;
 mod host;
 mod image;

@@ -29,9 +29,20 @@ pub const IMAGE_TOOLS: &[Tool] = &[tool("buildah", "buildah", "making the contai
 
 /// All that the lab needs. Where there is a package without a service in it, that one is named.
 pub const TOOLS: &[Tool] = &[
+    tool(
+        "tar",
+        "tar",
+        "unpacking etcd and kube-apiserver from an archive",
+    ),
+    tool("zstd", "zstd", "the compression of that archive"),
     tool("ip", "iproute2", "the lab's namespaces, links and routes"),
     tool("tc", "iproute2", "what is attached to an interface"),
     tool("nsenter", "util-linux", "entering a host of the lab"),
+    tool(
+        "setpriv",
+        "util-linux",
+        "ending the API server with a test that dies",
+    ),
     tool(
         "iptables-restore",
         "iptables",
