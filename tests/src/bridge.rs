@@ -136,9 +136,15 @@ impl Bridge {
             "eth0".to_owned(),
             "--office-cidr".to_owned(),
             plan::OFFICE_CIDR.to_owned(),
-            "--cluster".to_owned(),
-            format!("manifests={}", lab.manifests().display()),
         ];
+        if lab.options().api_server {
+            let kubeconfig = lab.api().admin_kubeconfig().display().to_string();
+            arguments.extend(["--cluster", "kube", "--kubeconfig"].map(str::to_owned));
+            arguments.push(kubeconfig);
+        } else {
+            let source = format!("manifests={}", lab.manifests().display());
+            arguments.extend(["--cluster".to_owned(), source]);
+        }
         let office_dns = format!("{}/32", plan::ROUTER_LAN);
         if lab.options().dns == DnsPlan::ThroughNode {
             arguments.extend(["--office-cidr".to_owned(), office_dns.clone()]);

@@ -1,7 +1,8 @@
 //! The cluster as Kubernetes knows it: nodes, services and their backends. The netfilter rules, the
-//! zone of kube-dns and the manifests are all written from this one value.
+//! zone of kube-dns, the manifests and what the API server serves are all written from this one value.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::plan::{self, PodPlan, port};
 
@@ -56,8 +57,18 @@ pub struct Endpoint {
     pub node: String,
     /// The pod's address.
     pub address: Ipv4Addr,
-    /// Whether it takes new connections.
+    /// Whether its readiness probe succeeds: it serves, also while it terminates.
     pub ready: bool,
+    /// Whether the pod is being deleted.
+    pub terminating: bool,
+}
+
+impl Endpoint {
+    /// Whether it takes new connections: condition `ready` of an `EndpointSlice`.
+    #[must_use]
+    pub fn takes_connections(&self) -> bool {
+        self.ready && !self.terminating
+    }
 }
 
 /// A `ClusterIP` service with its backends.
@@ -73,6 +84,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Its backends.
     pub endpoints: Vec<Endpoint>,
+    /// `sessionAffinity: ClientIP` with this timeout (whole seconds), or none.
+    pub session_affinity: Option<Duration>,
 }
 
 impl Service {
@@ -89,7 +102,30 @@ impl Service {
 
     /// Its backends that take new connections.
     pub fn ready(&self) -> impl Iterator<Item = &Endpoint> {
-        self.endpoints.iter().filter(|endpoint| endpoint.ready)
+        self.endpoints
+            .iter()
+            .filter(|endpoint| endpoint.takes_connections())
+    }
+
+    /// Scales it to these pods of the plan, all of them ready.
+    ///
+    /// # Panics
+    ///
+    /// If the plan has no pod of such a name.
+    pub fn scale_to(&mut self, pods: &[&str]) {
+        self.endpoints = pods.iter().map(|pod| endpoint(pod)).collect();
+    }
+
+    /// The backend in this pod, to change it.
+    ///
+    /// # Panics
+    ///
+    /// If it has none there.
+    pub fn endpoint_mut(&mut self, pod: &str) -> &mut Endpoint {
+        self.endpoints
+            .iter_mut()
+            .find(|endpoint| endpoint.pod == pod)
+            .unwrap_or_else(|| panic!("{} has no backend {pod}", self.name))
     }
 }
 
@@ -230,7 +266,18 @@ impl Cluster {
         Self { nodes, services }
     }
 
-    /// The service `name` of the project's namespace, to change it.
+    /// Gives `kubernetes.default` its endpoint, the API server.
+    pub fn add_api_server(&mut self) {
+        self.service_mut("kubernetes").endpoints = vec![Endpoint {
+            pod: "kube-apiserver-control-plane".to_owned(),
+            node: "control-plane".to_owned(),
+            address: plan::CONTROL_PLANE,
+            ready: true,
+            terminating: false,
+        }];
+    }
+
+    /// The service `name`, to change it.
     ///
     /// # Panics
     ///
@@ -276,6 +323,7 @@ fn service(
             })
             .collect(),
         endpoints: pods.iter().map(|pod| endpoint(pod)).collect(),
+        session_affinity: None,
     }
 }
 
@@ -290,5 +338,6 @@ fn endpoint(name: &str) -> Endpoint {
         node: pod.node.to_owned(),
         address: pod.address,
         ready: true,
+        terminating: false,
     }
 }

@@ -3,12 +3,15 @@
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
+use crate::api::ApiServer;
 use crate::bridge::Bridge;
 use crate::cluster::{Cluster, ClusterNode};
 use crate::dns::{self, DnsPlan};
+use crate::envtest::{self, Programs};
 use crate::host::Host;
+use crate::kube_proxy::KubeProxy;
 use crate::manifests;
 use crate::netns::{self, Batch};
 use crate::node::{self, Overlay};
@@ -41,6 +44,9 @@ pub struct LabOptions {
     pub local_pod: bool,
     /// How the office DNS is wired.
     pub dns: DnsPlan,
+    /// Whether there is a host `control-plane` with a real API server, which then is where the bridge
+    /// learns of the cluster.
+    pub api_server: bool,
 }
 
 impl Default for LabOptions {
@@ -55,6 +61,7 @@ impl Default for LabOptions {
             firewall: Firewall::NotARouter,
             local_pod: true,
             dns: DnsPlan::Relay,
+            api_server: false,
         }
     }
 }
@@ -63,6 +70,7 @@ impl Default for LabOptions {
 pub struct Lab {
     // Fields drop in this order: programs first, the namespaces last.
     daemons: Vec<Daemon>,
+    api: Option<ApiServer>,
     hosts: Vec<Host>,
     cluster: Cluster,
     options: LabOptions,
@@ -73,14 +81,19 @@ const SWITCH: &str = "switch";
 const OFFICE_PC: &str = "office-pc";
 const OFFICE_PC2: &str = "office-pc2";
 const ROUTER: &str = "office-router";
+const CONTROL_PLANE: &str = "control-plane";
 
 impl Lab {
     /// Opens a lab.
     pub fn open(options: LabOptions) -> Result<Self> {
         let run = RunDir::create()?;
-        let cluster = Cluster::new(options.local_pod, options.second_nic);
+        let mut cluster = Cluster::new(options.local_pod, options.second_nic);
+        if options.api_server {
+            cluster.add_api_server();
+        }
         let mut lab = Self {
             daemons: Vec::new(),
+            api: None,
             hosts: Vec::new(),
             cluster,
             options,
@@ -96,11 +109,14 @@ impl Lab {
             .into_iter()
             .chain(self.options.local_pod.then_some(plan::LOCAL_POD))
             .collect();
-        let fixed = [
+        let mut fixed = vec![
             (OFFICE_PC, plan::OFFICE_PC),
             (OFFICE_PC2, plan::OFFICE_PC2),
             (ROUTER, plan::ROUTER_LAN),
         ];
+        if self.options.api_server {
+            fixed.push((CONTROL_PLANE, plan::CONTROL_PLANE));
+        }
         let nodes = self
             .cluster
             .nodes
@@ -122,6 +138,9 @@ impl Lab {
         netns::create(&namespaces)?;
 
         self.cable()?;
+        if self.options.api_server {
+            self.bring_up_control_plane()?;
+        }
         self.bring_up_office()?;
         for node in &self.cluster.nodes {
             let host = self.host(node.name);
@@ -143,7 +162,10 @@ impl Lab {
             self.serve(pod)?;
         }
         self.start_dns()?;
-        self.write_manifests()
+        if let Some(api) = &mut self.api {
+            api.await_ready()?;
+        }
+        self.publish()
     }
 
     fn new_host(&self, name: &str, address: std::net::Ipv4Addr) -> Host {
@@ -166,6 +188,9 @@ impl Lab {
             ("lan", "lan-worker-1", "worker-1", "eth0"),
             ("lan", "lan-worker-2", "worker-2", "eth0"),
         ];
+        if self.options.api_server {
+            cables.push(("lan", "lan-control", CONTROL_PLANE, "eth0"));
+        }
         if self.options.second_nic {
             cables.extend([
                 ("nodes", "node-30", "node-30", "eth1"),
@@ -230,6 +255,25 @@ impl Lab {
                 plan::NODE_30
             ));
         batch.run(router)
+    }
+
+    /// The API server takes seconds to start: the rest of the lab is built meanwhile.
+    fn bring_up_control_plane(&mut self) -> Result<()> {
+        let programs = Programs::find()?
+            .with_context(|| format!("no API server is found; {}", envtest::HOW_TO_GET))?;
+        let namespace = self.host(CONTROL_PLANE).namespace();
+        let mut batch = Batch::default();
+        batch
+            .add("link set lo up")
+            .add(format!(
+                "addr add {}/24 brd + dev eth0",
+                plan::CONTROL_PLANE
+            ))
+            .add("link set eth0 up")
+            .add(format!("route add default via {}", plan::ROUTER_LAN));
+        batch.run(namespace)?;
+        self.api = Some(ApiServer::spawn(programs, namespace, self.run.path())?);
+        Ok(())
     }
 
     fn plug_pods(&self, node: &ClusterNode, pods: &[PodPlan]) -> Result<()> {
@@ -298,6 +342,50 @@ impl Lab {
         manifests::write(&self.manifests(), &self.cluster, self.options.overlay)
     }
 
+    /// Makes [`Lab::cluster`] known: writes the manifests anew, and gives what has changed to the API
+    /// server, if there is one.
+    pub fn publish(&mut self) -> Result<()> {
+        self.write_manifests()?;
+        match &mut self.api {
+            Some(api) => api.apply(&self.cluster, self.options.overlay),
+            None => Ok(()),
+        }
+    }
+
+    /// The API server.
+    ///
+    /// # Panics
+    ///
+    /// If the lab was opened without.
+    #[must_use]
+    pub fn api(&self) -> &ApiServer {
+        self.api.as_ref().expect("a lab with `api_server: true`")
+    }
+
+    /// The API server, to kill and restart it.
+    ///
+    /// # Panics
+    ///
+    /// If the lab was opened without.
+    pub fn api_mut(&mut self) -> &mut ApiServer {
+        self.api.as_mut().expect("a lab with `api_server: true`")
+    }
+
+    /// The host of the API server.
+    #[must_use]
+    pub fn control_plane(&self) -> &Host {
+        self.host(CONTROL_PLANE)
+    }
+
+    /// Starts the real kube-proxy on a node.
+    pub fn start_kube_proxy(&self, node: &str) -> Result<KubeProxy> {
+        ensure!(
+            !self.options.kube_proxy,
+            "the real kube-proxy needs a lab with `kube_proxy: false`, without its rules"
+        );
+        KubeProxy::start(self.host(node), self.api())
+    }
+
     /// The directory with the cluster's manifests.
     #[must_use]
     pub fn manifests(&self) -> PathBuf {
@@ -328,7 +416,7 @@ impl Lab {
         &self.cluster
     }
 
-    /// The cluster, to change it; [`Lab::write_manifests`] makes the change known.
+    /// The cluster, to change it; [`Lab::publish`] makes the change known.
     pub fn cluster_mut(&mut self) -> &mut Cluster {
         &mut self.cluster
     }

@@ -16,39 +16,46 @@
 //! * [`plan`] is the addressing plan, [`cluster`] the services and their backends;
 //! * [`node`] builds a cluster node with its pods and its overlay, [`rules`] its netfilter rules;
 //! * [`dns`] runs the office DNS and kube-dns, [`serve`] what the pods serve;
-//! * [`manifests`] writes the cluster down as Kubernetes YAML;
+//! * [`objects`] is the cluster as Kubernetes objects; [`manifests`] writes them down as YAML, [`api`]
+//!   gives them to a real API server, whose programs [`envtest`] finds; [`kube_proxy`] runs the real one;
 //! * [`Lab`] puts all of it together;
 //! * [`host`] is what a test does on a host, [`capture`] what it sees on a wire, [`frames`] whole frames
 //!   that no program would send;
 //! * [`bridge`] runs the program under test on node-30; [`demo`] plays the office developer.
 //!
 //! A lab needs root, and the programs `ip`, `bridge`, `nsenter`, `iptables-restore`, `dnsmasq`,
-//! `unbound`, `ping`, `traceroute`, `dig`, `tcpdump` and `bpftool`.
+//! `unbound`, `ping`, `traceroute`, `dig`, `tcpdump` and `bpftool`; with an API server `setpriv` too.
 #![allow(
     clippy::missing_errors_doc,
     clippy::missing_panics_doc,
     reason = "an error or a panic here is a failed test or a broken lab, and it tells the whole story"
 )]
 
+pub mod api;
 pub mod bridge;
 pub mod capture;
 pub mod cluster;
 pub mod demo;
 pub mod dns;
+pub mod envtest;
 pub mod frames;
 pub mod host;
+pub mod kube_proxy;
 mod lab;
 pub mod manifests;
 pub mod netns;
 pub mod node;
+pub mod objects;
 pub mod plan;
 pub mod process;
 pub mod rules;
 pub mod run_dir;
 pub mod serve;
 
+pub use api::ApiServer;
 pub use bridge::Bridge;
 pub use host::Host;
+pub use kube_proxy::KubeProxy;
 pub use lab::{Lab, LabOptions};
 pub use node::Overlay;
 pub use rules::Firewall;

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -43,6 +43,20 @@ impl Namespace {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
+            .arg(format!("--net={}", self.path().display()))
+            .arg("--")
+            .arg(program)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// A command as [`Namespace::command`] makes it, that is killed when the thread ends which starts
+    /// it, however that comes to pass.
+    #[must_use]
+    pub fn bound_command(&self, program: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--", "nsenter"])
             .arg(format!("--net={}", self.path().display()))
             .arg("--")
             .arg(program)

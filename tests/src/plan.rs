@@ -19,6 +19,8 @@ pub const NODE_30: Ipv4Addr = Ipv4Addr::new(10, 60, 20, 30);
 pub const WORKER_1: Ipv4Addr = Ipv4Addr::new(10, 60, 20, 31);
 /// Second worker.
 pub const WORKER_2: Ipv4Addr = Ipv4Addr::new(10, 60, 20, 32);
+/// The API server, where the lab has one.
+pub const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(10, 60, 20, 10);
 
 /// All pods (flannel's `Network`).
 pub const POD_CIDR: &str = "10.244.0.0/16";
@@ -29,7 +31,7 @@ pub const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// The VIP of kube-dns.
 pub const KUBE_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-/// The VIP of `kubernetes.default`, which has no endpoint here: the lab has no API server.
+/// The VIP of `kubernetes.default`; its endpoint is the API server, where the lab has one.
 pub const KUBERNETES: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// The VIP of `mysql.project-a-dev1`.
 pub const MYSQL: Ipv4Addr = Ipv4Addr::new(10, 96, 20, 15);
@@ -99,4 +101,6 @@ pub mod port {
     pub const MYSQL: u16 = 3306;
     /// The registry's HTTP, in the pod and at the service.
     pub const REGISTRY: u16 = 8761;
+    /// The API server.
+    pub const API_SERVER: u16 = 6443;
 }
