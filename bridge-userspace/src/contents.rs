@@ -318,7 +318,7 @@ fn settings(config: &Config, desired: &DesiredState, nat_port_count: u32) -> Set
     let pool = config.snat_addresses.len().min(capacity::SNAT_ADDRESSES);
     Settings {
         authoritative: u8::from(desired.authoritative && !stack_only),
-        answer_ping: 1,
+        answer_ping: u8::from(config.answer_ping),
         stack_only: u8::from(stack_only),
         pad: 0,
         nat_port_count,

@@ -97,6 +97,11 @@ pub struct RunArgs {
           value_name = "BOOL")]
     pub no_dns: Option<bool>,
 
+    /// Answer pings to the addresses of services that have a ready backend [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL")]
+    pub answer_ping: Option<bool>,
+
     /// Domain of the cluster's names [default: cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,

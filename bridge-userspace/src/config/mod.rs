@@ -52,6 +52,8 @@ pub struct Config {
     pub datapath: Datapath,
     /// Addresses to translate clients to; empty for the preferred source of the kernel's route.
     pub snat_addresses: Vec<Ipv4Addr>,
+    /// Whether a ping to the address of a service with a ready backend is answered.
+    pub answer_ping: bool,
     /// The DNS relay, if there is to be one.
     pub dns: Option<DnsConfig>,
     /// The domain under which the cluster's names are, without the last dot, in lower case.

@@ -220,6 +220,8 @@ fn flags_win_over_the_file_lists_as_a_whole() {
     )
     .unwrap();
     assert!(!off.manage_sysctls);
+    let (silent, _) = from_file(&format!("{FILE}answerPing: false\n"), "").unwrap();
+    assert!(!silent.answer_ping && off.answer_ping);
 }
 
 #[test]
