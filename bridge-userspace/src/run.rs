@@ -124,14 +124,14 @@ impl Bridge {
         // From here on a start is finished before it is stopped: half of one would translate one way only.
         let mut signals = Signals::hold()?;
         let mut served = listeners.serve(&pins, feed.connection.clone())?;
-        let (desired, pending) = if let Some(first) = first {
-            first
+        let desired = if let Some((desired, _)) = first {
+            desired
         } else {
             served.answer_dns();
             let Some(first) = wait_for_cluster(&mut feed, &config, &mut signals).await else {
                 return served.stop().await;
             };
-            network = Network::check(&config, &first.0).await?;
+            network = Network::check(&config, &first).await?;
             first
         };
         let is_new = !pins.exist();
@@ -142,7 +142,6 @@ impl Bridge {
             config,
             feed,
             desired,
-            pending,
             network,
             lag: served.sync_lag().clone(),
             journal,
@@ -186,7 +185,8 @@ impl Bridge {
             config: start.config,
             feed: start.feed,
             accepted: start.desired,
-            pending: Some(start.pending),
+            // The first one waits for programs to be loaded, which says nothing about later ones.
+            pending: None,
             lag: start.lag,
             journal: start.journal,
             network: start.network.state,
@@ -399,8 +399,6 @@ struct Start<'a> {
     config: Config,
     feed: Feed,
     desired: Arc<DesiredState>,
-    /// When `desired` came in.
-    pending: Instant,
     network: Network,
     lag: SyncLag,
     journal: Journal,
@@ -418,7 +416,7 @@ async fn wait_for_cluster(
     feed: &mut Feed,
     config: &Config,
     signals: &mut Signals,
-) -> Option<(Arc<DesiredState>, Instant)> {
+) -> Option<Arc<DesiredState>> {
     info!("waiting for the state of the cluster; what is in the kernel already goes on as it is");
     loop {
         if let Err(error) = show_waiting(config, &feed.connection.borrow_and_update()) {
@@ -427,8 +425,8 @@ async fn wait_for_cluster(
         tokio::select! {
             () = signals.next() => return None,
             Ok(()) = feed.desired.changed() => {
-                if let Some(first) = take(feed) {
-                    return Some(first);
+                if let Some((desired, _)) = take(feed) {
+                    return Some(desired);
                 }
             }
             Ok(()) = feed.connection.changed() => {}

@@ -33,7 +33,6 @@ pub use self::derive::{Rules, desired_state};
 pub use self::feed::{Connection, Feed, Update};
 pub use self::manifests::ManifestError;
 pub use self::objects::{Change, Key, Kind, Object, Objects};
-use crate::exit::UsageError;
 use crate::networks::{self, Conflict, Labelled};
 
 /// Where the knowledge about the cluster comes from.
@@ -262,17 +261,6 @@ pub fn static_state(rules: &Rules) -> DesiredState {
     }
 }
 
-/// Why a source cannot be used at all.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// A directory of manifests.
-    #[error(transparent)]
-    Manifests(#[from] ManifestError),
-    /// What leads to the API server.
-    #[error(transparent)]
-    Access(#[from] UsageError),
-}
-
 /// Begins to follow a source, in a task of its own, which ends when the last receiver is dropped.
 ///
 /// The desired state only changes when it really does. Whatever happens to the source later, the last
@@ -280,11 +268,12 @@ pub enum SourceError {
 ///
 /// # Errors
 /// When a directory cannot be read at first: a state with holes in it would have the reconciler
-/// remove services that exist. When what should lead to the API server doesn't.
+/// remove services that exist. A [`UsageError`](crate::exit::UsageError) when what should lead to the API server
+/// doesn't.
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub async fn watch(source: &Source, rules: Rules) -> Result<Feed, SourceError> {
+pub async fn watch(source: &Source, rules: Rules) -> anyhow::Result<Feed> {
     match source {
         Source::Static => {
             let (publisher, feed) = feed::channel();

@@ -606,6 +606,132 @@ fn fake_objects(fakes: &[Fake], order: &[u8]) -> Objects {
     objects(&web(&slices))
 }
 
+fn replacements(yaml: &str) -> Vec<Change> {
+    let all = manifests::parse::objects(Path::new("test.yaml"), yaml).unwrap();
+    [
+        Kind::Node,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::ServiceCidr,
+        Kind::ConfigMap,
+    ]
+    .into_iter()
+    .map(|kind| {
+        let of_kind = all.iter().filter(|object| object.kind() == kind);
+        Change::Replace(kind, of_kind.cloned().collect())
+    })
+    .collect()
+}
+
+fn api(address: &str) -> String {
+    web(&[&format!("[{{addresses: [{address}]}}]")])
+        .replace("name: web", "name: api")
+        .replace("service-name: web", "service-name: api")
+        .replace("10.96.7.7", "10.96.7.8")
+}
+
+#[test]
+fn a_new_list_takes_away_what_has_vanished_and_leaves_the_rest_as_it_is() {
+    let mut deriver = derive::Deriver::new(rules(&[]));
+    let web = web(&["[{addresses: [10.244.1.5]}]"]);
+    for change in replacements(&[NODES, SERVICE_CIDR, &web, &api("10.244.1.6")].concat()) {
+        deriver.apply(change);
+    }
+    assert!(deriver.update());
+    let before = deriver.state(&[]);
+    assert_eq!(before.services.len(), 2);
+
+    let after = [NODES, SERVICE_CIDR, &web].concat();
+    for change in replacements(&after) {
+        deriver.apply(change);
+    }
+    assert!(deriver.update());
+    let now = deriver.state(&[]);
+    assert_eq!(now, state(&after));
+    let kept = now.services.keys().next().unwrap();
+    assert!(Arc::ptr_eq(&now.services[kept], &before.services[kept]));
+
+    for change in replacements(&after) {
+        deriver.apply(change);
+    }
+    assert!(!deriver.update(), "the same list again is no change");
+}
+
+#[test]
+fn what_changes_one_by_one_adds_up_to_the_same_as_all_at_once() {
+    let mut deriver = derive::Deriver::new(rules(&[]));
+    let steps = [
+        api("10.244.1.6"),
+        NODES.to_owned(),
+        web(&["[{addresses: [10.244.1.5]}]", "[{addresses: [10.244.1.9]}]"]),
+        SERVICE_CIDR.to_owned(),
+        api("10.244.1.7"),
+    ];
+    for step in steps {
+        for object in manifests::parse::objects(Path::new("test.yaml"), &step).unwrap() {
+            deriver.apply(Change::Put(object));
+        }
+        deriver.update();
+    }
+    let key = |name: &str| Key {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+    };
+    deriver.apply(Change::Remove(Kind::EndpointSlice, key("web-1")));
+    deriver.apply(Change::Remove(Kind::Service, key("nowhere")));
+    deriver.update();
+    let whole = [
+        NODES,
+        SERVICE_CIDR,
+        &web(&["[{addresses: [10.244.1.5]}]"]),
+        &api("10.244.1.7"),
+    ]
+    .concat();
+    assert_eq!(deriver.state(&[]), state(&whole));
+}
+
+#[test]
+fn a_slice_that_moves_to_another_service_leaves_the_first() {
+    let mut deriver = derive::Deriver::new(rules(&[]));
+    let both = [
+        SERVICE_CIDR,
+        &web(&["[{addresses: [10.244.1.5]}]"]),
+        &api("10.244.1.6"),
+    ]
+    .concat();
+    for change in replacements(&both) {
+        deriver.apply(change);
+    }
+    deriver.update();
+    let moved = both.replace("service-name: web", "service-name: api");
+    for object in manifests::parse::objects(Path::new("test.yaml"), &moved).unwrap() {
+        deriver.apply(Change::Put(object));
+    }
+    deriver.update();
+    assert_eq!(
+        service_rows(&deriver.state(&[])),
+        [
+            "10.96.7.7:80/tcp web []",
+            "10.96.7.8:80/tcp api [10.244.1.5:8080 10.244.1.6:8080]",
+        ]
+    );
+}
+
+#[test]
+fn services_of_one_name_in_two_namespaces_keep_to_their_own_slices() {
+    let other = web(&["[{addresses: [10.244.2.5]}]"])
+        .replace("namespace: shop", "namespace: other")
+        .replace("10.96.7.7", "10.96.7.9");
+    let state = state(&[SERVICE_CIDR, &web(&["[{addresses: [10.244.1.5]}]"]), &other].concat());
+    assert_eq!(
+        service_rows(&state),
+        [
+            "10.96.7.7:80/tcp web [10.244.1.5:8080]",
+            "10.96.7.9:80/tcp web [10.244.2.5:8080]",
+        ]
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -123,6 +123,10 @@ pub(super) fn describe(error: &kube::Error) -> String {
             let line = message.lines().last().unwrap_or("no reason given");
             format!("the API server answers {}: {line}", status.code)
         }
+        // Its own name for the layer that failed says nothing to people.
+        kube::Error::Service(error) => {
+            format!("the API server can't be reached: {}", chain(error.as_ref()))
+        }
         other => format!("the API server can't be reached: {}", chain(other)),
     }
 }
@@ -140,4 +144,48 @@ fn chain(error: &(dyn Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::cluster::{InternalTrafficPolicy, Rules, Source, watch};
+    use crate::exit;
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_leads_nowhere_is_wrong_usage_and_told_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("kubeconfig");
+        let rules = Rules {
+            explicit: Vec::new(),
+            internal_traffic_policy: InternalTrafficPolicy::Ignore,
+        };
+        for (text, expected) in [
+            (None, "No such file or directory"),
+            (Some("clusters: ["), "no valid YAML"),
+            (Some("apiVersion: v1\nkind: Config\n"), "no current-context"),
+            (Some("current-context: lab\n"), "no context `lab`"),
+            (
+                Some(
+                    "current-context: lab\ncontexts: [{name: lab, context: {cluster: c, user: u}}]\n",
+                ),
+                "no cluster `c`",
+            ),
+        ] {
+            if let Some(text) = text {
+                fs::write(&file, text).unwrap();
+            }
+            let source = Source::Kube(ApiAccess::Kubeconfig(file.clone()));
+            let error = watch(&source, rules.clone()).await.unwrap_err();
+            let message = format!("{error:#}");
+            assert!(message.contains(expected), "{message}");
+            assert!(
+                message.contains(&format!("--kubeconfig {}", file.display())),
+                "{message}"
+            );
+            assert_eq!(exit::code(&error), exit::USAGE, "{message}");
+        }
+    }
 }
