@@ -218,6 +218,10 @@ pub fn schedule(template: &PodTemplateSpec, node: &Node) -> Result<()> {
         .filter_map(|spec| spec.taints.as_ref())
         .flatten();
     for taint in taints {
+        // The API server marks each new node as not ready; no controller is here to see that it is.
+        if taint.key.starts_with("node.kubernetes.io/") {
+            continue;
+        }
         ensure!(
             spec.tolerations
                 .iter()
