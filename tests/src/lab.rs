@@ -1,5 +1,6 @@
 //! The lab itself: opens everything, hands out its hosts, closes everything.
 
+use std::env;
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 
@@ -54,15 +55,21 @@ pub struct LabOptions {
 
 impl Default for LabOptions {
     /// VXLAN, kube-proxy and flannel on every node, a pod on node-30, DNS through the relay, and a
-    /// node-30 that forwards nothing for the office: what gets through is the bridge's doing.
+    /// node-30 that forwards nothing for the office: what gets through is the bridge's doing. Where the whole suite
+    /// runs on the stack path, it has to forward, and must not masquerade, which then is the bridge's doing.
     fn default() -> Self {
+        let is_stack = env::var("OFFICE_BRIDGE_DATAPATH").is_ok_and(|path| path == "stack");
         Self {
             overlay: Overlay::Vxlan,
             second_nic: false,
             kube_proxy: true,
-            masquerade: true,
-            service_masquerade: true,
-            firewall: Firewall::NotARouter,
+            masquerade: !is_stack,
+            service_masquerade: !is_stack,
+            firewall: if is_stack {
+                Firewall::Open
+            } else {
+                Firewall::NotARouter
+            },
             local_pod: true,
             dns: DnsPlan::Relay,
             api_server: false,

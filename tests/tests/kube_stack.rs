@@ -35,11 +35,16 @@ fn services_work(masquerade: bool, layer: &str) {
             .iter()
             .filter(|flow| flow["client"] == client.as_str())
             .collect();
-        assert_eq!(own.len(), 2, "connection {index}: {flows:?}");
-        for flow in own {
-            assert_eq!(flow["layer"], layer, "{flow}");
-            assert_eq!(flow["destination"], ECHO_SERVICE.to_string(), "{flow}");
-        }
+        assert!(
+            own.iter().all(|flow| flow["layer"] == layer),
+            "connection {index}: {own:?}"
+        );
+        // Bridge netfilter has undone its masquerading when an answer of the node's own pod comes to `cni0`, so that
+        // it looks like a pod's own and is noted.
+        let to_service = own
+            .iter()
+            .filter(|flow| flow["destination"] == ECHO_SERVICE.to_string());
+        assert_eq!(to_service.count(), 2, "connection {index}: {own:?}");
     }
     let mut session = pc.mysql(MYSQL_SERVICE).unwrap();
     assert_eq!(session.query("SELECT 42").unwrap(), "42");

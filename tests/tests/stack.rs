@@ -454,7 +454,7 @@ fn traceroute_shows_the_router_the_node_and_the_pod() {
 #[test]
 fn a_closed_port_is_told_at_once() {
     let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
-    let _bridge = start(&lab, "stack");
+    let bridge = start(&lab, "stack");
     for pod in ECHO_PODS {
         let closed = lab.at(pod, 9);
         let (kind, _) = lab.office_pc().tcp_refusal(closed).unwrap();
@@ -464,6 +464,7 @@ fn a_closed_port_is_told_at_once() {
         let cause = error.downcast_ref::<std::io::Error>().unwrap();
         assert_eq!(cause.kind(), ErrorKind::ConnectionRefused, "{pod}");
     }
+    assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
 }
 
 #[test]
@@ -708,7 +709,7 @@ fn flushing_by_service_ends_its_flows_on_the_stack_path() {
         .client()
         .text(&["flows", "flush", "--destination", &service])
         .unwrap();
-    assert_eq!(layers(&bridge).contains("stack"), false);
+    assert!(!layers(&bridge).contains("stack"));
     assert!(exchange(&mut through_service, b"a flushed flow").is_err());
     exchange(&mut to_pod, b"another flow").unwrap();
     pc.tcp_echo(ECHO_SERVICE, b"a new one").unwrap();

@@ -3,12 +3,16 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 /// A bpf filesystem cannot hold ordinary files, so the locks are here.
 const DIRECTORY: &str = "/run/office-bridge";
+/// Whoever asks who holds a lock takes it for a moment, so one look is not enough to call it taken.
+const LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// Why this instance may not go on.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +81,15 @@ impl InstanceLock {
             .truncate(false)
             .open(&path)
             .map_err(io)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let mut locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        for _ in 1..LOOKS {
+            let Err((file, Errno::EWOULDBLOCK)) = locked else {
+                break;
+            };
+            std::thread::sleep(BETWEEN_LOOKS);
+            locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        }
+        match locked {
             Ok(mut file) => {
                 // The file stays when the lock ends: removing it would let a third process lock a
                 // new one while a second still has the old one open.
@@ -150,6 +162,25 @@ mod tests {
         );
         drop(first);
         InstanceLock::acquire_in(directory.path(), pins).unwrap();
+    }
+
+    #[test]
+    fn a_look_at_who_holds_the_lock_keeps_nobody_from_taking_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = Path::new("/sys/fs/bpf/office-bridge");
+        drop(InstanceLock::acquire_in(directory.path(), pins).unwrap());
+        let path = directory.path().join(format!("{}.lock", file_stem(pins)));
+        let file = File::open(path).unwrap();
+        let look = Flock::lock(file, FlockArg::LockSharedNonblock)
+            .map_err(|(_, errno)| errno)
+            .unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(BETWEEN_LOOKS * 2);
+                drop(look);
+            });
+            InstanceLock::acquire_in(directory.path(), pins).unwrap();
+        });
     }
 
     #[test]
