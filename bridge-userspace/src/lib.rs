@@ -14,6 +14,7 @@ pub mod dns;
 pub mod events;
 pub mod exit;
 pub mod http;
+pub mod journal;
 pub mod listeners;
 pub mod netlink;
 pub mod networks;

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::info;
 
+use crate::cluster::Connection;
 use crate::config::Config;
 use crate::datapath::Pins;
 use crate::dns;
@@ -34,8 +35,13 @@ impl Listeners {
     ///
     /// # Errors
     /// When the kernel doesn't tell the address bound.
-    pub fn serve(self, pins: &Pins) -> anyhow::Result<Served> {
-        let sources = http::Sources::new(pins.clone(), self.relay.as_ref().map(dns::Relay::handle));
+    pub fn serve(
+        self,
+        pins: &Pins,
+        connection: watch::Receiver<Connection>,
+    ) -> anyhow::Result<Served> {
+        let relay = self.relay.as_ref().map(dns::Relay::handle);
+        let sources = http::Sources::new(pins.clone(), connection, relay);
         let stop = watch::Sender::new(false);
         let mut tasks = Vec::new();
         if let Some(http) = self.http {
@@ -67,15 +73,23 @@ impl Served {
         self.sources.sweeps()
     }
 
-    /// The datapath is there: the relay starts, and readiness is told from now on.
+    /// Where the time from a change of the cluster to the tables is counted.
     #[must_use]
-    pub fn answer_dns(mut self) -> Self {
+    pub fn sync_lag(&self) -> &http::SyncLag {
+        self.sources.sync_lag()
+    }
+
+    /// Starts the relay, if there is one and it does not run yet.
+    pub fn answer_dns(&mut self) {
         if let Some(relay) = self.relay.take() {
             let serving = relay.run(wait_for(self.stop.subscribe()));
             self.tasks.push(("the DNS relay", tokio::spawn(serving)));
         }
+    }
+
+    /// The datapath is there: readiness is told from now on.
+    pub fn set_started(&self) {
         self.sources.set_started();
-        self
     }
 
     /// Lets requests under way end, all listeners at the same time.

@@ -10,19 +10,21 @@ use nix::sys::signal::{SigSet, Signal as SignalNumber};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use crate::cluster::{self, CidrKind, DesiredState};
-use crate::config::{Config, RunArgs};
+use crate::cluster::{self, CidrKind, Connection, DesiredState, Feed, Rules, Update, static_state};
+use crate::config::{Config, Environment, RunArgs};
 use crate::contents::{Contents, attach_points, interest};
 use crate::datapath::{Attachments, Datapath, Mode, Pins, Program, detach_filters, has_filter};
 use crate::events;
-use crate::http;
+use crate::http::{self, SyncLag};
+use crate::journal::Journal;
 use crate::listeners::{Listeners, Served};
 use crate::netlink::{self, NetworkState};
+use crate::ports::PortSet;
 use crate::preflight::{InstanceLock, check_machine, check_network, forwarding, reserved_ports};
 use crate::reconcile::Reconciler;
-use crate::state::{CidrState, State};
+use crate::state::{CidrState, ClusterState, State};
 use crate::sweep::{Policy, Sweeper};
 use crate::tables::Tables;
 
@@ -36,7 +38,7 @@ const PORTS: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the configuration is wrong (nothing was touched then) or the kernel refuses (what was new is removed).
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
-    let (config, remarks) = Config::load(args)?;
+    let (config, remarks) = Config::load(args, Environment::of_this_process())?;
     for remark in remarks {
         warn!("{remark}");
     }
@@ -55,26 +57,59 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
 
 struct Bridge {
     config: Config,
-    desired: watch::Receiver<Arc<DesiredState>>,
+    feed: Feed,
     /// The last state of the cluster that does not contradict the configuration.
     accepted: Arc<DesiredState>,
+    /// When the first change that is not in the tables yet came in.
+    pending: Option<Instant>,
+    lag: SyncLag,
+    journal: Journal,
     network: watch::Receiver<Arc<NetworkState>>,
     interest: watch::Sender<Vec<Ipv4Net>>,
+    reserved: PortSet,
     datapath: Datapath,
     attachments: Attachments,
     reconciler: Reconciler,
     policy: watch::Sender<Policy>,
+    /// What `status` shows, as written last.
+    written: Option<State>,
+}
+
+/// The kernel's routes to the networks that matter, and where to say which do.
+struct Network {
+    state: watch::Receiver<Arc<NetworkState>>,
+    interest: watch::Sender<Vec<Ipv4Net>>,
+}
+
+impl Network {
+    /// Follows the kernel, and checks configuration and cluster against it.
+    async fn check(config: &Config, desired: &DesiredState) -> anyhow::Result<Self> {
+        desired.check_against_office(&config.office_cidrs)?;
+        let (sender, receiver) = watch::channel(interest(config, desired));
+        let mut network = netlink::watch(receiver).await?;
+        let pod_cidrs: Vec<Ipv4Net> = desired.cidrs_of(CidrKind::Pod).collect();
+        check_network(config, &pod_cidrs, &network.borrow_and_update().clone())?;
+        Ok(Self {
+            state: network,
+            interest: sender,
+        })
+    }
 }
 
 impl Bridge {
     async fn run(config: Config) -> anyhow::Result<()> {
-        let mut desired = cluster::watch(&config.cluster, config.cluster_cidrs.clone())?;
-        let state = desired.borrow_and_update().clone();
-        state.check_against_office(&config.office_cidrs)?;
-        let (interest_sender, interest_receiver) = watch::channel(interest(&config, &state));
-        let mut network = netlink::watch(interest_receiver).await?;
-        let pod_cidrs: Vec<Ipv4Net> = state.cidrs_of(CidrKind::Pod).collect();
-        check_network(&config, &pod_cidrs, &network.borrow_and_update().clone())?;
+        let rules = Rules {
+            explicit: config.cluster_cidrs.clone(),
+            internal_traffic_policy: config.internal_traffic_policy.clone(),
+        };
+        let mut feed = cluster::watch(&config.cluster, rules.clone()).await?;
+        let first = take(&mut feed);
+        // An API server may be away: what can be checked without it is.
+        let known = first.as_ref().map_or_else(
+            || Arc::new(static_state(&rules)),
+            |(state, _)| state.clone(),
+        );
+        let mut network = Network::check(&config, &known).await?;
         let listeners = Listeners::bind(&config)?;
         if let Some(remark) = forwarding(config.datapath, config.manage_sysctls)? {
             warn!("{remark}");
@@ -87,11 +122,33 @@ impl Bridge {
             );
         }
         // From here on a start is finished before it is stopped: half of one would translate one way only.
-        let signals = Signals::hold()?;
+        let mut signals = Signals::hold()?;
+        let mut served = listeners.serve(&pins, feed.connection.clone())?;
+        let (desired, pending) = if let Some(first) = first {
+            first
+        } else {
+            served.answer_dns();
+            let Some(first) = wait_for_cluster(&mut feed, &config, &mut signals).await else {
+                return served.stop().await;
+            };
+            network = Network::check(&config, &first.0).await?;
+            first
+        };
         let is_new = !pins.exist();
         let before = State::read(pins.root()).ok().flatten();
-        let served = listeners.serve(&pins)?;
-        let started = Self::start(config, desired, network, interest_sender, &pins);
+        let events = before.as_ref().map(|before| before.events.clone());
+        let journal = Journal::new(events.unwrap_or_default());
+        let start = Start {
+            config,
+            feed,
+            desired,
+            pending,
+            network,
+            lag: served.sync_lag().clone(),
+            journal,
+            before: before.as_ref(),
+        };
+        let started = Self::start(start, &pins);
         let (bridge, log) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -117,30 +174,34 @@ impl Bridge {
     }
 
     /// Loads, fills and attaches. Call it inside of the runtime.
-    fn start(
-        config: Config,
-        desired: watch::Receiver<Arc<DesiredState>>,
-        network: watch::Receiver<Arc<NetworkState>>,
-        interest: watch::Sender<Vec<Ipv4Net>>,
-        pins: &Pins,
-    ) -> anyhow::Result<(Self, events::Events)> {
-        let mut datapath = Datapath::load(pins, config.flow_capacity)?;
+    fn start(start: Start<'_>, pins: &Pins) -> anyhow::Result<(Self, events::Events)> {
+        let mut datapath = Datapath::load(pins, start.config.flow_capacity)?;
         let events = events::Events::open(&mut datapath)?;
         let tables = Tables::open(pins)?;
         let reconciler = Reconciler::open(&tables)?;
         let (policy, _) = watch::channel(Policy::default());
-        let accepted = desired.borrow().clone();
+        announce(None, &start.desired);
         let mut bridge = Self {
-            attachments: Attachments::new(config.tc_attach),
-            config,
-            accepted,
-            desired,
-            network,
-            interest,
+            attachments: Attachments::new(start.config.tc_attach),
+            config: start.config,
+            feed: start.feed,
+            accepted: start.desired,
+            pending: Some(start.pending),
+            lag: start.lag,
+            journal: start.journal,
+            network: start.network.state,
+            interest: start.network.interest,
+            reserved: reserved_ports()?,
             datapath,
             reconciler,
             policy,
+            written: None,
         };
+        if let Some(before) = start.before {
+            let cidrs = cluster_cidrs(&bridge.accepted);
+            let known: Vec<CidrState> = before.cluster_cidrs().cloned().collect();
+            bridge.journal.note_cidrs(&known, &cidrs);
+        }
         bridge.apply()?;
         Ok((bridge, events))
     }
@@ -149,8 +210,7 @@ impl Bridge {
     fn apply(&mut self) -> anyhow::Result<()> {
         let desired = Arc::clone(&self.accepted);
         let network = self.network.borrow_and_update().clone();
-        let reserved = reserved_ports()?;
-        let contents = Contents::new(&self.config, &desired, &network, &reserved);
+        let contents = Contents::new(&self.config, &desired, &network, &self.reserved);
         if contents.settings.nat_port_count == 0 {
             bail!(
                 "no port is left for NAT: net.ipv4.ip_local_port_range, net.ipv4.ip_local_reserved_ports and \
@@ -158,6 +218,9 @@ impl Bridge {
             );
         }
         let changes = self.reconciler.apply(&contents)?;
+        if let Some(received) = self.pending.take() {
+            self.lag.record(received.elapsed());
+        }
         if !changes.is_empty() {
             info!(
                 written = changes.written,
@@ -180,66 +243,126 @@ impl Bridge {
             warn!("the uplink {} is gone; waiting for it", self.config.uplink);
         }
         let attached = self.attachments.reconcile(&mut self.datapath, &wanted);
-        self.state(&desired)
-            .write(&self.config.pin_path)
-            .context("can't write what status shows")?;
+        self.write_state()?;
         Ok(attached?)
     }
 
-    fn state(&self, desired: &DesiredState) -> State {
+    fn write_state(&mut self) -> anyhow::Result<()> {
+        let state = self.state();
+        if self.written.as_ref() != Some(&state) {
+            state
+                .write(&self.config.pin_path)
+                .context("can't write what status shows")?;
+            self.written = Some(state);
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> State {
+        let desired = &self.accepted;
         let office = self.config.office_cidrs.iter().map(|cidr| CidrState {
             cidr: cidr.to_string(),
             kind: "office".to_owned(),
             source: "configuration".to_owned(),
-        });
-        let cluster = desired.cidrs.iter().map(|cidr| CidrState {
-            cidr: cidr.cidr.to_string(),
-            kind: cidr.kind.to_string(),
-            source: cidr.source.clone(),
         });
         let listen = self.config.dns.iter().flat_map(|dns| &dns.listen);
         State {
             pid: std::process::id(),
             uplink: self.config.uplink.clone(),
             cluster: self.config.cluster.to_string(),
+            cluster_state: Some(ClusterState::new(
+                self.config.cluster.to_string(),
+                &self.feed.connection.borrow(),
+            )),
+            events: self.journal.events(),
             mode: self.attachments.mode(),
             attach_points: self.attachments.points().values().cloned().collect(),
-            cidrs: office.chain(cluster).collect(),
+            cidrs: office.chain(cluster_cidrs(desired)).collect(),
             problems: desired.problems.clone(),
             dns_listen: listen.map(ToString::to_string).collect(),
         }
     }
 
+    /// Takes a new state of the cluster; says whether it can be applied.
+    fn accept(&mut self) -> bool {
+        let Some((desired, received)) = take(&mut self.feed) else {
+            return false;
+        };
+        if let Err(error) = desired.check_against_office(&self.config.office_cidrs) {
+            warn!("the cluster's new state is not applied: {error}");
+            return false;
+        }
+        announce(Some(&self.accepted), &desired);
+        let cidrs = cluster_cidrs(&desired);
+        self.journal
+            .note_cidrs(&cluster_cidrs(&self.accepted), &cidrs);
+        self.interest.send_if_modified(|known| {
+            let interest = interest(&self.config, &desired);
+            let changed = *known != interest;
+            *known = interest;
+            changed
+        });
+        self.accepted = desired;
+        self.pending = Some(self.pending.map_or(received, |first| first.min(received)));
+        true
+    }
+
+    /// Notes whether the cluster is followed.
+    fn note_connection(&mut self, before: &Connection, now: &Connection) {
+        let message = match (before.connected, now.connected) {
+            (true, false) => format!(
+                "changes of the cluster don't come in: {}",
+                now.last_error.as_deref().unwrap_or("no reason known")
+            ),
+            (false, true) => format!(
+                "changes of the cluster come in again after {} s",
+                before.stale().as_secs()
+            ),
+            _ => return,
+        };
+        self.journal.note(message);
+    }
+
     async fn follow(
         mut self,
-        served: Served,
+        mut served: Served,
         events: events::Events,
         mut signals: Signals,
     ) -> anyhow::Result<()> {
         let sweeper = Sweeper::new(Tables::open(self.datapath.pins())?)?;
         let sweeps = served.sweeps().clone();
         tokio::spawn(sweep(sweeper, self.policy.subscribe(), events, sweeps));
-        let served = served.answer_dns();
+        served.answer_dns();
+        served.set_started();
         let mut ports = interval(PORTS);
         ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut connection = self.feed.connection.borrow_and_update().clone();
         info!(uplink = %self.config.uplink, cluster = %self.config.cluster, "office-bridge is forwarding");
         loop {
-            tokio::select! {
+            let outcome = tokio::select! {
                 () = signals.next() => break,
-                Ok(()) = self.desired.changed() => {
-                    let desired = self.desired.borrow_and_update().clone();
-                    if let Err(error) = desired.check_against_office(&self.config.office_cidrs) {
-                        warn!("the cluster's new state is not applied: {error}");
+                Ok(()) = self.feed.desired.changed() => {
+                    if !self.accept() {
                         continue;
                     }
-                    announce(&desired);
-                    self.interest.send_replace(interest(&self.config, &desired));
-                    self.accepted = desired;
+                    self.apply()
                 }
-                Ok(()) = self.network.changed() => {}
-                _ = ports.tick() => {}
-            }
-            if let Err(error) = self.apply() {
+                Ok(()) = self.feed.connection.changed() => {
+                    let now = self.feed.connection.borrow_and_update().clone();
+                    self.note_connection(&connection, &now);
+                    connection = now;
+                    self.write_state()
+                }
+                Ok(()) = self.network.changed() => self.apply(),
+                _ = ports.tick() => match reserved_ports() {
+                    Ok(reserved) => {
+                        self.reserved = reserved;
+                        self.apply()
+                    }
+                    Err(error) => Err(error.into()),
+                },
+            };
+            if let Err(error) = outcome {
                 // What was applied before stays in force, and the next change or tick tries again.
                 warn!("{error:#}");
             }
@@ -271,11 +394,83 @@ impl Signals {
     }
 }
 
-fn announce(desired: &DesiredState) {
-    for problem in &desired.problems {
-        warn!("{problem}");
+/// What a start begins with.
+struct Start<'a> {
+    config: Config,
+    feed: Feed,
+    desired: Arc<DesiredState>,
+    /// When `desired` came in.
+    pending: Instant,
+    network: Network,
+    lag: SyncLag,
+    journal: Journal,
+    /// What an earlier process has left.
+    before: Option<&'a State>,
+}
+
+fn take(feed: &mut Feed) -> Option<(Arc<DesiredState>, Instant)> {
+    feed.desired.borrow_and_update().as_ref().map(Update::take)
+}
+
+/// Waits for the first state of the cluster, and says meanwhile why there is none; `None` when told to stop.
+/// What an earlier process has left in the kernel goes on unchanged.
+async fn wait_for_cluster(
+    feed: &mut Feed,
+    config: &Config,
+    signals: &mut Signals,
+) -> Option<(Arc<DesiredState>, Instant)> {
+    info!("waiting for the state of the cluster; what is in the kernel already goes on as it is");
+    loop {
+        if let Err(error) = show_waiting(config, &feed.connection.borrow_and_update()) {
+            warn!("{error:#}");
+        }
+        tokio::select! {
+            () = signals.next() => return None,
+            Ok(()) = feed.desired.changed() => {
+                if let Some(first) = take(feed) {
+                    return Some(first);
+                }
+            }
+            Ok(()) = feed.connection.changed() => {}
+        }
     }
-    info!(
+}
+
+/// Has `status` tell how the cluster is followed, and for the rest what an earlier process has left.
+fn show_waiting(config: &Config, connection: &Connection) -> anyhow::Result<()> {
+    let source = config.cluster.to_string();
+    let Some(mut state) = State::read(&config.pin_path).ok().flatten() else {
+        return Ok(());
+    };
+    let mut now = ClusterState::new(source, connection);
+    if let Some(before) = &state.cluster_state {
+        now.last_contact = now.last_contact.min(before.last_contact);
+    }
+    state.cluster_state = Some(now);
+    state
+        .write(&config.pin_path)
+        .context("can't write what status shows")
+}
+
+fn cluster_cidrs(desired: &DesiredState) -> Vec<CidrState> {
+    desired
+        .cidrs
+        .iter()
+        .map(|cidr| CidrState {
+            cidr: cidr.cidr.to_string(),
+            kind: cidr.kind.to_string(),
+            source: cidr.source.clone(),
+        })
+        .collect()
+}
+
+fn announce(before: Option<&DesiredState>, desired: &DesiredState) {
+    for problem in &desired.problems {
+        if before.is_none_or(|before| !before.problems.contains(problem)) {
+            warn!("{problem}");
+        }
+    }
+    debug!(
         services = desired.services.len(),
         networks = desired.cidrs.len(),
         "the cluster has changed"

@@ -1,13 +1,16 @@
 //! What `run` knows and the tables don't hold, left for the commands that show it: where a CIDR comes from, which
-//! interfaces are attached to. Like the tables it stays when the process ends.
+//! interfaces are attached to, whether the cluster is followed. Like the tables it stays when the process ends.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::Connection;
 use crate::datapath::{AttachPoint, Mode};
+use crate::journal::Event;
 use crate::preflight::state_path;
 
 /// A CIDR and its source.
@@ -21,6 +24,55 @@ pub struct CidrState {
     pub source: String,
 }
 
+/// How well the cluster was followed when this was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// `kube`, `manifests=DIR` or `static`.
+    pub source: String,
+    /// Whether everything was read once.
+    pub synced: bool,
+    /// Whether changes came in.
+    pub connected: bool,
+    /// When the source was last known to be up to date, in seconds since the epoch.
+    pub last_contact: u64,
+    /// Why changes didn't come in, or the last time didn't.
+    pub last_error: Option<String>,
+}
+
+impl ClusterState {
+    /// What there is to tell of a connection at this moment.
+    #[must_use]
+    pub fn new(source: String, connection: &Connection) -> Self {
+        let last_contact = if connection.connected {
+            SystemTime::now()
+        } else {
+            connection.last_contact
+        };
+        Self {
+            source,
+            synced: connection.synced,
+            connected: connection.connected,
+            last_contact: last_contact
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs(),
+            last_error: connection.last_error.clone(),
+        }
+    }
+
+    /// How long changes may have gone unnoticed, in seconds.
+    #[must_use]
+    pub fn stale_seconds(&self) -> u64 {
+        if self.connected {
+            return 0;
+        }
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        now.as_secs().saturating_sub(self.last_contact)
+    }
+}
+
 /// What `run` last applied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -30,6 +82,12 @@ pub struct State {
     pub uplink: String,
     /// The cluster source as given.
     pub cluster: String,
+    /// How well the cluster is followed; unknown if an older version wrote this.
+    #[serde(default)]
+    pub cluster_state: Option<ClusterState>,
+    /// What happened lately, the newest last.
+    #[serde(default)]
+    pub events: Vec<Event>,
     /// How programs are attached.
     pub mode: Mode,
     /// What is attached where, in that order.
@@ -44,6 +102,11 @@ pub struct State {
 }
 
 impl State {
+    /// The networks on the cluster's side.
+    pub fn cluster_cidrs(&self) -> impl Iterator<Item = &CidrState> {
+        self.cidrs.iter().filter(|cidr| cidr.kind != "office")
+    }
+
     /// Reads the state of the bridge with this pin path; `None` where there is none.
     ///
     /// # Errors

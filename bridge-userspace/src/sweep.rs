@@ -499,7 +499,7 @@ mod tests {
             let mut policy = policy();
             policy.cluster = Some(Arc::new(DesiredState {
                 services: backends
-                    .map(|service| (address, service))
+                    .map(|service| (address, Arc::new(service)))
                     .into_iter()
                     .collect(),
                 authoritative: true,
@@ -554,7 +554,7 @@ mod tests {
             Policy {
                 cluster: Some(Arc::new(DesiredState {
                     services: backends
-                        .map(|service| (address, service))
+                        .map(|service| (address, Arc::new(service)))
                         .into_iter()
                         .collect(),
                     ..DesiredState::default()

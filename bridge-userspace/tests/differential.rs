@@ -12,9 +12,11 @@ use bridge_common::layout::{
     Settings,
 };
 use bridge_common::parse::{ICMP, TCP, UDP};
+use bridge_common::stack::depart;
 use bridge_common::verdict::Verdict;
 use bridge_userspace::contents::{Contents, ServiceEntry};
-use bridge_userspace::datapath::{Datapath, Pins, Program};
+use bridge_userspace::datapath::Program::{self, ClusterEgress, ClusterIngress, UplinkIngress};
+use bridge_userspace::datapath::{Datapath, Pins};
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
@@ -32,6 +34,8 @@ const ETHERNET: [u8; 14] = [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2, 8, 0];
 const UNSPEC: u32 = u32::MAX;
 const SHOT: u32 = 2;
 const REDIRECT: u32 = 7;
+
+const EVERYWHERE: [Program; 3] = [UplinkIngress, ClusterIngress, ClusterEgress];
 
 /// Pins that go with the test.
 struct Pinned(PathBuf);
@@ -193,17 +197,17 @@ impl Pair {
 
     /// Runs a packet through both and compares; gives what the host made of it.
     #[track_caller]
-    fn both(&mut self, what: &str, side: Side, packet: &[u8]) -> (Verdict, Vec<u8>) {
+    fn both(&mut self, what: &str, program: Program, packet: &[u8]) -> (Verdict, Vec<u8>) {
         let mut on_host = BytePacket::new(packet.to_vec());
-        let verdict = run(&mut on_host, &self.host, side);
-        let name = match side {
-            Side::Uplink => Program::UplinkIngress.name(),
-            Side::Cluster => Program::ClusterIngress.name(),
+        let verdict = match program {
+            UplinkIngress => run(&mut on_host, &self.host, Side::Uplink),
+            ClusterIngress => run(&mut on_host, &self.host, Side::Cluster),
+            ClusterEgress => depart(&mut on_host, &self.host),
         };
         let classifier: &mut SchedClassifier = self
             .datapath
             .ebpf_mut()
-            .program_mut(name)
+            .program_mut(program.name())
             .unwrap()
             .try_into()
             .unwrap();
@@ -342,7 +346,7 @@ fn sessions_are_translated_alike() {
         ] {
             let (verdict, sent) = pair.both(
                 what,
-                Side::Uplink,
+                UplinkIngress,
                 &tcp(client, destination, flags, payload),
             );
             assert!(
@@ -352,43 +356,91 @@ fn sessions_are_translated_alike() {
             assert_eq!(sent[12..20], [NAT, POD].concat()[..]);
             let back = if flags == "S" { "SA" } else { flags };
             let answer = tcp((POD, 8_080), (NAT, port), back, b"world");
-            let (verdict, received) = pair.both("answer", Side::Cluster, &answer);
+            let (verdict, received) = pair.both("answer", ClusterIngress, &answer);
             assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
             assert_eq!(received[12..20], [destination.0, CLIENT].concat()[..]);
             let complaint = unreachable_about(&sent[..28], [10, 60, 20, 31], NAT);
-            pair.both("an error from the cluster", Side::Cluster, &complaint);
+            pair.both("an error from the cluster", ClusterIngress, &complaint);
             let complaint = unreachable_about(&received, [192, 168, 0, 1], destination.0);
-            pair.both("an error from the office", Side::Uplink, &complaint);
+            pair.both("an error from the office", UplinkIngress, &complaint);
         }
-        pair.both("reset", Side::Uplink, &tcp(client, destination, "R", b""));
+        pair.both("reset", UplinkIngress, &tcp(client, destination, "R", b""));
         pair.both(
             "a new SYN",
-            Side::Uplink,
+            UplinkIngress,
             &tcp(client, destination, "S", b""),
         );
     }
     let (_, sent) = pair.both(
         "UDP",
-        Side::Uplink,
+        UplinkIngress,
         &udp((CLIENT, 5_353), (VIP, 53), b"query"),
     );
     pair.both(
         "its answer",
-        Side::Cluster,
+        ClusterIngress,
         &udp((POD, 8_080), (NAT, 5_353), b"answer"),
     );
     pair.both(
         "an error about it",
-        Side::Cluster,
+        ClusterIngress,
         &unreachable_about(&sent, POD, NAT),
     );
-    pair.both("ping", Side::Uplink, &echo(CLIENT, POD, 1, true));
-    pair.both("its answer", Side::Cluster, &echo(POD, NAT, 1, false));
+    pair.both("ping", UplinkIngress, &echo(CLIENT, POD, 1, true));
+    pair.both("its answer", ClusterIngress, &echo(POD, NAT, 1, false));
     pair.both(
         "ping to a service",
-        Side::Uplink,
+        UplinkIngress,
         &echo(CLIENT, VIP, 1, true),
     );
+}
+
+#[test]
+fn what_the_kernel_routes_is_translated_alike() {
+    let mut pair = Pair::new("stack");
+    let (client, pod, nat) = ((CLIENT, 40_000), (POD, 8_080), (NAT, 40_000));
+    for flags in ["S", "A", "FA"] {
+        let (verdict, sent) = pair.both("out", ClusterEgress, &tcp(client, pod, flags, b"hello"));
+        assert_eq!(verdict, Verdict::Continue);
+        assert_eq!(sent[12..20], [NAT, POD].concat()[..]);
+        let answer = tcp(pod, nat, if flags == "S" { "SA" } else { flags }, b"world");
+        let (verdict, received) = pair.both("back", ClusterIngress, &answer);
+        assert_eq!(verdict, Verdict::Continue);
+        assert_eq!(received[12..20], [POD, CLIENT].concat()[..]);
+        let complaint = unreachable_about(&sent[..28], [10, 60, 20, 31], NAT);
+        let (verdict, _) = pair.both("an error from the cluster", ClusterIngress, &complaint);
+        assert_eq!(verdict, Verdict::Continue);
+        let complaint = unreachable_about(&received, CLIENT, POD);
+        pair.both("an error at the uplink", UplinkIngress, &complaint);
+        let (verdict, _) = pair.both("an error from the office", ClusterEgress, &complaint);
+        assert_eq!(verdict, Verdict::Continue);
+    }
+    let (verdict, _) = pair.both("reset", ClusterEgress, &tcp((CLIENT, 1), pod, "A", b""));
+    assert_eq!(verdict, Verdict::Bounce);
+    pair.both("UDP", ClusterEgress, &udp(client, (POD, 53), b"query"));
+    pair.both(
+        "its answer",
+        ClusterIngress,
+        &udp((POD, 53), nat, b"answer"),
+    );
+    pair.both("ping", ClusterEgress, &echo(CLIENT, POD, 1, true));
+    pair.both("its answer", ClusterIngress, &echo(POD, NAT, 1, false));
+    let tunnelled = |source, destination| {
+        with_header(&udp((source, 7), (destination, 8), b"GRE"), |header| {
+            header.protocol = IpNumber::GRE;
+        })
+    };
+    let (verdict, _) = pair.both("GRE", ClusterEgress, &tunnelled(CLIENT, POD));
+    assert_eq!(verdict, Verdict::Continue);
+    let (verdict, _) = pair.both("its answer", ClusterIngress, &tunnelled(POD, NAT));
+    assert_eq!(verdict, Verdict::Continue);
+    // Masqueraded by somebody else.
+    let (verdict, _) = pair.both(
+        "ours already",
+        ClusterEgress,
+        &udp(nat, (POD, 53), b"query"),
+    );
+    assert_eq!(verdict, Verdict::Pass);
 }
 
 #[test]
@@ -453,8 +505,8 @@ fn refusals_and_answers_are_alike() {
         ),
     ];
     for (what, packet) in &cases {
-        for side in [Side::Uplink, Side::Cluster] {
-            pair.both(what, side, packet);
+        for program in EVERYWHERE {
+            pair.both(what, program, packet);
         }
     }
 }
@@ -489,7 +541,8 @@ fn damaged_packets_are_treated_alike() {
             packet.truncate(20 + next(packet.len() - 19).max(1) - 1);
         }
         let what = format!("round {round}: {packet:02x?}");
-        pair.both(&what, Side::Uplink, &packet);
-        pair.both(&what, Side::Cluster, &packet);
+        for program in EVERYWHERE {
+            pair.both(&what, program, &packet);
+        }
     }
 }

@@ -9,6 +9,7 @@ mod resource;
 mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -108,6 +109,12 @@ impl ApiServer {
     #[must_use]
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.pki.path("admin.kubeconfig")
+    }
+
+    /// The certificate of the authority that has signed the server's, as PEM.
+    pub fn certificate_authority(&self) -> Result<String> {
+        let path = self.pki.path("ca.crt");
+        fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
     }
 
     /// A kubeconfig for a user with a client certificate, such as `system:kube-proxy`.

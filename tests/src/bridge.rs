@@ -128,7 +128,8 @@ fn find(directory: &Path, name: &str) -> Option<PathBuf> {
 }
 
 impl Bridge {
-    /// `run` with what an administrator of node-30 writes for this lab.
+    /// `run` with what an administrator of node-30 writes for this lab, and with the datapath that
+    /// `OFFICE_BRIDGE_DATAPATH` names, so that the whole suite can be run with each.
     #[must_use]
     pub fn default_arguments(lab: &Lab) -> Vec<String> {
         let mut arguments = vec![
@@ -168,7 +169,49 @@ impl Bridge {
         } else {
             arguments.push("--no-dns".to_owned());
         }
+        if let Ok(datapath) = env::var("OFFICE_BRIDGE_DATAPATH") {
+            arguments.extend(["--datapath".to_owned(), datapath]);
+        }
         arguments
+    }
+
+    /// `run` without DNS, with this datapath, knowing of the cluster no more than its networks.
+    #[must_use]
+    pub fn static_arguments(datapath: &str) -> Vec<String> {
+        let networks = [
+            "--pod-cidr",
+            plan::POD_CIDR,
+            "--service-cidr",
+            plan::SERVICE_CIDR,
+        ];
+        let mut arguments = Self::arguments("static", datapath);
+        arguments.extend(networks.map(str::to_owned));
+        arguments
+    }
+
+    /// `run` without DNS, with this datapath, knowing the lab's whole cluster.
+    #[must_use]
+    pub fn manifests_arguments(lab: &Lab, datapath: &str) -> Vec<String> {
+        Self::arguments(
+            &format!("manifests={}", lab.manifests().display()),
+            datapath,
+        )
+    }
+
+    fn arguments(cluster: &str, datapath: &str) -> Vec<String> {
+        [
+            "--uplink",
+            "eth0",
+            "--office-cidr",
+            plan::OFFICE_CIDR,
+            "--no-dns",
+            "--cluster",
+            cluster,
+            "--datapath",
+            datapath,
+        ]
+        .map(str::to_owned)
+        .into()
     }
 
     /// Starts `office-bridge run` with these arguments and waits until it is ready.

@@ -27,8 +27,9 @@ pub struct KubeProxy {
 
 impl KubeProxy {
     /// Starts it on a node of the lab, as the node `node.name()` of this API server's cluster, and waits
-    /// until the rules of all services are there.
-    pub fn start(node: &Host, api: &ApiServer) -> Result<Self> {
+    /// until the rules of all services are there. Told of the pods' network, it masquerades what comes to services
+    /// from elsewhere.
+    pub fn start(node: &Host, api: &ApiServer, knows_pods: bool) -> Result<Self> {
         let program = api.programs().kube_proxy().with_context(|| {
             format!(
                 "there is no kube-proxy in {} nor on PATH; the archive of a Kubernetes release has it: \
@@ -42,7 +43,7 @@ impl KubeProxy {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
             "clientConnection": {"kubeconfig": kubeconfig},
-            "clusterCIDR": POD_CIDR,
+            "clusterCIDR": if knows_pods { POD_CIDR } else { "" },
             "hostnameOverride": node.name(),
             "bindAddress": node.address(),
             "mode": "iptables",

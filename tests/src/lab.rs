@@ -38,6 +38,9 @@ pub struct LabOptions {
     pub kube_proxy: bool,
     /// Whether flannel masquerades (`--ip-masq`) on every node.
     pub masquerade: bool,
+    /// Whether kube-proxy masquerades what comes to services from outside of the pods' network, as it does
+    /// where it is told of that network (`--cluster-cidr`).
+    pub service_masquerade: bool,
     /// What node-30 lets through without the bridge. Workers are always [`Firewall::Open`].
     pub firewall: Firewall,
     /// Whether node-30 has a pod of its own, `echo-0`, and with it `cni0`.
@@ -58,6 +61,7 @@ impl Default for LabOptions {
             second_nic: false,
             kube_proxy: true,
             masquerade: true,
+            service_masquerade: true,
             firewall: Firewall::NotARouter,
             local_pod: true,
             dns: DnsPlan::Relay,
@@ -153,6 +157,7 @@ impl Lab {
             let rules = NodeRules {
                 kube_proxy: self.options.kube_proxy,
                 masquerade: self.options.masquerade,
+                service_masquerade: self.options.service_masquerade,
                 firewall,
             };
             rules::install(host.namespace(), node, &self.cluster, rules)?;
@@ -383,7 +388,7 @@ impl Lab {
             !self.options.kube_proxy,
             "the real kube-proxy needs a lab with `kube_proxy: false`, without its rules"
         );
-        KubeProxy::start(self.host(node), self.api())
+        KubeProxy::start(self.host(node), self.api(), self.options.service_masquerade)
     }
 
     /// The directory with the cluster's manifests.

@@ -23,6 +23,7 @@
 //!   that no program would send;
 //! * [`wait`] waits for what has to come;
 //! * [`bridge`] runs the program under test on node-30; [`demo`] plays the office developer.
+//! * [`bridge`] runs the program under test on node-30, [`pod`] does as the pod of applied manifests; [`demo`] plays the office developer.
 //!
 //! A lab needs root, and the programs `ip`, `bridge`, `nsenter`, `iptables-restore`, `dnsmasq`,
 //! `unbound`, `ping`, `traceroute`, `dig`, `tcpdump` and `bpftool`; with an API server `setpriv` too.
@@ -48,6 +49,7 @@ pub mod netns;
 pub mod node;
 pub mod objects;
 pub mod plan;
+pub mod pod;
 pub mod process;
 pub mod rules;
 pub mod run_dir;

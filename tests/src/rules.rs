@@ -32,6 +32,8 @@ pub struct NodeRules {
     pub kube_proxy: bool,
     /// Flannel's masquerading (`--ip-masq`).
     pub masquerade: bool,
+    /// kube-proxy's masquerading of what comes to services from elsewhere (`--cluster-cidr`).
+    pub service_masquerade: bool,
     /// The administrator's.
     pub firewall: Firewall,
 }
@@ -72,7 +74,7 @@ fn render(node: &ClusterNode, cluster: &Cluster, rules: NodeRules) -> String {
         }
     }
     if rules.kube_proxy {
-        kube_proxy(cluster, &mut nat, &mut filter);
+        kube_proxy(cluster, rules.service_masquerade, &mut nat, &mut filter);
     }
     if rules.masquerade {
         flannel_masquerade(node, &mut nat);
@@ -117,7 +119,7 @@ impl Table {
     }
 }
 
-fn kube_proxy(cluster: &Cluster, nat: &mut Table, filter: &mut Table) {
+fn kube_proxy(cluster: &Cluster, masquerade: bool, nat: &mut Table, filter: &mut Table) {
     for chain in [
         "KUBE-EXTERNAL-SERVICES",
         "KUBE-FIREWALL",
@@ -169,7 +171,7 @@ fn kube_proxy(cluster: &Cluster, nat: &mut Table, filter: &mut Table) {
     }
     for service in &cluster.services {
         for port in &service.ports {
-            service_port(service, port, nat, filter);
+            service_port(service, port, masquerade, nat, filter);
         }
     }
     nat.rule(
@@ -177,7 +179,13 @@ fn kube_proxy(cluster: &Cluster, nat: &mut Table, filter: &mut Table) {
     );
 }
 
-fn service_port(service: &Service, port: &ServicePort, nat: &mut Table, filter: &mut Table) {
+fn service_port(
+    service: &Service,
+    port: &ServicePort,
+    masquerade: bool,
+    nat: &mut Table,
+    filter: &mut Table,
+) {
     let name = format!("{}/{}:{}", service.namespace, service.name, port.name);
     let protocol = port.protocol.lower();
     let matching = format!(
@@ -196,9 +204,11 @@ fn service_port(service: &Service, port: &ServicePort, nat: &mut Table, filter: 
     nat.rule(format!(
         r#"-A KUBE-SERVICES {matching} -m comment --comment "{name} cluster IP" -j {service_chain}"#
     ));
-    nat.rule(format!(
-        r#"-A {service_chain} ! -s {POD_CIDR} {matching} -m comment --comment "{name} cluster IP" -j KUBE-MARK-MASQ"#
-    ));
+    if masquerade {
+        nat.rule(format!(
+            r#"-A {service_chain} ! -s {POD_CIDR} {matching} -m comment --comment "{name} cluster IP" -j KUBE-MARK-MASQ"#
+        ));
+    }
     for (index, endpoint) in ready.iter().enumerate() {
         let chain = format!(
             "KUBE-SEP-{}",

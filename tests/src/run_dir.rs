@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::netns::{Batch, Namespace, finish};
+use crate::pod;
 
 const ROOT: &str = "/run/office-bridge-lab";
 const BPFFS: &str = "/sys/fs/bpf";
@@ -132,6 +133,8 @@ fn sweep() -> Result<()> {
 }
 
 fn remove(prefix: &str) -> Result<()> {
+    let directory = Path::new(ROOT).join(prefix);
+    pod::remove_leftovers(&directory);
     let mut batch = Batch::default();
     let mut any = false;
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
@@ -150,7 +153,7 @@ fn remove(prefix: &str) -> Result<()> {
     let namespaces = if any { batch.run_here() } else { Ok(()) };
     let pins = remove_tree(&Path::new(BPFFS).join(prefix));
     remove_bridge_files(prefix);
-    let directory = remove_tree(&Path::new(ROOT).join(prefix));
+    let directory = remove_tree(&directory);
     namespaces.and(pins).and(directory)
 }
 

@@ -110,7 +110,11 @@ fn older_kernels_way_of_attaching_works_as_well() {
     let filters = node
         .run("tc", &["filter", "show", "dev", "eth0", "ingress"])
         .unwrap();
-    assert!(filters.contains("bpf"), "{filters}");
+    assert!(filters.contains("uplink_ingress"), "{filters}");
+    let filters = node
+        .run("tc", &["filter", "show", "dev", "flannel.1", "egress"])
+        .unwrap();
+    assert!(filters.contains("cluster_egress"), "{filters}");
     let status = bridge.status().unwrap();
     let modes = status["datapath"].as_array().unwrap();
     assert!(
@@ -120,10 +124,12 @@ fn older_kernels_way_of_attaching_works_as_well() {
 
     bridge.uninstall().unwrap();
     for interface in ["eth0", "flannel.1", "cni0", "veth4"] {
-        let filters = node
-            .run("tc", &["filter", "show", "dev", interface, "ingress"])
-            .unwrap();
-        assert!(filters.trim().is_empty(), "{interface}: {filters}");
+        for hook in ["ingress", "egress"] {
+            let filters = node
+                .run("tc", &["filter", "show", "dev", interface, hook])
+                .unwrap();
+            assert!(filters.trim().is_empty(), "{interface} {hook}: {filters}");
+        }
     }
     assert!(lab.office_pc().is_cut_off_from(ECHO_SERVICE));
 }
@@ -340,22 +346,7 @@ fn with_cidrs_alone_pods_are_bridged_and_services_are_left_to_kube_proxy() {
         ..LabOptions::default()
     };
     let lab = Lab::open(options).unwrap();
-    let arguments: Vec<String> = [
-        "--uplink",
-        "eth0",
-        "--office-cidr",
-        plan::OFFICE_CIDR,
-        "--cluster",
-        "static",
-        "--pod-cidr",
-        plan::POD_CIDR,
-        "--service-cidr",
-        plan::SERVICE_CIDR,
-        "--no-dns",
-    ]
-    .map(str::to_owned)
-    .into();
-    let bridge = lab::Bridge::start(&lab, &arguments).unwrap();
+    let bridge = lab::Bridge::start(&lab, &lab::Bridge::static_arguments("auto")).unwrap();
     let pc = lab.office_pc();
     reaches_every_pod(&lab, pc);
     reaches_every_service(pc);

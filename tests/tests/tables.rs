@@ -148,21 +148,29 @@ fn status_and_bpftool_tell_the_same_of_what_is_attached() {
     let bridge = lab.start_bridge(&[]).unwrap();
     let status = bridge.status().unwrap();
     let datapath = status["datapath"].as_array().unwrap();
-    let mut interfaces: Vec<&str> = datapath
-        .iter()
-        .map(|entry| entry["interface"].as_str().unwrap())
-        .collect();
-    interfaces.sort_unstable();
-    interfaces.dedup();
-    // Of cni0 the ports too: there netfilter has not put fragments together yet.
+    let at = |hook: &str| {
+        let mut interfaces: Vec<&str> = datapath
+            .iter()
+            .filter(|entry| entry["hook"] == hook)
+            .map(|entry| entry["interface"].as_str().unwrap())
+            .collect();
+        interfaces.sort_unstable();
+        interfaces
+    };
+    // Of cni0 the ports too: there netfilter has not put fragments together yet. What the kernel routes leaves by cni0.
     assert_eq!(
-        interfaces,
+        at("tc-ingress"),
         ["cni0", "eth0", "flannel.1", "veth4"],
         "{status}"
     );
+    assert_eq!(at("tc-egress"), ["cni0", "flannel.1"], "{status}");
     for entry in datapath {
-        assert_eq!(entry["hook"], "tc-ingress", "{entry}");
+        let layers = match entry["hook"].as_str().unwrap() {
+            "tc-ingress" => json!(["tc", "stack"]),
+            _ => json!(["stack"]),
+        };
         assert_eq!(entry["mode"], "tcx", "{entry}");
+        assert_eq!(entry["layers"], layers, "{entry}");
     }
 
     let mut pins = Vec::new();
@@ -185,8 +193,8 @@ fn status_and_bpftool_tell_the_same_of_what_is_attached() {
     }
     assert_eq!(
         programs.len(),
-        interfaces.len(),
-        "one link for each interface: {pins:?}"
+        datapath.len(),
+        "one link for each program and interface: {pins:?}"
     );
 }
 

@@ -51,10 +51,9 @@ fn or_else(
 
 fn service_cidrs(objects: &Objects, problems: &mut Vec<String>) -> Vec<ClusterCidr> {
     let mut found = Vec::new();
-    for (name, object) in &objects.service_cidrs {
-        let cidrs = object.spec.as_ref().and_then(|spec| spec.cidrs.as_ref());
-        for text in cidrs.into_iter().flatten() {
-            let source = format!("ServiceCIDR {name}");
+    for (key, object) in &objects.service_cidrs {
+        for text in &object.cidrs {
+            let source = format!("ServiceCIDR {}", key.name);
             found.extend(read(CidrKind::Service, text, source, problems));
         }
     }
@@ -63,15 +62,9 @@ fn service_cidrs(objects: &Objects, problems: &mut Vec<String>) -> Vec<ClusterCi
 
 fn nodes(objects: &Objects, problems: &mut Vec<String>) -> Vec<ClusterCidr> {
     let mut found = Vec::new();
-    for (name, node) in &objects.nodes {
-        let Some(spec) = &node.spec else { continue };
-        // `podCIDRs` repeats `podCIDR` as its first item; only old objects lack it.
-        let texts: Vec<&String> = match &spec.pod_cidrs {
-            Some(texts) if !texts.is_empty() => texts.iter().collect(),
-            _ => spec.pod_cidr.iter().collect(),
-        };
-        for text in texts {
-            let source = format!("Node {name} spec.podCIDRs");
+    for (key, node) in &objects.nodes {
+        for text in &node.pod_cidrs {
+            let source = format!("Node {} spec.podCIDRs", key.name);
             found.extend(read(CidrKind::Pod, text, source, problems));
         }
     }
@@ -101,8 +94,7 @@ fn kubeadm(objects: &Objects, kind: CidrKind, problems: &mut Vec<String>) -> Vec
     let Some(text) = objects
         .config_maps
         .get(&key)
-        .and_then(|config_map| config_map.data.as_ref())
-        .and_then(|data| data.get("ClusterConfiguration"))
+        .and_then(|config_map| config_map.cluster_configuration.as_deref())
     else {
         return Vec::new();
     };

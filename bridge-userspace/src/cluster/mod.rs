@@ -1,16 +1,20 @@
-//! What the cluster looks like: a *source* gives Kubernetes objects, and from them comes the one
+//! What the cluster looks like: a *source* gives the facts of Kubernetes objects, and from them comes the one
 //! typed [`DesiredState`] that the reconciler brings the kernel tables to.
 //!
 //! ```text
-//! manifests --> objects --> discovery (CIDRs) --+
-//!                      \--> services (VIPs) ----+--> DesiredState --> watch channel
-//! command line --------------------------------+
+//! API server --+
+//! manifests ---+--> objects --> discovery (CIDRs) --+
+//!                          \--> services (VIPs) ----+--> DesiredState --> feed
+//! command line -------------------------------------+
 //! ```
 //!
-//! [`desired_state`] is a pure function of the objects; a source only has to keep [`Objects`] up
-//! to date and to call it.
+//! Neither source knows of tables, and [`desired_state`] knows of no source.
 
+mod derive;
 mod discovery;
+mod facts;
+mod feed;
+mod kube;
 mod manifests;
 mod objects;
 mod services;
@@ -20,18 +24,23 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
-use tokio::sync::watch;
 
+pub use self::derive::{Rules, desired_state};
+pub use self::feed::{Connection, Feed, Update};
 pub use self::manifests::ManifestError;
-pub use self::objects::{Key, Object, Objects};
+pub use self::objects::{Change, Key, Kind, Object, Objects};
+use crate::exit::UsageError;
 use crate::networks::{self, Conflict, Labelled};
 
 /// Where the knowledge about the cluster comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
+    /// The API server, followed by watches.
+    Kube(ApiAccess),
     /// The CIDRs of the configuration and nothing else; services are translated by kube-proxy.
     Static,
     /// A directory of ordinary Kubernetes manifests, followed as it changes.
@@ -41,10 +50,36 @@ pub enum Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Kube(_) => f.write_str("kube"),
             Self::Static => f.write_str("static"),
             Self::Manifests(directory) => write!(f, "manifests={}", directory.display()),
         }
     }
+}
+
+/// What says how to reach the API server. Never `~/.kube/config` unasked: whoever starts the bridge by
+/// hand is not always at work on the cluster that the node belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApiAccess {
+    /// A kubeconfig file.
+    Kubeconfig(PathBuf),
+    /// The files that the variable `KUBECONFIG` names, merged.
+    KubeconfigVariable,
+    /// The service account of the pod that this process runs in.
+    ServiceAccount,
+}
+
+/// What becomes of services with `internalTrafficPolicy: Local`, which are for clients on the node of an
+/// endpoint. A client in the office is on no node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InternalTrafficPolicy {
+    /// They lead to all their endpoints.
+    Ignore,
+    /// They lead to their endpoints on this node, and nowhere if there is none.
+    Honor {
+        /// This node's name in the cluster.
+        node: String,
+    },
 }
 
 /// Everything about the cluster that the datapath has to know.
@@ -53,7 +88,7 @@ pub struct DesiredState {
     /// The networks on the cluster's side, pods first, ascending, each once.
     pub cidrs: Vec<ClusterCidr>,
     /// What to do with a packet to a VIP and port.
-    pub services: BTreeMap<ServicePort, Service>,
+    pub services: BTreeMap<ServicePort, Arc<Service>>,
     /// Whether `services` is complete. If so, nothing else on the node may translate a packet to
     /// a VIP or port that isn't listed, and it has to be rejected; if not, it is kube-proxy's.
     pub authoritative: bool,
@@ -218,60 +253,49 @@ impl fmt::Display for Backend {
     }
 }
 
-/// The desired state that follows from a cluster's objects.
-///
-/// `explicit` are the CIDRs of the configuration; per kind, they win over everything that the
-/// objects say. Then come, first hit wins: for services the `ServiceCIDR` objects, then the
-/// `kubeadm-config` `ConfigMap`; for pods that `ConfigMap`, then the nodes' `spec.podCIDRs`. No CIDR
-/// is ever inferred from addresses in use.
-#[must_use]
-pub fn desired_state(objects: &Objects, explicit: &[ClusterCidr]) -> DesiredState {
-    let mut problems = Vec::new();
-    let cidrs = discovery::cidrs(objects, explicit, &mut problems);
-    let services = services::services(objects, &cidrs, &mut problems);
-    problems.sort();
-    problems.dedup();
-    DesiredState {
-        cidrs,
-        services,
-        authoritative: true,
-        problems,
-    }
-}
-
 /// The desired state without any knowledge of services.
 #[must_use]
-pub fn static_state(explicit: &[ClusterCidr]) -> DesiredState {
+pub fn static_state(rules: &Rules) -> DesiredState {
     DesiredState {
         authoritative: false,
-        ..desired_state(&Objects::default(), explicit)
+        ..desired_state(Objects::default(), rules)
     }
 }
 
-/// Reads the source once and follows it from then on in a task of its own, which ends when the
-/// last receiver is dropped.
+/// Why a source cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A directory of manifests.
+    #[error(transparent)]
+    Manifests(#[from] ManifestError),
+    /// What leads to the API server.
+    #[error(transparent)]
+    Access(#[from] UsageError),
+}
+
+/// Begins to follow a source, in a task of its own, which ends when the last receiver is dropped.
 ///
-/// The channel only changes when the state really does. Whatever happens to the source later, the
-/// last good state stays.
+/// The desired state only changes when it really does. Whatever happens to the source later, the last
+/// good state stays. Directories are read before this returns; an API server may be away.
 ///
 /// # Errors
-/// When the source cannot be read at first: a state with holes in it would have the reconciler
-/// remove services that exist.
+/// When a directory cannot be read at first: a state with holes in it would have the reconciler
+/// remove services that exist. When what should lead to the API server doesn't.
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub fn watch(
-    source: &Source,
-    explicit: Vec<ClusterCidr>,
-) -> Result<watch::Receiver<Arc<DesiredState>>, ManifestError> {
+pub async fn watch(source: &Source, rules: Rules) -> Result<Feed, SourceError> {
     match source {
         Source::Static => {
-            let (sender, receiver) = watch::channel(Arc::new(static_state(&explicit)));
+            let (publisher, feed) = feed::channel();
+            publisher.publish(static_state(&rules), Instant::now());
+            publisher.in_touch();
             // A dropped sender would read as "the source has died".
-            tokio::spawn(async move { sender.closed().await });
-            Ok(receiver)
+            tokio::spawn(async move { publisher.closed().await });
+            Ok(feed)
         }
-        Source::Manifests(directory) => manifests::watch(directory, explicit),
+        Source::Manifests(directory) => Ok(manifests::watch(directory, rules)?),
+        Source::Kube(access) => Ok(kube::watch(access, rules).await?),
     }
 }
 

@@ -12,8 +12,19 @@ fn objects(yaml: &str) -> Objects {
         .collect()
 }
 
+fn rules(explicit: &[ClusterCidr]) -> Rules {
+    Rules {
+        explicit: explicit.to_vec(),
+        internal_traffic_policy: InternalTrafficPolicy::Ignore,
+    }
+}
+
 fn state(yaml: &str) -> DesiredState {
-    desired_state(&objects(yaml), &[])
+    state_of(objects(yaml))
+}
+
+fn state_of(objects: Objects) -> DesiredState {
+    desired_state(objects, &rules(&[]))
 }
 
 fn cidr_rows(state: &DesiredState) -> Vec<String> {
@@ -147,8 +158,8 @@ fn explicit_networks_win_per_kind() {
         source: "command line".to_owned(),
     }];
     let state = desired_state(
-        &objects(&[NODES, SERVICE_CIDR, KUBEADM].concat()),
-        &explicit,
+        objects(&[NODES, SERVICE_CIDR, KUBEADM].concat()),
+        &rules(&explicit),
     );
     assert_eq!(
         cidr_rows(&state),
@@ -201,7 +212,7 @@ fn static_knows_the_networks_and_leaves_services_to_others() {
         cidr: "10.96.0.0/12".parse().unwrap(),
         source: "command line".to_owned(),
     }];
-    let state = static_state(&explicit);
+    let state = static_state(&rules(&explicit));
     assert_eq!(state.cidrs, explicit);
     assert!(state.services.is_empty() && !state.authoritative);
 }
@@ -274,6 +285,124 @@ fn terminating_endpoints_serve_only_when_none_is_ready() {
         ]))),
         ["10.96.7.7:80/tcp web [10.244.1.8:8080]"]
     );
+}
+
+#[test]
+fn established_tcp_goes_on_with_every_endpoint_that_still_serves() {
+    let draining =
+        "{addresses: [10.244.1.5], conditions: {ready: false, serving: true, terminating: true}}";
+    let gone =
+        "{addresses: [10.244.1.6], conditions: {ready: false, serving: false, terminating: true}}";
+    let starting =
+        "{addresses: [10.244.1.7], conditions: {ready: false, serving: false, terminating: false}}";
+    let ready = "{addresses: [10.244.1.8]}";
+    let state = state(&web(&[
+        &format!("[{draining}, {gone}]"),
+        &format!("[{starting}, {ready}]"),
+    ]));
+    let service = state.services.values().next().unwrap();
+    let row = |backends: &[Backend]| -> Vec<String> {
+        backends.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(row(&service.backends), ["10.244.1.8:8080"]);
+    assert_eq!(
+        row(&service.serving),
+        ["10.244.1.5:8080", "10.244.1.8:8080"]
+    );
+}
+
+#[test]
+fn an_endpoint_in_two_slices_is_one_and_ready_if_either_says_so() {
+    let ready = "[{addresses: [10.244.1.5], conditions: {ready: true}}]";
+    let moved =
+        "[{addresses: [10.244.1.5], conditions: {ready: false, serving: true, terminating: true}}]";
+    let state = state(&web(&[moved, ready]));
+    let service = state.services.values().next().unwrap();
+    assert_eq!(service.backends.len(), 1);
+    assert_eq!(service.serving, service.backends);
+}
+
+#[test]
+fn session_affinity_lasts_three_hours_unless_told_otherwise_and_a_day_at_most() {
+    let affinity = |fields: &str| {
+        let yaml = web(&[]).replace(
+            "clusterIP: 10.96.7.7",
+            &format!("clusterIP: 10.96.7.7\n  {fields}"),
+        );
+        let state = state(&yaml);
+        state.services.values().next().unwrap().affinity_seconds
+    };
+    let timeout = |seconds: i32| {
+        affinity(&format!(
+            "sessionAffinity: ClientIP\n  sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}"
+        ))
+    };
+    assert_eq!(affinity("sessionAffinity: None"), None);
+    assert_eq!(affinity("type: ClusterIP"), None);
+    assert_eq!(affinity("sessionAffinity: ClientIP"), Some(10_800));
+    assert_eq!(timeout(60), Some(60));
+    assert_eq!(timeout(100_000), Some(86_400));
+    assert_eq!(timeout(0), Some(10_800));
+}
+
+/// Two services with `internalTrafficPolicy: Local`, each with an endpoint on either node.
+fn local_services() -> String {
+    let one = web(&[
+        "[{addresses: [10.244.1.5], nodeName: worker-1}, {addresses: [10.244.30.5], nodeName: node-30}]",
+    ])
+    .replace("clusterIP:", "internalTrafficPolicy: Local\n  clusterIP:");
+    let other = one
+        .replace("name: web", "name: api")
+        .replace("service-name: web", "service-name: api")
+        .replace("10.96.7.7", "10.96.7.8");
+    [NODES, SERVICE_CIDR, &one, &other].concat()
+}
+
+#[test]
+fn a_local_traffic_policy_is_ignored_and_told_once() {
+    let state = state(&local_services());
+    assert_eq!(
+        service_rows(&state),
+        [
+            "10.96.7.7:80/tcp web [10.244.1.5:8080 10.244.30.5:8080]",
+            "10.96.7.8:80/tcp api [10.244.1.5:8080 10.244.30.5:8080]",
+        ]
+    );
+    assert_eq!(state.problems.len(), 1, "{:?}", state.problems);
+    assert!(state.problems[0].contains("internalTrafficPolicy: Local"));
+}
+
+#[test]
+fn a_local_traffic_policy_that_is_honored_leads_to_this_node_or_nowhere() {
+    let on = |node: &str| {
+        let rules = Rules {
+            explicit: Vec::new(),
+            internal_traffic_policy: InternalTrafficPolicy::Honor {
+                node: node.to_owned(),
+            },
+        };
+        desired_state(objects(&local_services()), &rules)
+    };
+    let here = on("node-30");
+    assert_eq!(
+        service_rows(&here),
+        [
+            "10.96.7.7:80/tcp web [10.244.30.5:8080]",
+            "10.96.7.8:80/tcp api [10.244.30.5:8080]",
+        ]
+    );
+    assert!(
+        here.services
+            .values()
+            .all(|service| service.serving.len() == 1)
+    );
+    assert_eq!(here.problems, Vec::<String>::new());
+    let unknown = on("node-31");
+    assert_eq!(
+        service_rows(&unknown),
+        ["10.96.7.7:80/tcp web []", "10.96.7.8:80/tcp api []"]
+    );
+    assert!(unknown.problems[0].contains("no node `node-31`"));
 }
 
 #[test]
@@ -482,7 +611,7 @@ proptest! {
 
     #[test]
     fn backends_are_the_ready_ones_or_else_the_draining_ones(fakes in fakes()) {
-        let state = desired_state(&fake_objects(&fakes, &[0, 1, 2, 3]), &[]);
+        let state = state_of(fake_objects(&fakes, &[0, 1, 2, 3]));
         let service = state.services.values().next().unwrap();
         let pick = |wanted: &dyn Fn(&Fake) -> bool| -> BTreeSet<u8> {
             fakes.iter().filter(|fake| wanted(fake)).map(|fake| fake.address).collect()
@@ -502,12 +631,12 @@ proptest! {
         order in Just([0u8, 1, 2, 3]).prop_shuffle(),
         regroup in any::<[u8; 30]>(),
     ) {
-        let first = desired_state(&fake_objects(&fakes, &[0, 1, 2, 3]), &[]);
-        prop_assert_eq!(&desired_state(&fake_objects(&fakes, &order), &[]), &first);
+        let first = state_of(fake_objects(&fakes, &[0, 1, 2, 3]));
+        prop_assert_eq!(&state_of(fake_objects(&fakes, &order)), &first);
         let mut regrouped = fakes.clone();
         for (fake, slice) in regrouped.iter_mut().zip(regroup) {
             fake.slice = slice % 4;
         }
-        prop_assert_eq!(&desired_state(&fake_objects(&regrouped, &order), &[]), &first);
+        prop_assert_eq!(&state_of(fake_objects(&regrouped, &order)), &first);
     }
 }

@@ -9,7 +9,6 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
 use super::TimeoutArgs;
-use crate::cluster::Source;
 
 /// Settings of `run`, from the command line or from the file that `--config` names.
 ///
@@ -46,11 +45,25 @@ pub struct RunArgs {
     #[serde(rename = "serviceCidr", deserialize_with = "one_or_many")]
     pub service_cidrs: Vec<String>,
 
-    /// Where to learn about the cluster: `static` (the networks given here; services are left
-    /// to kube-proxy) or `manifests=DIR` (Kubernetes objects as YAML or JSON files)
-    /// [default: static]
+    /// Where to learn about the cluster: `kube` (its API server), `manifests=DIR` (Kubernetes
+    /// objects as YAML or JSON files) or `static` (the networks given here; services are left to
+    /// kube-proxy) [default: kube with a kubeconfig or in a pod, else static]
     #[arg(long, value_name = "SOURCE")]
     pub cluster: Option<ClusterChoice>,
+
+    /// How to reach the API server [default: the files that the variable KUBECONFIG names, or
+    /// in a pod its service account]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// What to do with `internalTrafficPolicy: Local`: `ignore` it (a client in the office is on
+    /// no node) or `honor` it (only endpoints on this node) [default: ignore]
+    #[arg(long, value_name = "POLICY")]
+    pub internal_traffic_policy: Option<String>,
+
+    /// This node's name in the cluster [default: the variable NODE_NAME, or the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
 
     /// The way of new flows: `auto`, `tc` (past the kernel's IP stack; what the tables don't know takes
     /// the stack path) or `stack` (routed by the kernel, through netfilter) [default: auto]
@@ -119,24 +132,42 @@ pub struct RunArgs {
     pub timeouts: TimeoutArgs,
 }
 
-/// `static` or `manifests=DIR`.
+/// `kube`, `manifests=DIR` or `static`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterChoice(pub Source);
+pub enum ClusterChoice {
+    /// The API server.
+    Kube,
+    /// A directory of manifests.
+    Manifests(PathBuf),
+    /// The networks of the configuration.
+    Static,
+}
+
+impl fmt::Display for ClusterChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kube => f.write_str("kube"),
+            Self::Manifests(directory) => write!(f, "manifests={}", directory.display()),
+            Self::Static => f.write_str("static"),
+        }
+    }
+}
 
 impl FromStr for ClusterChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('=') {
-            None if text == "static" => Ok(Self(Source::Static)),
+            None if text == "kube" => Ok(Self::Kube),
+            None if text == "static" => Ok(Self::Static),
             Some(("manifests", directory)) if !directory.is_empty() => {
-                Ok(Self(Source::Manifests(PathBuf::from(directory))))
+                Ok(Self::Manifests(PathBuf::from(directory)))
             }
             None if text == "manifests" => {
                 Err("`manifests` needs a directory: manifests=DIR".to_owned())
             }
             _ => Err(format!(
-                "`{text}` is no cluster source; write `static` or `manifests=DIR`"
+                "`{text}` is no cluster source; write `kube`, `manifests=DIR` or `static`"
             )),
         }
     }

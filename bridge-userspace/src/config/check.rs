@@ -7,10 +7,10 @@ use bridge_common::layout::capacity;
 use ipnet::Ipv4Net;
 
 use super::{
-    Config, DEFAULT_CLUSTER_DOMAIN, DEFAULT_FLOW_CAPACITY, DEFAULT_HTTP_LISTEN, DEFAULT_PIN_PATH,
-    Datapath, DnsConfig, RunArgs,
+    ClusterChoice, Config, DEFAULT_CLUSTER_DOMAIN, DEFAULT_FLOW_CAPACITY, DEFAULT_HTTP_LISTEN,
+    DEFAULT_PIN_PATH, Datapath, DnsConfig, Environment, RunArgs,
 };
-use crate::cluster::{CidrKind, ClusterCidr, Source};
+use crate::cluster::{ApiAccess, CidrKind, ClusterCidr, InternalTrafficPolicy, Source};
 use crate::datapath::TcAttach;
 use crate::exit::UsageError;
 use crate::networks::{self, Labelled, parse_cidr};
@@ -57,6 +57,11 @@ impl Settings {
                 pod_cidrs: list(flags.pod_cidrs, file.pod_cidrs),
                 service_cidrs: list(flags.service_cidrs, file.service_cidrs),
                 cluster: flags.cluster.or(file.cluster),
+                kubeconfig: flags.kubeconfig.or(file.kubeconfig),
+                internal_traffic_policy: flags
+                    .internal_traffic_policy
+                    .or(file.internal_traffic_policy),
+                node_name: flags.node_name.or(file.node_name),
                 datapath: flags.datapath.or(file.datapath),
                 snat_addresses: list(flags.snat_addresses, file.snat_addresses),
                 dns_listen: list(flags.dns_listen, file.dns_listen),
@@ -80,7 +85,10 @@ impl Settings {
         &self.args
     }
 
-    pub(super) fn check(self) -> Result<(Config, Vec<String>), UsageError> {
+    pub(super) fn check(
+        self,
+        environment: Environment,
+    ) -> Result<(Config, Vec<String>), UsageError> {
         let mut warnings = Vec::new();
         let Self {
             args,
@@ -89,7 +97,7 @@ impl Settings {
             services,
         } = self;
         let uplink = uplink(args.uplink)?;
-        let cluster = args.cluster.map_or(Source::Static, |choice| choice.0);
+        let cluster = source(args.cluster, args.kubeconfig, &environment)?;
 
         let office = cidrs(
             "--office-cidr",
@@ -113,7 +121,8 @@ impl Settings {
         if cluster == Source::Static && pods.is_empty() && services.is_empty() {
             return Err(UsageError::new(
                 "--cluster static knows only the networks that it is given: add --pod-cidr and \
-                 --service-cidr, e.g. --pod-cidr 10.244.0.0/16 --service-cidr 10.96.0.0/12",
+                 --service-cidr, e.g. --pod-cidr 10.244.0.0/16 --service-cidr 10.96.0.0/12, or \
+                 --kubeconfig FILE to ask the cluster",
             ));
         }
         let all: Vec<Labelled> = [&office[..], &pods, &services].concat();
@@ -141,6 +150,11 @@ impl Settings {
             ]
             .concat(),
             cluster,
+            internal_traffic_policy: internal_traffic_policy(
+                args.internal_traffic_policy.as_deref(),
+                args.node_name,
+                environment,
+            )?,
             datapath: datapath(args.datapath.as_deref())?,
             snat_addresses,
             dns,
@@ -174,6 +188,61 @@ fn uplink(name: Option<String>) -> Result<String, UsageError> {
         Err(UsageError::new(format!(
             "--uplink: `{name}` cannot be the name of an interface"
         )))
+    }
+}
+
+/// The cluster source: the one that was chosen, or else the API server if anything says how to reach it.
+fn source(
+    choice: Option<ClusterChoice>,
+    kubeconfig: Option<PathBuf>,
+    environment: &Environment,
+) -> Result<Source, UsageError> {
+    let access = match kubeconfig {
+        Some(file) => Some(ApiAccess::Kubeconfig(file)),
+        None if environment.has_kubeconfig => Some(ApiAccess::KubeconfigVariable),
+        None if environment.is_in_cluster => Some(ApiAccess::ServiceAccount),
+        None => None,
+    };
+    match (choice, access) {
+        (
+            Some(choice @ (ClusterChoice::Manifests(_) | ClusterChoice::Static)),
+            Some(ApiAccess::Kubeconfig(file)),
+        ) => Err(UsageError::new(format!(
+            "--kubeconfig {} is given, but --cluster {choice} does not ask the API server: \
+             remove one of them",
+            file.display()
+        ))),
+        (Some(ClusterChoice::Manifests(directory)), _) => Ok(Source::Manifests(directory)),
+        (Some(ClusterChoice::Static), _) | (None, None) => Ok(Source::Static),
+        (Some(ClusterChoice::Kube) | None, Some(access)) => Ok(Source::Kube(access)),
+        (Some(ClusterChoice::Kube), None) => Err(UsageError::new(
+            "--cluster kube: nothing says how to reach the API server; give --kubeconfig FILE, \
+             or the variable KUBECONFIG, or run in a pod with a service account",
+        )),
+    }
+}
+
+fn internal_traffic_policy(
+    policy: Option<&str>,
+    node_name: Option<String>,
+    environment: Environment,
+) -> Result<InternalTrafficPolicy, UsageError> {
+    match policy {
+        None | Some("ignore") => Ok(InternalTrafficPolicy::Ignore),
+        Some("honor") => node_name
+            .or(environment.node_name)
+            .or(environment.hostname)
+            .filter(|name| !name.is_empty())
+            .map(|node| InternalTrafficPolicy::Honor { node })
+            .ok_or_else(|| {
+                UsageError::new(
+                    "--internal-traffic-policy honor: this node's name in the cluster is unknown; \
+                     give --node-name",
+                )
+            }),
+        Some(other) => Err(UsageError::new(format!(
+            "--internal-traffic-policy `{other}`: say `ignore` or `honor`"
+        ))),
     }
 }
 

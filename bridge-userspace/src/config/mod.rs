@@ -7,6 +7,7 @@
 
 mod args;
 mod check;
+mod environment;
 mod file;
 mod timeouts;
 
@@ -16,8 +17,9 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 
 pub use self::args::{ClusterChoice, RunArgs};
+pub use self::environment::Environment;
 pub use self::timeouts::{TimeoutArgs, Timeouts};
-use crate::cluster::{ClusterCidr, Source};
+use crate::cluster::{ClusterCidr, InternalTrafficPolicy, Source};
 use crate::datapath::TcAttach;
 use crate::exit::UsageError;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<ClusterCidr>,
     /// Where everything else about the cluster comes from.
     pub cluster: Source,
+    /// What becomes of services that are for clients on the same node only.
+    pub internal_traffic_policy: InternalTrafficPolicy,
     /// Which hooks to use.
     pub datapath: Datapath,
     /// Addresses to translate clients to; empty for the preferred source of the kernel's route.
@@ -90,13 +94,17 @@ pub struct DnsConfig {
 }
 
 impl Config {
-    /// Reads the file that the flags name, lets the flags win, and checks the result.
+    /// Reads the file that the flags name, lets the flags win, and checks the result; what neither says, the
+    /// environment may.
     ///
     /// The second part of the result are remarks about settings that are allowed but unwise.
     ///
     /// # Errors
     /// Always a [`UsageError`]: it names the flag or the field, for the file also the line.
-    pub fn load(flags: RunArgs) -> Result<(Self, Vec<String>), UsageError> {
+    pub fn load(
+        flags: RunArgs,
+        environment: Environment,
+    ) -> Result<(Self, Vec<String>), UsageError> {
         let merged = match &flags.config {
             Some(path) => {
                 let file = file::read(path)?;
@@ -105,7 +113,7 @@ impl Config {
             }
             None => check::Settings::merge(flags, None),
         };
-        merged.check()
+        merged.check(environment)
     }
 }
 

@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser};
 
 use super::*;
 use crate::cli::{Cli, Command};
+use crate::cluster::ApiAccess;
 
 /// A command line that is complete; more can be added to it.
 const BASE: &str = "--uplink eth0 --office-cidr 192.168.0.0/22 --pod-cidr 10.244.0.0/16 \
@@ -25,7 +26,11 @@ fn flags(line: &str) -> RunArgs {
 }
 
 fn load(line: &str) -> Result<(Config, Vec<String>), String> {
-    Config::load(flags(line)).map_err(|error| error.to_string())
+    load_in(line, Environment::default())
+}
+
+fn load_in(line: &str, environment: Environment) -> Result<(Config, Vec<String>), String> {
+    Config::load(flags(line), environment).map_err(|error| error.to_string())
 }
 
 fn config(line: &str) -> Config {
@@ -76,6 +81,87 @@ fn what_is_not_said_has_its_default() {
         "{:?}",
         config.cluster_cidrs
     );
+}
+
+#[test]
+fn the_api_server_is_the_default_where_something_says_how_to_reach_it() {
+    let in_pod = Environment {
+        is_in_cluster: true,
+        ..Environment::default()
+    };
+    let with_variable = Environment {
+        has_kubeconfig: true,
+        ..in_pod.clone()
+    };
+    let source = |line: &str, environment: &Environment| {
+        let line = format!("--uplink eth0 --office-cidr 192.168.0.0/22 {line}");
+        load_in(&line, environment.clone()).map(|(config, _)| config.cluster)
+    };
+    let kube = |access| Ok(Source::Kube(access));
+    let file = || ApiAccess::Kubeconfig("/etc/kube.yaml".into());
+    assert_eq!(source("", &in_pod), kube(ApiAccess::ServiceAccount));
+    assert_eq!(
+        source("", &with_variable),
+        kube(ApiAccess::KubeconfigVariable)
+    );
+    assert_eq!(
+        source("--kubeconfig /etc/kube.yaml", &with_variable),
+        kube(file())
+    );
+    assert_eq!(
+        source("--cluster kube", &with_variable),
+        kube(ApiAccess::KubeconfigVariable)
+    );
+    assert_eq!(
+        source("--cluster static --pod-cidr 10.244.0.0/16", &with_variable),
+        Ok(Source::Static)
+    );
+    assert_eq!(
+        source("--cluster manifests=/m", &with_variable),
+        Ok(Source::Manifests("/m".into()))
+    );
+    let yaml = "uplink: eth0\nofficeCidr: 192.168.0.0/22\nkubeconfig: /etc/kube.yaml\n";
+    assert_eq!(
+        from_file(yaml, "").map(|(config, _)| config.cluster),
+        kube(file())
+    );
+}
+
+#[test]
+fn an_api_server_that_nothing_leads_to_is_refused() {
+    refused_with_base("--cluster kube", "give --kubeconfig FILE");
+    refused_with_base(
+        "--cluster static --kubeconfig /etc/kube.yaml",
+        "--cluster static does not ask the API server",
+    );
+}
+
+#[test]
+fn a_node_that_honors_traffic_policies_knows_its_name() {
+    let policy = |line: &str, environment: Environment| {
+        load_in(&format!("{BASE} {line}"), environment)
+            .map(|(config, _)| config.internal_traffic_policy)
+    };
+    let honor = |node: &str| {
+        Ok(InternalTrafficPolicy::Honor {
+            node: node.to_owned(),
+        })
+    };
+    let host = Environment {
+        hostname: Some("host-30".to_owned()),
+        ..Environment::default()
+    };
+    let pod = Environment {
+        node_name: Some("node-30".to_owned()),
+        ..host.clone()
+    };
+    let flag = "--internal-traffic-policy honor";
+    assert_eq!(policy("", pod.clone()), Ok(InternalTrafficPolicy::Ignore));
+    assert_eq!(policy(flag, host), honor("host-30"));
+    assert_eq!(policy(flag, pod.clone()), honor("node-30"));
+    assert_eq!(policy(&format!("{flag} --node-name n1"), pod), honor("n1"));
+    refused_with_base(flag, "give --node-name");
+    refused_with_base("--internal-traffic-policy local", "say `ignore` or `honor`");
 }
 
 #[test]
@@ -161,7 +247,7 @@ fn a_file_that_is_no_yaml_or_has_wrong_types_is_reported_with_its_line() {
         "uplink: eth0\nflowCapacity: -1\n",
         "uplink: eth0\nofficeCidr: {a: b}\n",
         "uplink: eth0\nmanageSysctls: perhaps\n",
-        "uplink: eth0\ncluster: kube\n",
+        "uplink: eth0\ncluster: api\n",
         "uplink: eth0\nuplink: eth1\n",
     ] {
         let error = from_file(yaml, "").unwrap_err();
@@ -247,12 +333,13 @@ fn several_offices_single_hosts_and_big_service_networks_are_fine() {
 fn sources_and_datapaths_that_do_not_exist_are_refused() {
     for (value, expected) in [
         (
-            "kube",
-            "`kube` is no cluster source; write `static` or `manifests=DIR`",
+            "api",
+            "`api` is no cluster source; write `kube`, `manifests=DIR` or `static`",
         ),
         ("manifests", "needs a directory"),
         ("manifests=", "is no cluster source"),
         ("static=x", "is no cluster source"),
+        ("kube=x", "is no cluster source"),
     ] {
         let error = Cli::try_parse_from(["office-bridge", "run", "--cluster", value]).unwrap_err();
         assert_eq!(error.exit_code(), 2);

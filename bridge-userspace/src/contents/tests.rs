@@ -12,7 +12,9 @@ fn config(line: &str) -> Config {
     let Command::Run(flags) = Cli::try_parse_from(words).unwrap().command else {
         panic!("not run");
     };
-    Config::load(*flags).unwrap().0
+    Config::load(*flags, config::Environment::default())
+        .unwrap()
+        .0
 }
 
 fn desired(authoritative: bool) -> DesiredState {

@@ -1,6 +1,7 @@
 //! Writing the values that are read at each scrape, family by family.
 
 use std::fmt;
+use std::time::Duration;
 
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::TypedMetric;
@@ -53,6 +54,11 @@ impl Family {
     /// Writes one gauge without labels.
     pub fn gauge(self, encoder: &mut DescriptorEncoder, value: usize) -> fmt::Result {
         self.single(encoder, &ConstGauge::new(value))
+    }
+
+    /// Writes one gauge of time without labels.
+    pub fn duration(self, encoder: &mut DescriptorEncoder, value: Duration) -> fmt::Result {
+        self.single(encoder, &ConstGauge::new(value.as_secs_f64()))
     }
 
     /// Writes a counter for each set of labels.

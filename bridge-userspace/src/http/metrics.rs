@@ -7,8 +7,10 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use super::cluster::SyncLag;
 use super::datapath::Reading;
 use super::sweeps::Sweeps;
+use crate::cluster::Connection;
 use crate::dns::Snapshot;
 
 /// What [`render`] makes.
@@ -23,8 +25,10 @@ const PREFIX: &str = "office_bridge";
 /// When a value can't be written as text.
 pub fn render(
     reading: Reading,
+    connection: Connection,
     relay: Option<Snapshot>,
     sweeps: &Sweeps,
+    lag: &SyncLag,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register(
@@ -33,6 +37,8 @@ pub fn render(
         Info::new([("version", env!("CARGO_PKG_VERSION"))]),
     );
     sweeps.register(&mut registry);
+    lag.register(&mut registry);
+    collect(&mut registry, connection);
     collect(&mut registry, reading);
     if let Some(relay) = relay {
         collect(&mut registry, relay);

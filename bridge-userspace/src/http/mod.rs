@@ -3,13 +3,15 @@
 //! | path | answers |
 //! |---|---|
 //! | `/healthz` | 200 as long as the process lives, whatever became of the cluster source |
-//! | `/readyz` | 200 when programs are attached, tables are filled and, with a DNS relay, an upstream answers; else 503 with one reason in each line |
+//! | `/readyz` | 200 when the cluster's state was read once, programs are attached, tables are filled and, with a DNS relay, an upstream answers; else 503 with one reason in each line |
 //! | `/metrics` | the text format of `OpenMetrics` |
 //!
 //! `listen` binds the address; `metrics` puts together what `datapath` reads from kernel and tables at each
-//! request, what `relay` makes of the relay's counters, and what `sweeps` has counted; `family` writes values out.
+//! request, what `relay` makes of the relay's counters, what `cluster` tells of the way to the cluster, and what
+//! `sweeps` has counted; `family` writes values out.
 //! Readiness itself is [`crate::readiness`], the same as in `office-bridge status`.
 
+mod cluster;
 mod datapath;
 mod family;
 mod listen;
@@ -34,10 +36,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
+pub use self::cluster::SyncLag;
 pub use self::listen::BindError;
 pub use self::sweeps::Sweeps;
 
 use self::datapath::Reading;
+use crate::cluster::Connection;
 use crate::datapath::Pins;
 use crate::dns::{RelayHandle, Snapshot};
 use crate::readiness::Readiness;
@@ -98,19 +102,27 @@ impl Server {
 pub struct Sources {
     pins: Pins,
     relay: Option<RelayHandle>,
+    connection: watch::Receiver<Connection>,
     sweeps: Sweeps,
+    lag: SyncLag,
     started: Arc<AtomicBool>,
     scraping: Arc<Mutex<()>>,
 }
 
 impl Sources {
-    /// The bridge with these pins, and its DNS relay, if it has one.
+    /// The bridge with these pins, its way to the cluster, and its DNS relay, if it has one.
     #[must_use]
-    pub fn new(pins: Pins, relay: Option<RelayHandle>) -> Self {
+    pub fn new(
+        pins: Pins,
+        connection: watch::Receiver<Connection>,
+        relay: Option<RelayHandle>,
+    ) -> Self {
         Self {
             pins,
             relay,
+            connection,
             sweeps: Sweeps::default(),
+            lag: SyncLag::default(),
             started: Arc::default(),
             scraping: Arc::default(),
         }
@@ -122,6 +134,12 @@ impl Sources {
         &self.sweeps
     }
 
+    /// Where the time from a change of the cluster to the tables is counted.
+    #[must_use]
+    pub fn sync_lag(&self) -> &SyncLag {
+        &self.lag
+    }
+
     /// Tells that programs and tables are this process's own. Before that it is not ready, whatever
     /// an earlier one has left attached.
     pub fn set_started(&self) {
@@ -130,6 +148,13 @@ impl Sources {
 
     /// What keeps the bridge from being ready; nothing if it is.
     async fn obstacles(&self) -> Vec<String> {
+        let connection = self.connection.borrow().clone();
+        if !connection.synced {
+            let why = connection
+                .last_error
+                .unwrap_or_else(|| "nothing is listed yet".to_owned());
+            return vec![format!("no cluster state yet: {why}")];
+        }
         if !self.started.load(Ordering::Acquire) {
             return vec!["starting: programs are not attached yet".to_owned()];
         }
@@ -160,9 +185,11 @@ impl Sources {
         let tables = Tables::open(&self.pins)?;
         let relay = self.relay.as_ref().map(RelayHandle::snapshot);
         let sweeps = self.sweeps.clone();
+        let lag = self.lag.clone();
+        let connection = self.connection.borrow().clone();
         tokio::task::spawn_blocking(move || {
             let reading = Reading::take(&tables, attachments)?;
-            Ok(metrics::render(reading, relay, &sweeps)?)
+            Ok(metrics::render(reading, connection, relay, &sweeps, &lag)?)
         })
         .await?
     }

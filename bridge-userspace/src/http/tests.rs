@@ -1,5 +1,5 @@
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -13,6 +13,7 @@ use crate::sweep::Plan;
 struct Running {
     address: SocketAddr,
     sources: Sources,
+    connection: watch::Sender<Connection>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<io::Result<()>>,
 }
@@ -21,7 +22,14 @@ struct Running {
 fn serve() -> Running {
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = server.address().unwrap();
-    let sources = Sources::new(Pins::new(Path::new("/nonexistent/office-bridge")), None);
+    let pins = Pins::new(Path::new("/nonexistent/office-bridge"));
+    let (connection, receiver) = watch::channel(Connection {
+        synced: true,
+        connected: true,
+        last_contact: SystemTime::now(),
+        last_error: None,
+    });
+    let sources = Sources::new(pins, receiver, None);
     let (stop, stopped) = oneshot::channel();
     let serving = tokio::spawn(server.run(sources.clone(), async {
         let _ = stopped.await;
@@ -29,6 +37,7 @@ fn serve() -> Running {
     Running {
         address,
         sources,
+        connection,
         stop,
         serving,
     }
@@ -59,6 +68,31 @@ async fn a_process_without_tables_lives_but_is_not_ready() {
     let empty = request(running.address, "GET", "/readyz").await;
     assert!(empty.starts_with("HTTP/1.1 503 "), "{empty}");
     assert!(empty.contains("no tables are pinned"), "{empty}");
+}
+
+#[tokio::test]
+async fn a_process_that_has_not_seen_the_cluster_lives_but_is_not_ready() {
+    let running = serve();
+    running.connection.send_modify(|connection| {
+        connection.synced = false;
+        connection.connected = false;
+        connection.last_error = Some("connection refused".to_owned());
+    });
+    let health = request(running.address, "GET", "/healthz").await;
+    assert!(health.starts_with("HTTP/1.1 200 OK\r\n"), "{health}");
+    let waiting = request(running.address, "GET", "/readyz").await;
+    assert!(waiting.starts_with("HTTP/1.1 503 "), "{waiting}");
+    assert!(
+        waiting.contains("no cluster state yet: connection refused"),
+        "{waiting}"
+    );
+    // Once known, a cluster that is away is no reason.
+    running
+        .connection
+        .send_modify(|connection| connection.synced = true);
+    running.sources.set_started();
+    let away = request(running.address, "GET", "/readyz").await;
+    assert!(!away.contains("connection refused"), "{away}");
 }
 
 #[tokio::test]

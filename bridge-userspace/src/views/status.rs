@@ -9,9 +9,10 @@ use serde::Serialize;
 use super::{print_json, table};
 use crate::cli::OutputFormat;
 use crate::datapath::{Hook, Pins, Side};
+use crate::journal::Event;
 use crate::preflight::InstanceLock;
 use crate::readiness::{Attachment, Readiness};
-use crate::state::CidrState;
+use crate::state::{CidrState, ClusterState};
 use crate::tables::Tables;
 
 /// An interface and what runs there.
@@ -47,6 +48,53 @@ pub struct TrafficView {
     pub bytes: u64,
 }
 
+/// How well the cluster is followed.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClusterView {
+    /// `kube`, `manifests=DIR` or `static`.
+    pub source: String,
+    /// Whether its state was read as a whole since the process began.
+    pub synced: bool,
+    /// Whether its changes come in.
+    pub connected: bool,
+    /// How long changes may have gone unnoticed.
+    pub stale_seconds: u64,
+    /// Why changes don't come in, or the last time didn't.
+    pub last_error: Option<String>,
+}
+
+impl ClusterView {
+    fn new(state: &ClusterState, is_running: bool) -> Self {
+        // The configuration has no changes to miss.
+        let connected = state.connected && (is_running || state.source == "static");
+        let seen = ClusterState {
+            connected,
+            ..state.clone()
+        };
+        Self {
+            stale_seconds: seen.stale_seconds(),
+            source: seen.source,
+            synced: seen.synced,
+            connected,
+            last_error: seen.last_error,
+        }
+    }
+
+    /// One line for people.
+    fn summary(&self) -> String {
+        let source = &self.source;
+        if self.connected {
+            return source.clone();
+        }
+        let why = self
+            .last_error
+            .as_ref()
+            .map(|error| format!(": {error}"))
+            .unwrap_or_default();
+        format!("{source}, NOT FOLLOWED for {} s{why}", self.stale_seconds)
+    }
+}
+
 /// The whole status.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusView {
@@ -60,10 +108,14 @@ pub struct StatusView {
     pub datapath: Vec<InterfaceView>,
     /// The cluster source.
     pub cluster: Option<String>,
+    /// How well it is followed.
+    pub cluster_state: Option<ClusterView>,
     /// Networks and where each was found.
     pub cidrs: Vec<CidrState>,
     /// What was left out of the cluster's state, and why.
     pub problems: Vec<String>,
+    /// What happened lately, the newest last.
+    pub events: Vec<Event>,
     /// Fill of the flow tables.
     pub flows: FlowsView,
     /// Service ports in the table.
@@ -122,6 +174,14 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
         pid,
         datapath: interfaces,
         cluster: state.as_ref().map(|state| state.cluster.clone()),
+        cluster_state: state
+            .as_ref()
+            .and_then(|state| state.cluster_state.as_ref())
+            .map(|cluster| ClusterView::new(cluster, pid.is_some())),
+        events: state
+            .as_ref()
+            .map(|state| state.events.clone())
+            .unwrap_or_default(),
         cidrs: state
             .as_ref()
             .map(|state| state.cidrs.clone())
@@ -171,7 +231,13 @@ fn print_tables(status: &StatusView) -> anyhow::Result<()> {
     table::write_out(&format!(
         "ready: {} ({running})\ncluster: {}\nflows: {} of {}\nservices: {}\ndns: {}\n",
         if status.ready { "yes" } else { "NO" },
-        status.cluster.as_deref().unwrap_or("unknown"),
+        match &status.cluster_state {
+            Some(cluster) => cluster.summary(),
+            None => status
+                .cluster
+                .clone()
+                .unwrap_or_else(|| "unknown".to_owned()),
+        },
         status.flows.used,
         status.flows.capacity,
         status.services,
@@ -183,6 +249,9 @@ fn print_tables(status: &StatusView) -> anyhow::Result<()> {
     ))?;
     for problem in &status.problems {
         table::write_out(&format!("problem: {problem}\n"))?;
+    }
+    for event in &status.events {
+        table::write_out(&format!("event: {} {}\n", event.time, event.message))?;
     }
     table::write_out("\n")?;
     table::print(

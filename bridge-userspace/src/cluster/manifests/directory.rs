@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use super::{ManifestError, parse};
-use crate::cluster::{Key, Object, Objects};
+use crate::cluster::{Object, Objects};
 
 pub(super) struct Directory {
     path: PathBuf,
@@ -68,7 +68,7 @@ impl Directory {
                         "{}: {} {} is defined more than once; this definition counts",
                         path.display(),
                         object.kind(),
-                        Key::of(object.metadata())
+                        object.key()
                     );
                 }
             }

@@ -8,14 +8,14 @@ pub(super) mod parse;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::time::Instant;
 
-use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::warn;
 
 use self::directory::Directory;
 use self::follow::Follow;
-use super::{ClusterCidr, DesiredState, desired_state};
+use super::feed::{self, Publisher};
+use super::{Feed, Rules, desired_state};
 
 /// Why a directory of manifests cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,37 +47,36 @@ fn location(path: &Path, line: Option<u64>) -> String {
     }
 }
 
-pub(super) fn watch(
-    path: &Path,
-    explicit: Vec<ClusterCidr>,
-) -> Result<watch::Receiver<Arc<DesiredState>>, ManifestError> {
+pub(super) fn watch(path: &Path, rules: Rules) -> Result<Feed, ManifestError> {
     // Following starts before the first reading, so that no change falls between the two.
     let follow = Follow::start(path)?;
     let mut directory = Directory::new(path);
+    let begun = Instant::now();
     let errors = directory.read()?;
     if let Some(error) = errors.into_iter().next() {
         return Err(error);
     }
-    let state = desired_state(&directory.objects(), &explicit);
-    log_change(None, &state);
-    let (sender, receiver) = watch::channel(Arc::new(state));
+    let (publisher, feed) = feed::channel();
+    publisher.publish(desired_state(directory.objects(), &rules), begun);
+    publisher.in_touch();
     tokio::spawn(async move {
         tokio::select! {
-            () = keep_up(follow, directory, &explicit, &sender) => {}
-            () = sender.closed() => {}
+            () = keep_up(follow, directory, &rules, &publisher) => {}
+            () = publisher.closed() => {}
         }
     });
-    Ok(receiver)
+    Ok(feed)
 }
 
 async fn keep_up(
     mut follow: Follow,
     mut directory: Directory,
-    explicit: &[ClusterCidr],
-    sender: &watch::Sender<Arc<DesiredState>>,
+    rules: &Rules,
+    publisher: &Publisher,
 ) {
     loop {
         follow.changed().await;
+        let noticed = Instant::now();
         // A big cluster's dump takes its time to parse.
         let reading = tokio::task::spawn_blocking(move || {
             let result = directory.read();
@@ -92,39 +91,23 @@ async fn keep_up(
         };
         match result {
             Ok(errors) => {
-                for error in errors {
+                for error in &errors {
                     warn!("{error}; what this file said before stays in force");
+                }
+                match errors.first() {
+                    Some(error) => {
+                        publisher.lost(error.to_string());
+                    }
+                    None => publisher.in_touch(),
                 }
             }
             Err(error) => {
                 warn!("{error}; the last good state stays in force");
+                publisher.lost(error.to_string());
                 continue;
             }
         }
-        let state = desired_state(&directory.objects(), explicit);
-        sender.send_if_modified(|current| {
-            let changed = **current != state;
-            if changed {
-                log_change(Some(current), &state);
-                *current = Arc::new(state);
-            } else {
-                debug!("the manifests say the same as before");
-            }
-            changed
-        });
-    }
-}
-
-fn log_change(before: Option<&DesiredState>, state: &DesiredState) {
-    info!(
-        cidrs = state.cidrs.len(),
-        services = state.services.len(),
-        "read the cluster's manifests"
-    );
-    for problem in &state.problems {
-        if before.is_none_or(|before| !before.problems.contains(problem)) {
-            warn!("{problem}");
-        }
+        publisher.publish(desired_state(directory.objects(), rules), noticed);
     }
 }
 

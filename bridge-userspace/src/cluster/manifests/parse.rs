@@ -138,30 +138,24 @@ fn collect(value: Value, defaults: &Defaults, found: &mut Vec<Object>) -> Result
     object.remove("kind");
     let value = Value::Object(object);
     let object = match kind.as_str() {
-        "Node" => typed::<Node>(value).map(|object| Object::Node(Box::new(object))),
-        "Service" => typed::<Service>(value).map(|object| Object::Service(Box::new(object))),
-        "ConfigMap" => typed::<ConfigMap>(value).map(|object| Object::ConfigMap(Box::new(object))),
-        "EndpointSlice" => {
-            typed::<EndpointSlice>(value).map(|object| Object::EndpointSlice(Box::new(object)))
-        }
-        _ => typed::<ServiceCIDR>(value).map(|object| Object::ServiceCidr(Box::new(object))),
+        "Node" => typed::<Node>(value),
+        "Service" => typed::<Service>(value),
+        "ConfigMap" => typed::<ConfigMap>(value),
+        "EndpointSlice" => typed::<EndpointSlice>(value),
+        _ => typed::<ServiceCIDR>(value),
     }
     .map_err(|message| format!("{name}: {message}"))?;
-    if object
-        .metadata()
-        .name
-        .as_deref()
-        .unwrap_or_default()
-        .is_empty()
-    {
+    if object.key().name.is_empty() {
         return Err(format!("{name} has no metadata.name"));
     }
     found.push(object);
     Ok(())
 }
 
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_json::from_value(value).map_err(|error| error.to_string())
+fn typed<T: DeserializeOwned + Into<Object>>(value: Value) -> Result<Object, String> {
+    serde_json::from_value(value)
+        .map(T::into)
+        .map_err(|error| error.to_string())
 }
 
 fn display_name(kind: &str, object: &serde_json::Map<String, Value>) -> String {
@@ -189,10 +183,7 @@ mod tests {
     fn names(objects: &[Object]) -> Vec<String> {
         objects
             .iter()
-            .map(|object| {
-                let name = object.metadata().name.clone().unwrap_or_default();
-                format!("{} {name}", object.kind())
-            })
+            .map(|object| format!("{} {}", object.kind(), object.key().name))
             .collect()
     }
 

@@ -2,9 +2,11 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use tokio::sync::watch::Receiver;
 use tokio::time::timeout;
 
 use super::*;
+use crate::cluster::{DesiredState, InternalTrafficPolicy, Update};
 
 fn node(name: &str, pods: &str) -> String {
     format!(
@@ -12,8 +14,22 @@ fn node(name: &str, pods: &str) -> String {
     )
 }
 
-fn pods(state: &DesiredState) -> Vec<String> {
-    state
+fn follow(path: &Path) -> Result<Receiver<Option<Update>>, ManifestError> {
+    let rules = Rules {
+        explicit: Vec::new(),
+        internal_traffic_policy: InternalTrafficPolicy::Ignore,
+    };
+    let mut desired = watch(path, rules)?.desired;
+    desired.mark_unchanged();
+    Ok(desired)
+}
+
+fn state(update: &Option<Update>) -> &DesiredState {
+    update.as_ref().unwrap().state()
+}
+
+fn pods(update: &Option<Update>) -> Vec<String> {
+    state(update)
         .cidrs
         .iter()
         .map(|cidr| cidr.cidr.to_string())
@@ -21,7 +37,7 @@ fn pods(state: &DesiredState) -> Vec<String> {
 }
 
 /// Waits until the state is as expected; other states may come before.
-async fn becomes(receiver: &mut watch::Receiver<Arc<DesiredState>>, expected: &[&str]) {
+async fn becomes(receiver: &mut Receiver<Option<Update>>, expected: &[&str]) {
     let seen = receiver.wait_for(|state| pods(state) == expected);
     assert!(
         timeout(Duration::from_secs(10), seen).await.is_ok(),
@@ -35,7 +51,7 @@ async fn a_changed_file_changes_the_state() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.yaml");
     fs::write(&file, node("a", "10.244.1.0/24")).unwrap();
-    let mut state = watch(directory.path(), Vec::new()).unwrap();
+    let mut state = follow(directory.path()).unwrap();
     assert_eq!(pods(&state.borrow()), ["10.244.1.0/24"]);
 
     fs::write(&file, node("a", "10.244.2.0/24")).unwrap();
@@ -62,7 +78,7 @@ async fn a_file_that_does_not_parse_keeps_what_it_said_and_the_others_go_on() {
     );
     fs::write(&a, node("a", "10.244.1.0/24")).unwrap();
     fs::write(&b, node("b", "10.244.2.0/24")).unwrap();
-    let mut state = watch(directory.path(), Vec::new()).unwrap();
+    let mut state = follow(directory.path()).unwrap();
 
     fs::write(&a, "kind: [").unwrap();
     fs::write(&b, node("b", "10.244.3.0/24")).unwrap();
@@ -82,7 +98,7 @@ async fn a_mounted_config_map_is_followed_through_its_links() {
     }
     symlink("..v1", at("..data")).unwrap();
     symlink("..data/a.yaml", at("a.yaml")).unwrap();
-    let mut state = watch(directory.path(), Vec::new()).unwrap();
+    let mut state = follow(directory.path()).unwrap();
     assert_eq!(pods(&state.borrow()), ["10.244.1.0/24"]);
 
     symlink("..v2", at("..tmp")).unwrap();
@@ -96,7 +112,7 @@ async fn a_directory_that_is_replaced_is_followed_anew() {
     let path = parent.path().join("manifests");
     fs::create_dir(&path).unwrap();
     fs::write(path.join("a.yaml"), node("a", "10.244.1.0/24")).unwrap();
-    let mut state = watch(&path, Vec::new()).unwrap();
+    let mut state = follow(&path).unwrap();
 
     fs::remove_dir_all(&path).unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -112,7 +128,7 @@ async fn a_file_that_says_the_same_again_is_no_change() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("a.yaml");
     fs::write(&file, node("a", "10.244.1.0/24")).unwrap();
-    let mut state = watch(directory.path(), Vec::new()).unwrap();
+    let mut state = follow(directory.path()).unwrap();
     fs::write(&file, format!("# a remark\n{}", node("a", "10.244.1.0/24"))).unwrap();
     let changed = timeout(Duration::from_millis(600), state.changed()).await;
     assert!(changed.is_err(), "{:?}", state.borrow());
@@ -122,10 +138,10 @@ async fn a_file_that_says_the_same_again_is_no_change() {
 async fn a_bad_start_is_an_error_with_file_and_line() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("a.yaml"), "kind: Node\nmetadata: [\n").unwrap();
-    let error = watch(directory.path(), Vec::new()).unwrap_err().to_string();
+    let error = follow(directory.path()).unwrap_err().to_string();
     assert!(error.contains("a.yaml:"), "{error}");
 
-    let error = watch(&directory.path().join("nowhere"), Vec::new()).unwrap_err();
+    let error = follow(&directory.path().join("nowhere")).unwrap_err();
     assert!(
         error
             .to_string()
@@ -141,6 +157,6 @@ async fn files_that_are_no_manifests_are_left_alone() {
         fs::write(directory.path().join(name), "kind: [").unwrap();
     }
     fs::create_dir(directory.path().join("sub.yaml")).unwrap();
-    let state = watch(directory.path(), Vec::new()).unwrap();
-    assert_eq!(state.borrow().cidrs, Vec::new());
+    let receiver = follow(directory.path()).unwrap();
+    assert_eq!(state(&receiver.borrow()).cidrs, Vec::new());
 }

@@ -2,6 +2,7 @@ use clap::Parser;
 
 use super::*;
 use crate::cli::{Cli, Command};
+use crate::config::Environment;
 use crate::netlink::{InterfaceAddress, Link, Route};
 
 fn config(line: &str) -> Config {
@@ -11,7 +12,7 @@ fn config(line: &str) -> Config {
     let Command::Run(flags) = Cli::try_parse_from(words).unwrap().command else {
         panic!("not run");
     };
-    Config::load(*flags).unwrap().0
+    Config::load(*flags, Environment::default()).unwrap().0
 }
 
 fn link(index: u32, name: &str, kind: LinkKind) -> Link {

@@ -1,0 +1,287 @@
+//! The API server, followed by lists and watches.
+//!
+//! `access` makes a client of what is configured, `follow` follows the objects of one kind. Here they are put
+//! together to *sessions*: a session begins with lists of everything and ends when the API server is gone. What the
+//! lists say is compared with what was known, so that after an absence only differences are handed on; objects that
+//! vanished meanwhile are among them.
+
+mod access;
+mod follow;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout, timeout_at};
+use tracing::{info, warn};
+
+use self::follow::{Follower, Message, backoff};
+use super::derive::{Deriver, Rules};
+use super::feed::{self, Publisher};
+use super::{ApiAccess, Change, CidrKind, Feed, Kind};
+use crate::exit::UsageError;
+
+/// How often to ask the API server whether it is well.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Quiet time after which a series of changes counts as complete.
+const QUIET: Duration = Duration::from_millis(5);
+/// Longest time that further changes can put off the first one.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Changes that may wait to be looked at.
+const BACKLOG: usize = 4_096;
+
+/// Begins to follow the API server.
+///
+/// # Errors
+/// When what should lead to it is wrong. That it doesn't answer is no error.
+pub(super) async fn watch(access: &ApiAccess, rules: Rules) -> Result<Feed, UsageError> {
+    let client = access::client(access).await?;
+    let access = access.clone();
+    let (publisher, feed) = feed::channel();
+    tokio::spawn(async move {
+        let known = Known::new(rules);
+        tokio::select! {
+            () = follow_for_ever(&access, client, known, &publisher) => {}
+            () = publisher.closed() => {}
+        }
+    });
+    Ok(feed)
+}
+
+async fn follow_for_ever(
+    access: &ApiAccess,
+    client: Client,
+    mut known: Known,
+    publisher: &Publisher,
+) {
+    let mut client: Result<_, UsageError> = Ok(client);
+    let mut delays = backoff();
+    loop {
+        let begun = Instant::now();
+        let why = match &client {
+            Ok(client) => match access::heartbeat(client).await {
+                Ok(()) => session(client, &mut known, publisher).await,
+                Err(why) => why,
+            },
+            Err(error) => error.to_string(),
+        };
+        if publisher.lost(why.clone()) {
+            warn!("{why}; the state of the cluster stays as it was until that is mended");
+        }
+        // One that comes and goes is not to be asked for everything all the time.
+        if begun.elapsed() > HEARTBEAT {
+            delays = backoff();
+        }
+        if let Some(delay) = delays.next() {
+            sleep(delay).await;
+        }
+        // Certificates may have been renewed.
+        client = access::client(access).await;
+    }
+}
+
+/// Follows until the API server is gone, and says why it is.
+async fn session(client: &Client, known: &mut Known, publisher: &Publisher) -> String {
+    let (sender, mut messages) = mpsc::channel(BACKLOG);
+    let mut tasks = JoinSet::new();
+    let wanted = spawn_followers(client, &known.rules, &mut tasks, &sender);
+    tasks.spawn({
+        let client = client.clone();
+        let heartbeat = move || {
+            let client = client.clone();
+            async move { access::heartbeat(&client).await }
+        };
+        follow::listen(heartbeat, HEARTBEAT, sender)
+    });
+
+    let mut session = Session {
+        missing: wanted,
+        refused: BTreeMap::new(),
+    };
+    let mut is_in_touch = false;
+    loop {
+        let Some(message) = messages.recv().await else {
+            return "nothing follows the API server any more".to_owned();
+        };
+        let received = Instant::now();
+        let mut next = Some(message);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while let Some(message) = next {
+            if let Message::Gone(why) = message {
+                return why;
+            }
+            session.note(message, known);
+            next = match timeout_at(deadline, timeout(QUIET, messages.recv())).await {
+                Ok(Ok(message)) => message,
+                Ok(Err(_)) | Err(_) => None,
+            };
+        }
+        if let Some(why) = session.refused.values().next() {
+            if publisher.lost(why.clone()) {
+                warn!("{why}; the state of the cluster stays as it was until that is mended");
+            }
+        } else if session.missing.is_empty() {
+            if !is_in_touch {
+                info!("the state of the cluster is complete, and followed");
+                is_in_touch = true;
+            }
+            publisher.in_touch();
+        }
+        // A state with holes in it would have services removed that exist.
+        if session.missing.is_empty() && known.update() {
+            publisher.publish(known.desired(), received);
+        }
+    }
+}
+
+/// What one session has seen.
+struct Session {
+    /// Kinds that have not been listed yet.
+    missing: BTreeSet<Kind>,
+    /// Kinds that the API server has stopped to give, and why.
+    refused: BTreeMap<Kind, String>,
+}
+
+impl Session {
+    fn note(&mut self, message: Message, known: &mut Known) {
+        match message {
+            Message::Change(change) => {
+                if let Change::Replace(kind, _) = &change {
+                    self.missing.remove(kind);
+                    self.refused.remove(kind);
+                    known.set_note(*kind, None);
+                }
+                known.deriver.apply(change);
+            }
+            Message::Absent(kind, note) => {
+                self.missing.remove(&kind);
+                if note.is_none() {
+                    known.deriver.apply(Change::Replace(kind, Vec::new()));
+                }
+                known.set_note(kind, note);
+            }
+            Message::Refused(kind, why) => {
+                self.refused.insert(kind, why);
+            }
+            Message::Alive | Message::Gone(_) => {}
+        }
+    }
+}
+
+/// Everything that is known, over all sessions.
+struct Known {
+    rules: Rules,
+    deriver: Deriver,
+    /// Why kinds that one can do without are missing.
+    notes: BTreeMap<Kind, String>,
+    is_changed: bool,
+}
+
+impl Known {
+    fn new(rules: Rules) -> Self {
+        Self {
+            deriver: Deriver::new(rules.clone()),
+            rules,
+            notes: BTreeMap::new(),
+            is_changed: true,
+        }
+    }
+
+    fn set_note(&mut self, kind: Kind, note: Option<String>) {
+        let before = match &note {
+            Some(note) => self.notes.insert(kind, note.clone()),
+            None => self.notes.remove(&kind),
+        };
+        self.is_changed |= before != note;
+    }
+
+    /// Whether anything has changed since the last call.
+    fn update(&mut self) -> bool {
+        let is_changed = self.deriver.update();
+        std::mem::take(&mut self.is_changed) || is_changed
+    }
+
+    fn desired(&self) -> super::DesiredState {
+        let notes: Vec<String> = self.notes.values().cloned().collect();
+        self.deriver.state(&notes)
+    }
+}
+
+/// Follows each kind that matters; says which ones do. Where the configuration names the networks, nobody else has
+/// to.
+fn spawn_followers(
+    client: &Client,
+    rules: &Rules,
+    tasks: &mut JoinSet<()>,
+    sender: &mpsc::Sender<Message>,
+) -> BTreeSet<Kind> {
+    let is_explicit = |kind| rules.explicit.iter().any(|cidr| cidr.kind == kind);
+    let (pods, services) = (is_explicit(CidrKind::Pod), is_explicit(CidrKind::Service));
+    let mut kinds = BTreeSet::from([Kind::Service, Kind::EndpointSlice]);
+    tasks.spawn(
+        Follower::<Service> {
+            api: Api::all(client.clone()),
+            kind: Kind::Service,
+            resource: "services",
+            fields: None,
+            is_optional: false,
+        }
+        .run(sender.clone()),
+    );
+    tasks.spawn(
+        Follower::<EndpointSlice> {
+            api: Api::all(client.clone()),
+            kind: Kind::EndpointSlice,
+            resource: "endpointslices.discovery.k8s.io",
+            fields: None,
+            is_optional: false,
+        }
+        .run(sender.clone()),
+    );
+    if !pods {
+        kinds.insert(Kind::Node);
+        tasks.spawn(
+            Follower::<Node> {
+                api: Api::all(client.clone()),
+                kind: Kind::Node,
+                resource: "nodes",
+                fields: None,
+                is_optional: false,
+            }
+            .run(sender.clone()),
+        );
+    }
+    if !services {
+        kinds.insert(Kind::ServiceCidr);
+        tasks.spawn(
+            Follower::<ServiceCIDR> {
+                api: Api::all(client.clone()),
+                kind: Kind::ServiceCidr,
+                resource: "servicecidrs.networking.k8s.io",
+                fields: None,
+                is_optional: true,
+            }
+            .run(sender.clone()),
+        );
+    }
+    if !(pods && services) {
+        kinds.insert(Kind::ConfigMap);
+        tasks.spawn(
+            Follower::<ConfigMap> {
+                api: Api::namespaced(client.clone(), "kube-system"),
+                kind: Kind::ConfigMap,
+                resource: "the ConfigMap kubeadm-config in kube-system",
+                // Without it a Role with `resourceNames` would not do.
+                fields: Some("metadata.name=kubeadm-config"),
+                is_optional: true,
+            }
+            .run(sender.clone()),
+        );
+    }
+    kinds
+}

@@ -1,0 +1,170 @@
+//! The manifests in `deploy/kustomize`, applied to an API server, and the pods that come of them.
+
+use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use lab::host::exchange;
+use lab::netns::finish;
+use lab::plan::{self, port};
+use lab::pod::{self, NodeRoot, Pod};
+use lab::{Lab, LabOptions};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+const NAMESPACE: &str = "office-bridge";
+const ECHO: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
+const MYSQL: &str = "mysql.project-a-dev1.svc.cluster.local";
+
+fn open() -> Lab {
+    Lab::open(LabOptions {
+        api_server: true,
+        ..LabOptions::default()
+    })
+    .unwrap()
+}
+
+/// `kubectl apply -k`, as README.md has it.
+fn apply(lab: &Lab, directory: &str) {
+    let mut kubectl = lab.control_plane().command("kubectl");
+    kubectl
+        .arg("--kubeconfig")
+        .arg(lab.api().admin_kubeconfig())
+        .args(["apply", "-k"])
+        .arg(manifests(directory));
+    finish(kubectl, None).unwrap_or_else(|error| panic!("apply {directory}: {error:#}"));
+}
+
+fn manifests(directory: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(directory)
+}
+
+/// An object as the API server has it.
+fn get<K: DeserializeOwned>(lab: &Lab, path: &str) -> K {
+    let object = lab.api().admin().get(path).unwrap();
+    serde_json::from_value(object).unwrap()
+}
+
+/// The template of the applied `DaemonSet`, which would run on node-30.
+fn bridge(lab: &Lab) -> PodTemplateSpec {
+    apply(lab, "deploy/kustomize");
+    let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/office-bridge");
+    let template = get::<DaemonSet>(lab, &path).spec.template;
+    pod::schedule(&template, &get(lab, "/api/v1/nodes/node-30")).unwrap();
+    pod::schedule(&template, &get(lab, "/api/v1/nodes/worker-1")).unwrap_err();
+    template
+}
+
+/// The template of the applied Job that uninstalls.
+fn uninstall(lab: &Lab) -> PodTemplateSpec {
+    apply(lab, "deploy/kustomize/uninstall");
+    let path = format!("/apis/batch/v1/namespaces/{NAMESPACE}/jobs/office-bridge-uninstall");
+    let template = get::<Job>(lab, &path).spec.unwrap().template;
+    pod::schedule(&template, &get(lab, "/api/v1/nodes/node-30")).unwrap();
+    template
+}
+
+fn start<'lab>(lab: &'lab Lab, root: &NodeRoot, template: &PodTemplateSpec) -> Pod<'lab> {
+    let mut pod = Pod::start(lab, root, NAMESPACE, template).unwrap();
+    pod.await_ready().unwrap();
+    pod
+}
+
+/// `office-bridge status` in the pod.
+fn status(pod: &Pod<'_>) -> Value {
+    let text = pod
+        .exec(&["office-bridge", "status", "-o", "json"])
+        .unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn the_applied_manifests_let_the_office_reach_the_cluster() {
+    let lab = open();
+    let root = NodeRoot::create(&lab).unwrap();
+    let template = bridge(&lab);
+    let pod = start(&lab, &root, &template);
+
+    let address = lab.office_pc().resolve(plan::ROUTER_LAN, MYSQL).unwrap();
+    assert_eq!(address, plan::MYSQL);
+    let mut session = lab.office_pc().mysql(SocketAddrV4::new(address, port::MYSQL)).unwrap();
+    assert_eq!(session.query("SELECT 42").unwrap(), "42");
+    lab.office_pc().ping(lab.pod("echo-2").address()).unwrap();
+
+    pod.is_alive().unwrap();
+    let status = status(&pod);
+    assert_eq!(status["ready"], true, "{status}");
+    assert_eq!(status["cluster"], "kube", "{status}");
+    // Each source of a network needs a right of its own.
+    let sources: Vec<&str> = status["cidrs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|cidr| cidr["source"].as_str())
+        .collect();
+    assert!(
+        sources.iter().any(|source| source.contains("ServiceCIDR")),
+        "{sources:?}"
+    );
+    assert!(
+        sources
+            .iter()
+            .any(|source| source.contains("kubeadm-config")),
+        "{sources:?}"
+    );
+}
+
+#[test]
+fn a_rolling_update_interrupts_no_session() {
+    let lab = open();
+    let root = NodeRoot::create(&lab).unwrap();
+    let template = bridge(&lab);
+    let mut old = start(&lab, &root, &template);
+    let mut session = lab.office_pc().tcp(ECHO).unwrap();
+    exchange(&mut session, b"the old pod").unwrap();
+
+    // `maxUnavailable: 1` without a surge: the old pod ends before the new one begins.
+    let ended = old.delete().unwrap();
+    assert!(ended.success(), "{ended}: {}", old.log());
+    exchange(&mut session, b"no pod").unwrap();
+    lab.office_pc().tcp_echo(ECHO, b"no pod").unwrap();
+
+    let new = start(&lab, &root, &template);
+    exchange(&mut session, b"the new pod").unwrap();
+    lab.office_pc().tcp_echo(ECHO, b"the new pod").unwrap();
+    new.is_ready().unwrap();
+}
+
+#[test]
+fn the_uninstall_job_waits_for_the_bridge_and_leaves_nothing_in_the_kernel() {
+    let lab = open();
+    let root = NodeRoot::create(&lab).unwrap();
+    let template = bridge(&lab);
+    let mut pod = start(&lab, &root, &template);
+    lab.office_pc().tcp_echo(ECHO, b"installed").unwrap();
+    let job = uninstall(&lab);
+
+    // Kubernetes would try again.
+    let mut refused = Pod::start(&lab, &root, NAMESPACE, &job).unwrap();
+    let ended = refused.wait(Duration::from_secs(10)).unwrap();
+    assert_eq!(ended.code(), Some(1), "{}", refused.log());
+    assert!(
+        refused.log().contains("already works on"),
+        "{}",
+        refused.log()
+    );
+    lab.office_pc().tcp_echo(ECHO, b"still installed").unwrap();
+
+    pod.delete().unwrap();
+    let mut done = Pod::start(&lab, &root, NAMESPACE, &job).unwrap();
+    let ended = done.wait(Duration::from_secs(10)).unwrap();
+    assert!(ended.success(), "{}", done.log());
+    assert!(done.log().contains("detached from eth0"), "{}", done.log());
+    assert!(!root.at("/sys/fs/bpf/office-bridge").exists());
+    assert!(lab.office_pc().is_cut_off_from(ECHO));
+}

@@ -1,0 +1,56 @@
+//! The stack path beside the real kube-proxy, which translates the services that the bridge doesn't know.
+
+use std::net::SocketAddrV4;
+
+use lab::host::{datagram, exchange};
+use lab::plan::{self, port};
+use lab::{Bridge, Firewall, Lab, LabOptions};
+
+const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
+const MYSQL_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::MYSQL, port::MYSQL);
+/// A client port that the node never uses itself, so that NAT may keep it.
+const FREE_PORT: u16 = 20_007;
+
+fn services_work(masquerade: bool, layer: &str) {
+    let lab = Lab::open(LabOptions {
+        api_server: true,
+        kube_proxy: false,
+        masquerade,
+        service_masquerade: masquerade,
+        firewall: Firewall::Open,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let _proxy = lab.start_kube_proxy("node-30").unwrap();
+    let bridge = Bridge::start(&lab, &Bridge::static_arguments("auto")).unwrap();
+    let pc = lab.office_pc();
+    for (index, client_port) in (FREE_PORT..).take(12).enumerate() {
+        let mut tcp = pc.tcp_from(client_port, ECHO_SERVICE).unwrap();
+        exchange(&mut tcp, b"over TCP").unwrap();
+        let udp = pc.udp_from(client_port, ECHO_SERVICE).unwrap();
+        datagram(&udp, b"over UDP").unwrap();
+        let client = SocketAddrV4::new(pc.address(), client_port).to_string();
+        let flows = bridge.flows().unwrap();
+        let own: Vec<_> = flows
+            .iter()
+            .filter(|flow| flow["client"] == client.as_str())
+            .collect();
+        assert_eq!(own.len(), 2, "connection {index}: {flows:?}");
+        for flow in own {
+            assert_eq!(flow["layer"], layer, "{flow}");
+            assert_eq!(flow["destination"], ECHO_SERVICE.to_string(), "{flow}");
+        }
+    }
+    let mut session = pc.mysql(MYSQL_SERVICE).unwrap();
+    assert_eq!(session.query("SELECT 42").unwrap(), "42");
+}
+
+#[test]
+fn services_of_the_real_kube_proxy_are_translated_at_egress() {
+    services_work(false, "stack");
+}
+
+#[test]
+fn services_that_the_real_kube_proxy_masquerades_are_left_to_it() {
+    services_work(true, "kernel");
+}

@@ -1,0 +1,715 @@
+//! The stack path: the kernel routes, kube-proxy translates services, and the bridge translates sources
+//! around netfilter, unless netfilter masquerades already.
+
+use std::collections::HashSet;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use lab::cluster::Protocol;
+use lab::host::{datagram, exchange};
+use lab::plan::{self, OFFICE_GATEWAY, VXLAN_MTU, port};
+use lab::{Bridge, Firewall, Host, Lab, LabOptions, Overlay};
+use serde_json::Value;
+
+const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
+const WEB_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::WEB, port::HTTP_SERVICE);
+const MYSQL_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::MYSQL, port::MYSQL);
+const BULK_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::BULK);
+const ECHO_PODS: [&str; 3] = ["echo-0", "echo-1", "echo-2"];
+/// The addresses of `flannel.1` and `cni0` on node-30.
+const FLANNEL: Ipv4Addr = Ipv4Addr::new(10, 244, 30, 0);
+const CNI: Ipv4Addr = Ipv4Addr::new(10, 244, 30, 1);
+/// A client port that the node never uses itself, so that NAT may keep it.
+const FREE_PORT: u16 = 20_007;
+
+/// A node that forwards, without a rule that masquerades.
+fn unmasqueraded(overlay: Overlay) -> LabOptions {
+    LabOptions {
+        overlay,
+        masquerade: false,
+        service_masquerade: false,
+        firewall: Firewall::Open,
+        ..LabOptions::default()
+    }
+}
+
+/// A node that forwards, where flannel and kube-proxy masquerade.
+fn masqueraded(overlay: Overlay) -> LabOptions {
+    LabOptions {
+        masquerade: true,
+        service_masquerade: true,
+        ..unmasqueraded(overlay)
+    }
+}
+
+fn start(lab: &Lab, datapath: &str) -> Bridge {
+    Bridge::start(lab, &Bridge::static_arguments(datapath)).unwrap()
+}
+
+#[track_caller]
+fn reaches_everything(lab: &Lab, client: &Host) {
+    for pod in ECHO_PODS {
+        let echo = lab.at(pod, port::ECHO);
+        client.ping(*echo.ip()).unwrap();
+        client.tcp_echo(echo, b"a few words over TCP").unwrap();
+        client.udp_echo(echo, b"a few words over UDP").unwrap();
+    }
+    for _ in 0..6 {
+        client
+            .tcp_echo(ECHO_SERVICE, b"a few words over TCP")
+            .unwrap();
+        client
+            .udp_echo(ECHO_SERVICE, b"a few words over UDP")
+            .unwrap();
+    }
+    let page = client.http_get(WEB_SERVICE, "/").unwrap();
+    assert!(page.body.starts_with("web-0 greets"), "{page:?}");
+    let mut session = client.mysql(MYSQL_SERVICE).unwrap();
+    assert_eq!(session.query("SELECT 42").unwrap(), "42");
+}
+
+/// The one row of `flows list` for a client's address and port.
+#[track_caller]
+fn flow_from(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
+    let flows = bridge.flows().unwrap();
+    let client = client.to_string();
+    let found: Vec<_> = flows
+        .iter()
+        .filter(|flow| flow["client"] == client.as_str() && flow["protocol"] == protocol)
+        .collect();
+    match found.as_slice() {
+        [flow] => (*flow).clone(),
+        _ => panic!("not one flow of {client}, but {found:?} in {flows:?}"),
+    }
+}
+
+#[track_caller]
+fn layers(bridge: &Bridge) -> HashSet<String> {
+    let flows = bridge.flows().unwrap();
+    flows
+        .iter()
+        .map(|flow| flow["layer"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// A connection as conntrack has it: what the first packet said, and what answers are expected to say.
+#[derive(Debug, PartialEq, Eq)]
+struct Tracked {
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    answer_from: SocketAddrV4,
+    answer_to: SocketAddrV4,
+}
+
+/// What conntrack on node-30 knows of a client's port.
+#[track_caller]
+fn tracked(lab: &Lab, protocol: &str, client: SocketAddrV4) -> Tracked {
+    let (address, port) = (client.ip().to_string(), client.port().to_string());
+    let arguments = ["-L", "-p", protocol, "-s", &address, "--sport", &port];
+    let text = lab.node_30().run("conntrack", &arguments).unwrap();
+    let values = |key: &str| -> Vec<String> {
+        text.split_whitespace()
+            .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+            .map(str::to_owned)
+            .collect()
+    };
+    let endpoints = |address: &str, port: &str| -> [SocketAddrV4; 2] {
+        let endpoint = |(address, port): (&String, &String)| {
+            SocketAddrV4::new(address.parse().unwrap(), port.parse().unwrap())
+        };
+        let all: Vec<_> = values(address)
+            .iter()
+            .zip(&values(port))
+            .map(endpoint)
+            .collect();
+        all.try_into()
+            .unwrap_or_else(|_| panic!("not one connection of {client}: {text}"))
+    };
+    let [from, answer_from] = endpoints("src", "sport");
+    let [to, answer_to] = endpoints("dst", "dport");
+    Tracked {
+        from,
+        to,
+        answer_from,
+        answer_to,
+    }
+}
+
+/// The capture filter for what arrives at a node for its pods.
+fn arrivals_filter(overlay: Overlay) -> &'static str {
+    match overlay {
+        Overlay::Vxlan => "udp port 8472",
+        Overlay::HostGw => "ip",
+    }
+}
+
+/// Opens a connection and an exchange to `to` and returns, for TCP and UDP, the client's end and who the pods say has
+/// come, after checking that every packet on the wire to a worker had that one source.
+#[track_caller]
+fn seen_sources(
+    lab: &Lab,
+    to: SocketAddrV4,
+    client_port: u16,
+) -> [(SocketAddrV4, SocketAddrV4); 2] {
+    let pc = lab.office_pc();
+    let overlay = lab.options().overlay;
+    let captures: Vec<_> = [lab.worker_1(), lab.worker_2()]
+        .into_iter()
+        .map(|worker| worker.capture("eth0", arrivals_filter(overlay)).unwrap())
+        .collect();
+    let arrived = |protocol: Protocol| -> Vec<(usize, SocketAddrV4)> {
+        (0..)
+            .zip(ECHO_PODS)
+            .flat_map(|(index, pod)| {
+                lab.pod(pod)
+                    .peers(protocol, port::ECHO)
+                    .into_iter()
+                    .map(move |peer| (index, peer))
+            })
+            .collect()
+    };
+    let before = [Protocol::Tcp, Protocol::Udp].map(arrived);
+    let mut tcp = pc.tcp_from(client_port, to).unwrap();
+    exchange(&mut tcp, b"over TCP").unwrap();
+    let udp = pc.udp_from(client_port, to).unwrap();
+    datagram(&udp, b"over UDP").unwrap();
+    let client = SocketAddrV4::new(pc.address(), client_port);
+    let wire: Vec<_> = captures
+        .into_iter()
+        .flat_map(|capture| capture.stop().unwrap())
+        .filter_map(|packet| match overlay {
+            Overlay::Vxlan => packet.inside_vxlan()?.ipv4(),
+            Overlay::HostGw => packet.ipv4(),
+        })
+        .collect();
+    let mut index = 0;
+    [(Protocol::Tcp, 6), (Protocol::Udp, 17)].map(|(protocol, number)| {
+        let new: Vec<_> = arrived(protocol)
+            .into_iter()
+            .filter(|arrival| !before[index].contains(arrival))
+            .collect();
+        index += 1;
+        let [(pod, source)] = new[..] else {
+            panic!("{to}: {new:?} came to the pods");
+        };
+        let pod = ECHO_PODS[pod];
+        let pod_address = lab.pod(pod).address();
+        let sources: HashSet<_> = wire
+            .iter()
+            .filter(|packet| packet.destination == pod_address && packet.protocol == number)
+            .map(lab::capture::Summary::from)
+            .collect();
+        let expected = if pod == "echo-0" {
+            HashSet::new()
+        } else {
+            HashSet::from([source])
+        };
+        assert_eq!(sources, expected, "{to}, {protocol:?}");
+        (client, source)
+    })
+}
+
+/// The address that the pod's answers come home to.
+fn nat_address(overlay: Overlay, pod: Ipv4Addr) -> Ipv4Addr {
+    if pod.octets()[2] == 30 {
+        CNI
+    } else if overlay == Overlay::Vxlan {
+        FLANNEL
+    } else {
+        plan::NODE_30
+    }
+}
+
+fn translated_by_the_bridge(overlay: Overlay) {
+    let lab = Lab::open(unmasqueraded(overlay)).unwrap();
+    let bridge = start(&lab, "stack");
+    for client in [lab.office_pc(), lab.office_pc2()] {
+        reaches_everything(&lab, client);
+    }
+    assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
+
+    let targets = ECHO_PODS
+        .map(|pod| lab.at(pod, port::ECHO))
+        .into_iter()
+        .chain([ECHO_SERVICE; 3]);
+    for (to, client_port) in targets.zip(FREE_PORT..) {
+        let seen = seen_sources(&lab, to, client_port);
+        for ((client, source), protocol) in seen.into_iter().zip(["tcp", "udp"]) {
+            let flow = flow_from(&bridge, protocol, client);
+            let backend: SocketAddrV4 = flow["backend"].as_str().unwrap().parse().unwrap();
+            let nat = SocketAddrV4::new(nat_address(overlay, *backend.ip()), client_port);
+            assert_eq!(source, nat, "{flow}");
+            assert_eq!(flow["nat"], nat.to_string(), "{flow}");
+            assert_eq!(flow["destination"], to.to_string(), "{flow}");
+            assert_eq!(flow["layer"], "stack", "{flow}");
+            if to != ECHO_SERVICE {
+                assert_eq!(backend, to, "{flow}");
+            }
+            // Netfilter sees the client and the pod, and what kube-proxy makes of a service.
+            let expected = Tracked {
+                from: client,
+                to,
+                answer_from: backend,
+                answer_to: client,
+            };
+            assert_eq!(tracked(&lab, protocol, client), expected, "{flow}");
+        }
+    }
+}
+
+#[test]
+fn over_vxlan_the_source_is_translated_once_and_netfilter_sees_client_and_pod() {
+    translated_by_the_bridge(Overlay::Vxlan);
+}
+
+#[test]
+fn over_host_gw_the_source_is_translated_once_and_netfilter_sees_client_and_pod() {
+    translated_by_the_bridge(Overlay::HostGw);
+}
+
+fn masqueraded_by_netfilter(overlay: Overlay) {
+    let lab = Lab::open(masqueraded(overlay)).unwrap();
+    let bridge = start(&lab, "stack");
+    for client in [lab.office_pc(), lab.office_pc2()] {
+        reaches_everything(&lab, client);
+    }
+    // Flannel leaves the node's own pods out.
+    let by_flannel = ["echo-1", "echo-2"].map(|pod| lab.at(pod, port::ECHO));
+    for (to, client_port) in by_flannel
+        .into_iter()
+        .chain([ECHO_SERVICE; 4])
+        .zip(FREE_PORT..)
+    {
+        let seen = seen_sources(&lab, to, client_port);
+        for ((client, source), protocol) in seen.into_iter().zip(["tcp", "udp"]) {
+            let tracked = tracked(&lab, protocol, client);
+            assert_eq!(source, tracked.answer_to, "{tracked:?}");
+            assert_eq!(
+                *source.ip(),
+                nat_address(overlay, *tracked.answer_from.ip()),
+                "{tracked:?}"
+            );
+        }
+    }
+    let flows = bridge.flows().unwrap();
+    let by_stack: HashSet<_> = flows
+        .iter()
+        .filter(|flow| flow["layer"] == "stack")
+        .map(|flow| {
+            let destination = flow["destination"].as_str().unwrap();
+            destination.split(':').next().unwrap().to_owned()
+        })
+        .collect();
+    let local_pod = lab.pod("echo-0").address().to_string();
+    assert_eq!(by_stack, HashSet::from([local_pod]), "{flows:?}");
+    assert!(
+        flows.iter().any(
+            |flow| flow["destination"] == ECHO_SERVICE.to_string() && flow["layer"] == "kernel"
+        ),
+        "{flows:?}"
+    );
+}
+
+#[test]
+fn over_vxlan_what_netfilter_masquerades_is_not_translated_again() {
+    masqueraded_by_netfilter(Overlay::Vxlan);
+}
+
+#[test]
+fn over_host_gw_what_netfilter_masquerades_is_not_translated_again() {
+    masqueraded_by_netfilter(Overlay::HostGw);
+}
+
+#[test]
+fn the_way_to_the_pods_may_be_another_network_than_the_offices() {
+    for overlay in [Overlay::Vxlan, Overlay::HostGw] {
+        let lab = Lab::open(LabOptions {
+            second_nic: true,
+            ..unmasqueraded(overlay)
+        })
+        .unwrap();
+        let bridge = start(&lab, "stack");
+        reaches_everything(&lab, lab.office_pc());
+        assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
+    }
+}
+
+#[test]
+fn older_kernels_way_of_attaching_works_on_the_stack_path_too() {
+    let lab = Lab::open(unmasqueraded(Overlay::HostGw)).unwrap();
+    let mut arguments = Bridge::static_arguments("stack");
+    arguments.extend(["--tc-attach", "clsact"].map(str::to_owned));
+    let mut bridge = Bridge::start(&lab, &arguments).unwrap();
+    reaches_everything(&lab, lab.office_pc());
+    assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
+    bridge.kill().unwrap();
+    bridge.leave_installed();
+    // The next one puts its programs in their place.
+    let bridge = Bridge::start(&lab, &arguments).unwrap();
+    reaches_everything(&lab, lab.office_pc());
+    let status = bridge.status().unwrap();
+    assert!(
+        status["datapath"].as_array().unwrap().iter().all(|entry| {
+            entry["mode"] == "clsact" && entry["layers"] == serde_json::json!(["stack"])
+        }),
+        "{status}"
+    );
+}
+
+#[test]
+fn two_clients_with_the_same_port_keep_both_sessions() {
+    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let bridge = start(&lab, "stack");
+    let target = lab.at("echo-1", port::ECHO);
+    let clients = [lab.office_pc(), lab.office_pc2()];
+    let mut streams = clients.map(|client| client.tcp_from(FREE_PORT, target).unwrap());
+    let sockets = clients.map(|client| client.udp_from(FREE_PORT, target).unwrap());
+    for round in 0..20 {
+        for (index, stream) in streams.iter_mut().enumerate() {
+            exchange(stream, format!("client {index}, round {round}").as_bytes()).unwrap();
+        }
+        for (index, socket) in sockets.iter().enumerate() {
+            datagram(socket, format!("client {index}, round {round}").as_bytes()).unwrap();
+        }
+    }
+    let nat: HashSet<String> = bridge
+        .flows()
+        .unwrap()
+        .iter()
+        .map(|flow| format!("{} {}", flow["protocol"], flow["nat"]))
+        .collect();
+    assert_eq!(nat.len(), 4, "{nat:?}");
+}
+
+#[test]
+fn a_firewall_that_drops_by_default_needs_the_rule_that_the_recipe_needs() {
+    let lab = Lab::open(LabOptions {
+        firewall: Firewall::DropByDefault,
+        ..unmasqueraded(Overlay::Vxlan)
+    })
+    .unwrap();
+    let bridge = start(&lab, "stack");
+    let pod = lab.at("echo-1", port::ECHO);
+    assert!(lab.office_pc().is_cut_off_from(pod));
+    let rule = [
+        "-A",
+        "FORWARD",
+        "-s",
+        plan::OFFICE_CIDR,
+        "-d",
+        plan::POD_CIDR,
+        "-j",
+        "ACCEPT",
+    ];
+    lab.node_30().run("iptables", &rule).unwrap();
+    reaches_everything(&lab, lab.office_pc());
+    assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
+}
+
+#[test]
+fn a_node_that_does_not_forward_is_refused() {
+    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    lab.node_30()
+        .namespace()
+        .sysctl(&[("net/ipv4/ip_forward", "0")])
+        .unwrap();
+    let output = Bridge::command(&lab, &Bridge::static_arguments("stack"))
+        .unwrap()
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        message.contains("net.ipv4.ip_forward") && message.contains("--manage-sysctls"),
+        "{message}"
+    );
+    assert!(!lab.pin_path().exists());
+}
+
+#[test]
+fn traceroute_shows_the_router_the_node_and_the_pod() {
+    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let _bridge = start(&lab, "stack");
+    let way = [OFFICE_GATEWAY, plan::NODE_30].map(Some);
+    for method in [&["-U", "-p", "33434"][..], &["-I"], &["-T", "-p", "7"]] {
+        let pod = lab.pod("echo-0").address();
+        let hops = lab.office_pc().traceroute(pod, method).unwrap();
+        assert_eq!(
+            hops,
+            [&way[..], &[Some(pod)]].concat(),
+            "traceroute {method:?} to {pod}"
+        );
+        let pod = lab.pod("echo-1").address();
+        let worker = Some(Ipv4Addr::new(10, 244, 1, 0));
+        let hops = lab.office_pc().traceroute(pod, method).unwrap();
+        assert_eq!(
+            hops,
+            [&way[..], &[worker, Some(pod)]].concat(),
+            "traceroute {method:?} to {pod}"
+        );
+    }
+}
+
+#[test]
+fn a_closed_port_is_told_at_once() {
+    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let _bridge = start(&lab, "stack");
+    for pod in ECHO_PODS {
+        let closed = lab.at(pod, 9);
+        let (kind, _) = lab.office_pc().tcp_refusal(closed).unwrap();
+        assert_eq!(kind, ErrorKind::ConnectionRefused, "{pod}");
+        let socket = lab.office_pc().udp_from(0, closed).unwrap();
+        let error = datagram(&socket, b"anybody?").unwrap_err();
+        let cause = error.downcast_ref::<std::io::Error>().unwrap();
+        assert_eq!(cause.kind(), ErrorKind::ConnectionRefused, "{pod}");
+    }
+}
+
+#[test]
+fn the_office_learns_what_fits_from_the_node_and_from_beyond() {
+    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let _bridge = start(&lab, "stack");
+    let pc = lab.office_pc();
+    let pod = lab.pod("echo-1").address();
+    let try_size = |size: u32| {
+        let payload = (size - 20 - 8).to_string();
+        pc.ping_with(pod, &["-M", "do", "-c", "1", "-W", "2", "-s", &payload])
+            .unwrap()
+    };
+    assert!(try_size(VXLAN_MTU).complete());
+    let refused = try_size(plan::LAN_MTU);
+    let told = format!("Frag needed and DF set (mtu = {VXLAN_MTU})");
+    assert!(
+        refused.text.contains(&format!("From {}", plan::NODE_30)) && refused.text.contains(&told),
+        "{}",
+        refused.text
+    );
+
+    let narrow = format!("route add {pod}/32 dev cni0 mtu lock 1000");
+    let words: Vec<&str> = narrow.split(' ').collect();
+    lab.worker_1().run("ip", &words).unwrap();
+    let refused = try_size(1400);
+    assert!(
+        refused.text.contains("Frag needed and DF set (mtu = 1000)"),
+        "{}",
+        refused.text
+    );
+    assert!(try_size(1000).complete());
+    // TCP finds out as well, to the pod itself and through the service.
+    for target in [lab.at("echo-1", port::BULK), BULK_SERVICE] {
+        pc.bulk(target, 1 << 20, 0).unwrap();
+    }
+}
+
+#[test]
+fn pods_learn_what_fits_on_the_way_to_the_office() {
+    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let _bridge = start(&lab, "stack");
+    let pc = lab.office_pc();
+    let narrow = format!("route add {}/32 dev office0 mtu lock 1200", pc.address());
+    let words: Vec<&str> = narrow.split(' ').collect();
+    lab.office_router().run("ip", &words).unwrap();
+    for pod in ECHO_PODS {
+        pc.bulk(lab.at(pod, port::BULK), 0, 1 << 20)
+            .unwrap_or_else(|error| panic!("{pod}: {error:#}"));
+    }
+    for _ in 0..6 {
+        pc.bulk(BULK_SERVICE, 0, 1 << 20).unwrap();
+    }
+}
+
+#[test]
+fn fragments_pass_both_ways() {
+    for overlay in [Overlay::Vxlan, Overlay::HostGw] {
+        let lab = Lab::open(unmasqueraded(overlay)).unwrap();
+        let _bridge = start(&lab, "stack");
+        let pc = lab.office_pc();
+        for pod in ECHO_PODS {
+            let arguments = [
+                "-s", "3000", "-M", "dont", "-c", "3", "-i", "0.2", "-W", "2",
+            ];
+            let ping = pc.ping_with(lab.pod(pod).address(), &arguments).unwrap();
+            assert!(ping.complete(), "{overlay:?} {pod}: {}", ping.text);
+        }
+        for target in ECHO_PODS
+            .map(|pod| lab.at(pod, port::ECHO))
+            .into_iter()
+            .chain([ECHO_SERVICE])
+        {
+            let socket = pc.udp_from(0, target).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_millis(500)))
+                .unwrap();
+            let payload: Vec<u8> = (0..8000_u16).map(|n| n.to_be_bytes()[1]).collect();
+            // The first may only teach the client the path's MTU.
+            let _ = datagram(&socket, &payload);
+            datagram(&socket, &payload)
+                .unwrap_or_else(|error| panic!("{overlay:?} {target}: {error:#}"));
+        }
+    }
+}
+
+#[test]
+fn two_hundred_megabytes_cross_without_a_retransmission_storm() {
+    const MEGABYTES: u64 = 200 << 20;
+    for overlay in [Overlay::Vxlan, Overlay::HostGw] {
+        let lab = Lab::open(unmasqueraded(overlay)).unwrap();
+        let _bridge = start(&lab, "stack");
+        let pc = lab.office_pc();
+        let senders = [pc, lab.pod("echo-0"), lab.pod("echo-1"), lab.pod("echo-2")];
+        let sum = |name| -> u64 {
+            let counters = senders
+                .iter()
+                .map(|host| host.counter("Tcp", name).unwrap());
+            counters.sum()
+        };
+        for target in [
+            lab.at("echo-1", port::BULK),
+            lab.at("echo-0", port::BULK),
+            BULK_SERVICE,
+        ] {
+            let before = (sum("RetransSegs"), sum("OutSegs"));
+            pc.bulk(target, MEGABYTES, MEGABYTES).unwrap();
+            let (again, all) = (sum("RetransSegs") - before.0, sum("OutSegs") - before.1);
+            assert!(
+                again * 100 <= all,
+                "{overlay:?} {target}: {again} of {all} segments were sent again"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_cluster_that_is_known_needs_no_stack_path() {
+    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "auto")).unwrap();
+    reaches_everything(&lab, lab.office_pc());
+    assert_eq!(layers(&bridge), HashSet::from(["tc".to_owned()]));
+}
+
+#[test]
+fn with_networks_alone_pods_go_by_tc_and_services_by_the_stack_path() {
+    for overlay in [Overlay::Vxlan, Overlay::HostGw] {
+        let lab = Lab::open(unmasqueraded(overlay)).unwrap();
+        let bridge = start(&lab, "auto");
+        reaches_everything(&lab, lab.office_pc());
+        let flows = bridge.flows().unwrap();
+        for flow in &flows {
+            let is_service = flow["destination"].as_str().unwrap().starts_with("10.96.");
+            let layer = if is_service { "stack" } else { "tc" };
+            assert_eq!(flow["layer"], layer, "{flow}");
+        }
+        assert_eq!(layers(&bridge).len(), 2, "{flows:?}");
+    }
+}
+
+#[test]
+fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
+    for options in [unmasqueraded(Overlay::Vxlan), masqueraded(Overlay::Vxlan)] {
+        let layer = if options.service_masquerade {
+            "kernel"
+        } else {
+            "stack"
+        };
+        let lab = Lab::open(options).unwrap();
+        let mut bridge = start(&lab, "auto");
+        let pc = lab.office_pc();
+        let mut tcp = pc.tcp_from(FREE_PORT, ECHO_SERVICE).unwrap();
+        let udp = pc.udp_from(FREE_PORT, ECHO_SERVICE).unwrap();
+        exchange(&mut tcp, b"before").unwrap();
+        datagram(&udp, b"before").unwrap();
+        let client = SocketAddrV4::new(pc.address(), FREE_PORT);
+        let before = ["tcp", "udp"].map(|protocol| flow_from(&bridge, protocol, client));
+
+        bridge.stop().unwrap();
+        bridge.leave_installed();
+        let bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "auto")).unwrap();
+        for round in 0..10 {
+            exchange(&mut tcp, format!("round {round}").as_bytes()).unwrap();
+            datagram(&udp, format!("round {round}").as_bytes()).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        for (protocol, before) in ["tcp", "udp"].into_iter().zip(before) {
+            let after = flow_from(&bridge, protocol, client);
+            assert_eq!(after["layer"], layer, "{after}");
+            for part in ["destination", "backend", "nat"] {
+                assert_eq!(after[part], before[part], "{before} became {after}");
+            }
+        }
+        let new = SocketAddrV4::new(pc.address(), FREE_PORT + 1);
+        let mut tcp = pc.tcp_from(new.port(), ECHO_SERVICE).unwrap();
+        exchange(&mut tcp, b"new").unwrap();
+        assert_eq!(flow_from(&bridge, "tcp", new)["layer"], "tc");
+    }
+}
+
+#[test]
+fn a_flow_of_the_tc_path_stays_there_when_new_ones_take_the_stack_path() {
+    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let mut bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "auto")).unwrap();
+    let pc = lab.office_pc();
+    let targets = [
+        ECHO_SERVICE,
+        lab.at("echo-0", port::ECHO),
+        lab.at("echo-1", port::ECHO),
+    ];
+    let mut sessions: Vec<_> = targets
+        .into_iter()
+        .zip(FREE_PORT..)
+        .map(|(to, port)| {
+            (
+                SocketAddrV4::new(pc.address(), port),
+                pc.tcp_from(port, to).unwrap(),
+                pc.udp_from(port, to).unwrap(),
+            )
+        })
+        .collect();
+    for arguments in [
+        Bridge::manifests_arguments(&lab, "auto"),
+        Bridge::manifests_arguments(&lab, "stack"),
+        Bridge::static_arguments("stack"),
+    ] {
+        bridge.stop().unwrap();
+        bridge.leave_installed();
+        bridge = Bridge::start(&lab, &arguments).unwrap();
+        for round in 0..3 {
+            for (client, tcp, udp) in &mut sessions {
+                exchange(tcp, format!("{client} {round}").as_bytes()).unwrap();
+                datagram(udp, format!("{client} {round}").as_bytes()).unwrap();
+            }
+        }
+        for (client, ..) in &sessions {
+            for protocol in ["tcp", "udp"] {
+                let flow = flow_from(&bridge, protocol, *client);
+                assert_eq!(flow["layer"], "tc", "{flow}");
+            }
+        }
+    }
+    for (to, port) in targets.into_iter().zip(FREE_PORT + 100..) {
+        let mut tcp = pc.tcp_from(port, to).unwrap();
+        exchange(&mut tcp, b"new").unwrap();
+        let flow = flow_from(&bridge, "tcp", SocketAddrV4::new(pc.address(), port));
+        assert_eq!(flow["layer"], "stack", "{flow}");
+    }
+}
+
+#[test]
+fn flushing_by_service_ends_its_flows_on_the_stack_path() {
+    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let bridge = start(&lab, "auto");
+    let pc = lab.office_pc();
+    let mut through_service = pc.tcp(ECHO_SERVICE).unwrap();
+    let mut to_pod = pc.tcp(lab.at("echo-1", port::ECHO)).unwrap();
+    exchange(&mut through_service, b"before").unwrap();
+    exchange(&mut to_pod, b"before").unwrap();
+    let service = plan::ECHO.to_string();
+    bridge
+        .client()
+        .text(&["flows", "flush", "--destination", &service])
+        .unwrap();
+    assert_eq!(layers(&bridge).contains("stack"), false);
+    assert!(exchange(&mut through_service, b"a flushed flow").is_err());
+    exchange(&mut to_pod, b"another flow").unwrap();
+    pc.tcp_echo(ECHO_SERVICE, b"a new one").unwrap();
+}
