@@ -6,6 +6,7 @@
 pub mod client;
 mod pki;
 mod resource;
+mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +17,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Service};
 use crate::envtest::Programs;
 use crate::netns::Namespace;
 use crate::node::Overlay;
@@ -167,6 +168,22 @@ impl ApiServer {
         }
         self.applied = wanted;
         Ok(())
+    }
+
+    /// Adds many services at once, which no other part of the lab knows of.
+    pub fn seed(&self, services: &[Service]) -> Result<()> {
+        let namespaces: BTreeSet<&str> = services
+            .iter()
+            .map(|service| service.namespace.as_str())
+            .collect();
+        for namespace in namespaces {
+            self.admin.apply(&namespace_object(namespace))?;
+        }
+        let objects: Vec<Value> = services
+            .iter()
+            .flat_map(|service| [objects::service(service), objects::endpoint_slice(service)])
+            .collect();
+        seed::seed(&self.namespace, &objects)
     }
 
     /// What is written once: namespaces, and the networks as kubeadm and the server's own controller

@@ -1,6 +1,6 @@
 //! Where the API server has an object, told from the object itself.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
 use serde_json::Value;
 
@@ -32,6 +32,18 @@ pub fn path(object: &Value) -> Result<String> {
         .as_str()
         .with_context(|| format!("an object without a name: {object}"))?;
     Ok(format!("{}/{name}", collection(object)?))
+}
+
+/// The key of an object in etcd.
+pub fn storage_key(object: &Value) -> Result<String> {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+    let folder = match object["kind"].as_str() {
+        Some("Service") => "services/specs",
+        Some("EndpointSlice") => "endpointslices",
+        _ => bail!("not known where etcd has {object}"),
+    };
+    Ok(format!("/registry/{folder}/{namespace}/{name}"))
 }
 
 #[cfg(test)]

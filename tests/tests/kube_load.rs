@@ -1,0 +1,255 @@
+//! Many services, many changes, many connections.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use lab::cluster::{Endpoint, Protocol, Service, ServicePort};
+use lab::host::datagram;
+use lab::plan::port;
+use lab::{Bridge, Lab, LabOptions, eventually, objects};
+use serde_json::Value;
+
+fn open() -> Lab {
+    Lab::open(LabOptions {
+        api_server: true,
+        ..LabOptions::default()
+    })
+    .unwrap()
+}
+
+fn endpoint(address: Ipv4Addr) -> Endpoint {
+    Endpoint {
+        pod: format!("load-{}", address.to_bits()),
+        node: "worker-1".to_owned(),
+        address,
+        ready: true,
+        terminating: false,
+    }
+}
+
+/// The `number`-th of many services, with this many backends that nothing runs on.
+fn service(number: u16, backends: u8) -> Service {
+    let [high, low] = number.to_be_bytes();
+    Service {
+        namespace: "load".to_owned(),
+        name: format!("load-{number}"),
+        vip: Ipv4Addr::new(10, 100, high, low),
+        ports: vec![ServicePort {
+            name: "http".to_owned(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            target: 8080,
+        }],
+        endpoints: (0..backends)
+            .map(|slot| endpoint(Ipv4Addr::new(10, 244, 128 | (low % 100), 10 + slot)))
+            .collect(),
+        session_affinity: None,
+    }
+}
+
+fn bpftool(bridge: &Bridge, verb: &str, table: &str, rest: &[String]) -> Value {
+    let path = bridge.client().table(table).unwrap();
+    let output = Command::new("bpftool")
+        .args(["-j", "map", verb, "pinned"])
+        .arg(path)
+        .args(rest)
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+}
+
+/// How many backends the kernel has for port 80 of this service. The key is `ServiceKey`: address,
+/// port in host order, protocol, padding.
+fn backends_in_kernel(bridge: &Bridge, service: &Service) -> Option<u64> {
+    let mut key = service.vip.octets().to_vec();
+    key.extend(80_u16.to_ne_bytes());
+    key.extend([6, 0]);
+    let mut rest = vec!["key".to_owned()];
+    rest.extend(key.iter().map(u8::to_string));
+    let entry = bpftool(bridge, "lookup", "services", &rest);
+    let value = entry
+        .get("formatted")
+        .map_or(&entry["value"], |entry| &entry["value"]);
+    value["backend_count"].as_u64()
+}
+
+/// A table as bpftool prints it, in an order of its own.
+fn dump(bridge: &Bridge, table: &str) -> Vec<String> {
+    let Value::Array(entries) = bpftool(bridge, "dump", table, &[]) else {
+        panic!("{table} can't be dumped");
+    };
+    let mut lines: Vec<String> = entries.iter().map(Value::to_string).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_change_is_in_the_kernel_within_a_second_among_a_thousand_services() {
+    const CHANGES: u16 = 200;
+    let lab = open();
+    let services: Vec<Service> = (0..1_000).map(|number| service(number, 2)).collect();
+    lab.api().seed(&services).unwrap();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    eventually(Duration::from_secs(20), "all services are known", || {
+        backends_in_kernel(&bridge, &services[999]) == Some(2)
+    });
+    let admin = lab.api().admin();
+    let mut latencies: Vec<Duration> = (0..CHANGES)
+        .map(|change| {
+            // Another one each time, all over the table.
+            let changed = service(change.wrapping_mul(37) % 1_000, 3);
+            let slice = objects::endpoint_slice(&changed);
+            let begun = Instant::now();
+            admin.apply(&slice).unwrap();
+            while backends_in_kernel(&bridge, &changed) != Some(3) {
+                assert!(begun.elapsed() < Duration::from_secs(10), "change {change}");
+            }
+            begun.elapsed()
+        })
+        .collect();
+    latencies.sort();
+    let [median, p99] = [CHANGES / 2, CHANGES * 99 / 100].map(|rank| latencies[usize::from(rank)]);
+    println!("from the API to the kernel, {CHANGES} changes: p50 {median:?}, p99 {p99:?}");
+    assert!(p99 < Duration::from_secs(1), "p99 is {p99:?}");
+}
+
+#[test]
+fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
+    const SERVICES: u16 = 10_000;
+    /// The bound of a release build is 3 s; this is one for development, on a busy machine.
+    const BOUND: Duration = Duration::from_secs(15);
+    let mut lab = open();
+    let services: Vec<Service> = (0..SERVICES).map(|number| service(number, 10)).collect();
+    lab.api().seed(&services).unwrap();
+    let listed = lab
+        .api()
+        .admin()
+        .get("/api/v1/namespaces/load/services?resourceVersion=0&limit=1")
+        .unwrap();
+    assert!(listed["items"].is_array());
+    let arguments = Bridge::default_arguments(&lab);
+    let begun = Instant::now();
+    let mut bridge = Bridge::start(&lab, &arguments).unwrap();
+    let loaded = |bridge: &Bridge| {
+        bridge.status().is_ok_and(|status| {
+            status["services"].as_u64() >= Some(u64::from(SERVICES))
+                && status["cluster_state"]["connected"] == true
+        })
+    };
+    eventually(BOUND, "all services are loaded", || loaded(&bridge));
+    let load = begun.elapsed();
+    println!("{SERVICES} services with 10 endpoints each: loaded {load:?} after the start");
+    assert!(load < BOUND, "{load:?}");
+    assert_eq!(backends_in_kernel(&bridge, &services[9_999]), Some(10));
+
+    let before = ["services", "backends"].map(|table| dump(&bridge, table));
+    bridge.stop().unwrap();
+    bridge.leave_installed();
+    let begun = Instant::now();
+    let successor = Bridge::start(&lab, &arguments).unwrap();
+    eventually(BOUND, "the successor is in touch", || {
+        let status = successor.status().unwrap();
+        status["pid"].as_u64() == Some(successor.id().into())
+            && status["cluster_state"]["synced"] == true
+    });
+    println!(
+        "a successor is in touch {:?} after its start",
+        begun.elapsed()
+    );
+    let after = ["services", "backends"].map(|table| dump(&successor, table));
+    assert!(
+        after == before,
+        "a restart of the bridge changes the tables"
+    );
+
+    lab.api_mut().restart().unwrap();
+    eventually(
+        Duration::from_secs(40),
+        "the bridge is in touch again",
+        || successor.status().unwrap()["cluster_state"]["connected"] == true,
+    );
+    let after = ["services", "backends"].map(|table| dump(&successor, table));
+    assert!(
+        after == before,
+        "a restart of the API server changes the tables"
+    );
+}
+
+#[test]
+fn ten_thousand_flows_are_spread_evenly_over_ten_backends() {
+    const FLOWS: u16 = 10_000;
+    let mut lab = open();
+    // Ten addresses of two pods, each with an echo of its own that counts.
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut counts = BTreeMap::new();
+    let mut endpoints = Vec::new();
+    let mut threads = Vec::new();
+    for (pod, third) in [("echo-1", 1), ("echo-2", 2)] {
+        for last in 100..105 {
+            let address = Ipv4Addr::new(10, 244, third, last);
+            let host = lab.pod(pod);
+            host.run(
+                "ip",
+                &["addr", "add", &format!("{address}/32"), "dev", "eth0"],
+            )
+            .unwrap();
+            let socket = host
+                .run_in(|| Ok(UdpSocket::bind((address, 9_000))?))
+                .unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .unwrap();
+            let count = Arc::new(AtomicU32::new(0));
+            counts.insert(address, count.clone());
+            let stop = stop.clone();
+            threads.push(std::thread::spawn(move || {
+                let mut buffer = [0; 64];
+                while !stop.load(Ordering::Relaxed) {
+                    if let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        let _ = socket.send_to(&buffer[..length], peer);
+                    }
+                }
+            }));
+            endpoints.push(endpoint(address));
+        }
+    }
+    let service = Service {
+        namespace: lab::cluster::PROJECT.to_owned(),
+        name: "ten".to_owned(),
+        vip: Ipv4Addr::new(10, 96, 20, 60),
+        ports: vec![ServicePort {
+            name: "echo".to_owned(),
+            protocol: Protocol::Udp,
+            port: port::ECHO,
+            target: 9_000,
+        }],
+        endpoints,
+        session_affinity: None,
+    };
+    let vip = SocketAddrV4::new(service.vip, port::ECHO);
+    lab.cluster_mut().services.push(service);
+    lab.publish().unwrap();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    for number in 0..FLOWS {
+        let socket = lab.office_pc().udp_from(20_000 + number, vip).unwrap();
+        datagram(&socket, b"count me").unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let counts: Vec<u32> = counts
+        .values()
+        .map(|count| count.load(Ordering::Relaxed))
+        .collect();
+    println!("flows at each backend: {counts:?}");
+    assert_eq!(counts.iter().sum::<u32>(), u32::from(FLOWS));
+    for count in counts {
+        assert!((850..=1_150).contains(&count), "{count} is not 1000 ± 15 %");
+    }
+}
