@@ -44,7 +44,9 @@ impl Programs {
             }
             return Ok(Some(programs));
         }
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("this crate is in no workspace")?;
         let archive = checkout.join(ARCHIVE);
         if !archive.is_file() {
             return Ok(None);

@@ -20,10 +20,10 @@
 //!   gives them to a real API server, whose programs [`envtest`] finds; [`kube_proxy`] runs the real one;
 //! * [`Lab`] puts all of it together;
 //! * [`host`] is what a test does on a host, [`capture`] what it sees on a wire, [`frames`] whole frames
-//!   that no program would send;
+//!   that no program would send, [`portless`] packets that are neither TCP nor UDP;
 //! * [`wait`] waits for what has to come;
-//! * [`bridge`] runs the program under test on node-30; [`demo`] plays the office developer.
-//! * [`bridge`] runs the program under test on node-30, [`pod`] does as the pod of applied manifests; [`demo`] plays the office developer.
+//! * [`bridge`] runs the program under test on node-30, [`pod`] does as the pod of applied manifests;
+//!   [`demo`] plays the office developer.
 //!
 //! A lab needs root, and the programs `ip`, `bridge`, `nsenter`, `iptables-restore`, `dnsmasq`,
 //! `unbound`, `ping`, `traceroute`, `dig`, `tcpdump` and `bpftool`; with an API server `setpriv` too.
@@ -50,6 +50,7 @@ pub mod node;
 pub mod objects;
 pub mod plan;
 pub mod pod;
+pub mod portless;
 pub mod process;
 pub mod rules;
 pub mod run_dir;

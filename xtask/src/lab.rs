@@ -11,7 +11,7 @@ use crate::process::{say, step};
 pub fn run() -> Result<()> {
     host::ready()?;
     let interrupt = Interrupt::expect()?;
-    let lab = open()?;
+    let lab = open(LabOptions::default())?;
     println!("\n{}\n{}", demo::addresses(&lab), demo::how_to_enter(&lab));
     println!("Any other host: the same with its namespace, as listed.\n");
     interrupt.wait()?;
@@ -20,10 +20,18 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Opens the default lab.
-pub fn open() -> Result<Lab> {
-    step("Opening the lab: an office, a router, three cluster nodes and their pods, in namespaces");
-    Lab::open(LabOptions::default())
+/// Opens a lab.
+pub fn open(options: LabOptions) -> Result<Lab> {
+    let api_server = if options.api_server {
+        "an API server, "
+    } else {
+        ""
+    };
+    step(&format!(
+        "Opening the lab: an office, a router, {api_server}three cluster nodes and their pods, \
+         in namespaces"
+    ));
+    Lab::open(options)
 }
 
 /// Ctrl-C and SIGTERM, kept until somebody waits for them: the lab has to be closed after them.

@@ -5,23 +5,39 @@ use std::os::unix::process::CommandExt as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lab::demo::{self, Step};
+use lab::envtest::HOW_TO_GET;
+use lab::{Bridge, LabOptions};
 
 use crate::lab::{Interrupt, open};
 use crate::process::{command, is_root, say, step};
 use crate::workspace::Workspace;
-use crate::{build, host};
+use crate::{build, control_plane, host};
 
-/// Plays the office developer in the lab; then `check` tells whether the lab stays.
+/// Plays the office developer in the lab, on an API server if one is found; then `check` tells whether
+/// the lab stays.
 pub fn in_lab(workspace: &Workspace, check: bool) -> Result<()> {
     host::ready()?;
     build::run(workspace, false)?;
 
+    let api_server = control_plane::look()?.0.is_some();
+    if api_server {
+        say("the lab runs them, and office-bridge follows the API server (--cluster kube)");
+    } else {
+        say("office-bridge reads manifests instead (--cluster manifests=DIR); for an API server:");
+        say(HOW_TO_GET);
+    }
+
     let interrupt = Interrupt::expect()?;
-    let lab = open()?;
+    let mut lab = open(LabOptions {
+        api_server,
+        ..LabOptions::default()
+    })?;
     step("Starting office-bridge on node-30");
-    let bridge = lab.start_bridge(&[])?;
+    let arguments = Bridge::default_arguments(&lab);
+    say(&format!("office-bridge run {}", arguments.join(" ")));
+    let bridge = Bridge::start(&lab, &arguments)?;
     step("Playing the office developer");
-    let steps = demo::play(&lab, &bridge);
+    let steps = demo::play(&mut lab, &bridge);
     let flows = bridge.flows().context("list the flows")?;
 
     println!(
@@ -39,7 +55,7 @@ pub fn in_lab(workspace: &Workspace, check: bool) -> Result<()> {
             demo::addresses(&lab),
             demo::how_to_look(&lab, &bridge)
         );
-        println!("{}", demo::how_to_enter(&lab));
+        println!("{}\n{}", demo::how_to_ask(&lab), demo::how_to_enter(&lab));
         interrupt.wait()?;
     }
     step("Closing the lab");
