@@ -317,6 +317,21 @@ pub fn translate_in_place<P: Packet, T: Tables>(
     translation: &Translation,
 ) -> Verdict {
     fragment::remember(tables, datagram, transport);
+    if transport.tcp_flags & flag::SYN != 0 {
+        // An address without a route, or of the node itself, sets no limit.
+        let limit = |address| tables.route(address).map(|route| route.mtu);
+        let there = limit(translation.destination.address).filter(|&mtu| mtu != 0);
+        let back = limit(datagram.source()).filter(|&mtu| mtu != 0);
+        let narrower = match (there, back) {
+            (Some(there), Some(back)) if back < there => Some(back),
+            (there, back) => there.or(back),
+        };
+        if let Some(mtu) = narrower
+            && mss::clamp(packet, datagram.header_len, transport.header_len, mtu).is_err()
+        {
+            return Verdict::Drop(DropReason::RewriteFailed);
+        }
+    }
     match translate(packet, datagram, transport, translation, datagram.ip.ttl) {
         Ok(()) => Verdict::Continue,
         Err(_) => Verdict::Drop(DropReason::RewriteFailed),

@@ -92,7 +92,10 @@ fn the_applied_manifests_let_the_office_reach_the_cluster() {
 
     let address = lab.office_pc().resolve(plan::ROUTER_LAN, MYSQL).unwrap();
     assert_eq!(address, plan::MYSQL);
-    let mut session = lab.office_pc().mysql(SocketAddrV4::new(address, port::MYSQL)).unwrap();
+    let mut session = lab
+        .office_pc()
+        .mysql(SocketAddrV4::new(address, port::MYSQL))
+        .unwrap();
     assert_eq!(session.query("SELECT 42").unwrap(), "42");
     lab.office_pc().ping(lab.pod("echo-2").address()).unwrap();
 
