@@ -307,6 +307,16 @@ fn deliver<P: Packet, T: Tables>(
     }
 }
 
+/// The smaller of two MTUs, where 0 sets no limit: an address without a route, or of the node itself.
+#[inline(always)]
+const fn narrower(one: u32, other: u32) -> u32 {
+    if other == 0 || (one != 0 && one < other) {
+        one
+    } else {
+        other
+    }
+}
+
 /// Translates a packet that the kernel routes itself, and so has looked at its TTL and size, or will.
 #[inline(always)]
 pub fn translate_in_place<P: Packet, T: Tables>(
@@ -318,17 +328,12 @@ pub fn translate_in_place<P: Packet, T: Tables>(
 ) -> Verdict {
     fragment::remember(tables, datagram, transport);
     if transport.tcp_flags & flag::SYN != 0 {
-        // An address without a route, or of the node itself, sets no limit.
-        let limit = |address| tables.route(address).map(|route| route.mtu);
-        let there = limit(translation.destination.address).filter(|&mtu| mtu != 0);
-        let back = limit(datagram.source()).filter(|&mtu| mtu != 0);
-        let narrower = match (there, back) {
-            (Some(there), Some(back)) if back < there => Some(back),
-            (there, back) => there.or(back),
-        };
-        if let Some(mtu) = narrower
-            && mss::clamp(packet, datagram.header_len, transport.header_len, mtu).is_err()
-        {
+        let limit = |address| tables.route(address).map_or(0, |route| route.mtu);
+        let mtu = narrower(
+            limit(translation.destination.address),
+            limit(datagram.source()),
+        );
+        if mtu != 0 && mss::clamp(packet, datagram.header_len, transport.header_len, mtu).is_err() {
             return Verdict::Drop(DropReason::RewriteFailed);
         }
     }
