@@ -307,6 +307,16 @@ fn deliver<P: Packet, T: Tables>(
     }
 }
 
+/// The smaller of two MTUs, where 0 sets no limit: an address without a route, or of the node itself.
+#[inline(always)]
+const fn narrower(one: u32, other: u32) -> u32 {
+    if other == 0 || (one != 0 && one < other) {
+        one
+    } else {
+        other
+    }
+}
+
 /// Translates a packet that the kernel routes itself, and so has looked at its TTL and size, or will.
 #[inline(always)]
 pub fn translate_in_place<P: Packet, T: Tables>(
@@ -317,6 +327,16 @@ pub fn translate_in_place<P: Packet, T: Tables>(
     translation: &Translation,
 ) -> Verdict {
     fragment::remember(tables, datagram, transport);
+    if transport.tcp_flags & flag::SYN != 0 {
+        let limit = |address| tables.route(address).map_or(0, |route| route.mtu);
+        let mtu = narrower(
+            limit(translation.destination.address),
+            limit(datagram.source()),
+        );
+        if mtu != 0 && mss::clamp(packet, datagram.header_len, transport.header_len, mtu).is_err() {
+            return Verdict::Drop(DropReason::RewriteFailed);
+        }
+    }
     match translate(packet, datagram, transport, translation, datagram.ip.ttl) {
         Ok(()) => Verdict::Continue,
         Err(_) => Verdict::Drop(DropReason::RewriteFailed),

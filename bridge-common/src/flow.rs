@@ -253,7 +253,7 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
 
 /// Opens a flow on the stack path for a packet that leaves for the pod `key.destination`.
 #[inline(always)]
-pub fn open_departing<T: Tables>(
+pub(crate) fn open_departing<T: Tables>(
     tables: &T,
     key: &FlowKey,
     transport: &Transport,

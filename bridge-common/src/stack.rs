@@ -12,11 +12,9 @@ use crate::flow::{self, Mapping};
 use crate::fragment;
 use crate::icmp_error;
 use crate::layout::{DestinationKind, Layer};
-use crate::mss;
 use crate::packet::Packet;
 use crate::parse::{Datagram, ICMP, Payload, TCP, Transport};
 use crate::tables::{Slot, Tables};
-use crate::tcp::flag;
 use crate::verdict::{Count, Detour, DropReason, PackedVerdict, Verdict, tag};
 
 /// Handles a packet that leaves by an interface behind which pods are, routed by the kernel.
@@ -91,12 +89,6 @@ fn try_leave<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     let mapping = slot.with(|flow| Mapping::of(flow));
     if mapping.layer == Layer::Kernel as u8 {
         return Verdict::Pass;
-    }
-    if transport.tcp_flags & flag::SYN != 0
-        && let Some(route) = tables.route(datagram.destination())
-        && mss::clamp(packet, datagram.header_len, transport.header_len, route.mtu).is_err()
-    {
-        return Verdict::Drop(DropReason::RewriteFailed);
     }
     let (packets, bytes) = (packet.segments(), datagram.total_len);
     let verdict = translate_in_place(

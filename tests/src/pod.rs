@@ -201,7 +201,7 @@ impl Drop for Pod<'_> {
     }
 }
 
-/// Whether a DaemonSet or Job would put a pod of this template on this node: its labels are selected and its taints
+/// Whether a `DaemonSet` or `Job` would put a pod of this template on this node: its labels are selected and its taints
 /// tolerated.
 pub fn schedule(template: &PodTemplateSpec, node: &Node) -> Result<()> {
     let spec = template.spec.as_ref().context("a template without spec")?;

@@ -40,6 +40,76 @@ fn flow_from(bridge: &Bridge, client: SocketAddrV4) -> Value {
     flow.clone()
 }
 
+/// Which pods answer a client of the echo service, over several connections.
+fn answering(lab: &Lab, client: &str) -> HashSet<Ipv4Addr> {
+    let before: Vec<_> = ["echo-0", "echo-1", "echo-2"]
+        .map(|pod| (pod, lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len()))
+        .into();
+    for _ in 0..12 {
+        lab.host(client)
+            .tcp_echo(ECHO_SERVICE, b"the same again?")
+            .unwrap();
+    }
+    before
+        .into_iter()
+        .filter(|(pod, count)| lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len() > *count)
+        .map(|(pod, _)| lab.pod(pod).address())
+        .collect()
+}
+
+#[test]
+fn a_client_of_a_service_with_session_affinity_comes_to_one_pod_until_that_is_gone() {
+    let mut lab = open(Overlay::Vxlan);
+    lab.cluster_mut().service_mut("echo").session_affinity = Some(Duration::from_secs(3600));
+    lab.write_manifests().unwrap();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let [first] = Vec::from_iter(answering(&lab, "office-pc"))[..] else {
+        panic!("not one pod")
+    };
+    let others: Vec<&str> = ["echo-0", "echo-1", "echo-2"]
+        .into_iter()
+        .filter(|pod| lab.pod(pod).address() != first)
+        .collect();
+    let kept: Vec<&str> = ["echo-0", "echo-1", "echo-2"]
+        .into_iter()
+        .filter(|pod| *pod != others[0])
+        .collect();
+    let listed = |bridge: &Bridge, backends: usize| {
+        bridge.client().json(&["services"]).is_ok_and(|services| {
+            services.as_array().unwrap().iter().any(|service| {
+                service["vip"] == ECHO_SERVICE.to_string()
+                    && service["protocol"] == "tcp"
+                    && service["affinity_seconds"] == 3600
+                    && service["backends"].as_array().unwrap().len() == backends
+            })
+        })
+    };
+    assert!(listed(&bridge, 3));
+
+    // A change of the list that leaves the client's pod in it.
+    lab.cluster_mut().service_mut("echo").scale_to(&kept);
+    lab.write_manifests().unwrap();
+    lab::eventually(Duration::from_secs(5), "the shorter list", || {
+        listed(&bridge, 2)
+    });
+    assert_eq!(answering(&lab, "office-pc"), HashSet::from([first]));
+
+    // Its pod goes: another, and from then on that.
+    lab.cluster_mut().service_mut("echo").scale_to(&others);
+    lab.write_manifests().unwrap();
+    let gone = || {
+        let services = bridge.client().json(&["services"]).unwrap();
+        !services
+            .to_string()
+            .contains(&format!("{first}:{}", port::ECHO))
+    };
+    lab::eventually(Duration::from_secs(5), "the list without the pod", gone);
+    let second = answering(&lab, "office-pc");
+    assert_eq!(second.len(), 1, "{second:?}");
+    assert!(!second.contains(&first));
+    assert_eq!(answering(&lab, "office-pc"), second);
+}
+
 fn seen_by(lab: &Lab, pod: &str, protocol: Protocol) -> HashSet<Ipv4Addr> {
     lab.pod(pod)
         .peers(protocol, port::ECHO)

@@ -7,7 +7,7 @@ use bridge_common::verdict::Verdict;
 use proptest::prelude::*;
 
 use crate::wire::{Segment, Wire, assert_sound, at, complete, endpoints};
-use crate::world::{PC, POD, ROUTED_POD, TUNNEL, TUNNEL_MTU, UPLINK, forward, send, world};
+use crate::world::{PC, POD, ROUTED_POD, TUNNEL, TUNNEL_MTU, UPLINK, depart, forward, send, world};
 use bridge_common::parse::TCP;
 
 const CLIENT: Endpoint = at(PC, 20_000);
@@ -53,6 +53,21 @@ fn a_larger_mss_is_clamped_and_a_smaller_one_stays() {
     ] {
         assert_eq!(options_after(&segment(SYN, &mss(announced))), mss(expected));
     }
+}
+
+#[test]
+fn both_directions_of_the_stack_path_are_clamped() {
+    let tables = world();
+    let syn = segment(SYN, &mss(1460));
+    let (verdict, bytes) = depart(&tables, syn.bytes());
+    assert_eq!(verdict, Verdict::Continue);
+    assert_sound(&bytes);
+    assert_eq!(bytes[40..], mss(CLAMPED));
+    let answer = segment(SYN | ACK, &mss(1460)).between(WEB, endpoints(&bytes).0);
+    let (verdict, bytes) = send(&tables, Side::Cluster, answer.bytes());
+    assert_eq!(verdict, Verdict::Continue);
+    assert_sound(&bytes);
+    assert_eq!(bytes[40..], mss(CLAMPED));
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn every_flag_has_a_field_of_the_same_name() {
             }
         }
         let value = match flag {
-            "no-dns" | "no-http" | "manage-sysctls" => "true",
+            "answer-ping" | "no-dns" | "no-http" | "manage-sysctls" => "true",
             "flow-capacity" => "4096",
             "cluster" => "static",
             _ => "x",

@@ -139,7 +139,7 @@ impl<'a> Volumes<'a> {
         let path = self.root.at(&volume.path);
         match volume.type_.as_deref() {
             Some("Directory") => {
-                ensure!(path.is_dir(), "the node has no directory {}", volume.path)
+                ensure!(path.is_dir(), "the node has no directory {}", volume.path);
             }
             Some("DirectoryOrCreate") => fs::create_dir_all(&path)
                 .with_context(|| format!("create {} on the node", volume.path))?,
