@@ -50,12 +50,15 @@ pub fn in_lab(workspace: &Workspace, check: bool) -> Result<()> {
         println!("The log of office-bridge:\n{}", bridge.log());
     }
     if !check {
-        println!(
-            "{}\n{}",
+        let texts = [
             demo::addresses(&lab),
-            demo::how_to_look(&lab, &bridge)
-        );
-        println!("{}\n{}", demo::how_to_ask(&lab), demo::how_to_enter(&lab));
+            demo::how_to_look(&lab, &bridge),
+            demo::how_to_ask(&lab),
+            demo::how_to_enter(&lab),
+        ];
+        for text in texts.iter().filter(|text| !text.is_empty()) {
+            println!("{text}");
+        }
         interrupt.wait()?;
     }
     step("Closing the lab");
