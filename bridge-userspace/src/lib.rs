@@ -16,6 +16,7 @@ pub mod exit;
 pub mod http;
 pub mod journal;
 pub mod listeners;
+mod nat_ports;
 pub mod netlink;
 pub mod networks;
 pub mod ports;

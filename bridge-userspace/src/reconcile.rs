@@ -13,6 +13,7 @@ use ipnet::Ipv4Net;
 
 use crate::affinity;
 use crate::contents::{Contents, ServiceEntry};
+use crate::nat_ports::rearranged;
 use crate::tables::{Hash, Prefixes, TableError, Tables, access, gone, prefix_key, prefix_of};
 
 /// What a reconciliation changed.
@@ -76,8 +77,13 @@ impl Reconciler {
     /// When a table can't be written; what was written until then stays, and the next call goes on from there.
     pub fn apply(&mut self, contents: &Contents) -> Result<Changes, TableError> {
         let mut changes = Changes::default();
-        for (index, (port, applied)) in
-            (0..).zip(contents.nat_ports.iter().zip(&mut self.applied_nat_ports))
+        let count = self.applied_settings.nat_port_count as usize;
+        if contents.settings.nat_port_count < self.applied_settings.nat_port_count {
+            // The datapath must not choose from the end that is about to go.
+            self.apply_settings(&contents.settings, &mut changes)?;
+        }
+        let nat_ports = rearranged(&self.applied_nat_ports, count, &contents.nat_ports);
+        for (index, (port, applied)) in (0..).zip(nat_ports.iter().zip(&mut self.applied_nat_ports))
         {
             if port != applied {
                 self.nat_ports
@@ -87,18 +93,29 @@ impl Reconciler {
                 changes.written += 1;
             }
         }
-        if contents.settings != self.applied_settings {
-            self.settings
-                .set(0, contents.settings, 0)
-                .map_err(access(name::SETTINGS))?;
-            self.applied_settings = contents.settings;
-            changes.written += 1;
-        }
+        self.apply_settings(&contents.settings, &mut changes)?;
         self.routes.apply(&contents.routes, &mut changes)?;
         self.services.apply(&contents.services, &mut changes)?;
         self.cluster.apply(&contents.cluster, &mut changes)?;
         self.office.apply(&contents.office, &mut changes)?;
         Ok(changes)
+    }
+}
+
+impl Reconciler {
+    fn apply_settings(
+        &mut self,
+        settings: &Settings,
+        changes: &mut Changes,
+    ) -> Result<(), TableError> {
+        if *settings != self.applied_settings {
+            self.settings
+                .set(0, settings, 0)
+                .map_err(access(name::SETTINGS))?;
+            self.applied_settings = *settings;
+            changes.written += 1;
+        }
+        Ok(())
     }
 }
 
