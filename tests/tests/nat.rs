@@ -60,7 +60,7 @@ fn answering(lab: &Lab, client: &str) -> HashSet<Ipv4Addr> {
 #[test]
 fn a_client_of_a_service_with_session_affinity_comes_to_one_pod_until_that_is_gone() {
     let mut lab = open(Overlay::Vxlan);
-    lab.cluster_mut().service_mut("echo").session_affinity = Some(Duration::from_secs(3600));
+    lab.cluster_mut().service_mut("echo").session_affinity = Some(Duration::from_hours(1));
     lab.write_manifests().unwrap();
     let bridge = lab.start_bridge(&[]).unwrap();
     let [first] = Vec::from_iter(answering(&lab, "office-pc"))[..] else {
