@@ -51,7 +51,7 @@ impl Quote {
                 Payload::Transport(echo) => echo,
                 _ => return None,
             },
-            _ => return None,
+            _ => Transport::portless(&datagram)?,
         };
         Some(Self {
             datagram,
@@ -82,6 +82,9 @@ impl Quote {
             destination.address,
             self.datagram.ip.ttl,
         )?;
+        if !matches!(protocol, TCP | UDP | ICMP) {
+            return Ok(Difference::default());
+        }
         let ports = Difference::default()
             .replace(
                 self.transport.source_port.to_be_bytes(),

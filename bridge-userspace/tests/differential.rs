@@ -430,7 +430,10 @@ fn what_the_kernel_routes_is_translated_alike() {
             header.protocol = IpNumber::GRE;
         })
     };
-    let (verdict, _) = pair.both("GRE", ClusterEgress, &tunnelled(CLIENT, POD));
+    let (verdict, sent) = pair.both("GRE", ClusterEgress, &tunnelled(CLIENT, POD));
+    assert_eq!(verdict, Verdict::Continue);
+    let complaint = unreachable_about(&sent, [10, 60, 20, 31], NAT);
+    let (verdict, _) = pair.both("an error about it", ClusterIngress, &complaint);
     assert_eq!(verdict, Verdict::Continue);
     let (verdict, _) = pair.both("its answer", ClusterIngress, &tunnelled(POD, NAT));
     assert_eq!(verdict, Verdict::Continue);

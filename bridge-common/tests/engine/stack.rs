@@ -144,6 +144,14 @@ fn a_protocol_without_ports_is_translated_by_its_addresses() {
     let (verdict, back) = send(&tables, Side::Cluster, answer);
     assert_eq!((verdict, addresses(&back)), (Verdict::Continue, (POD, PC)));
     assert_header_is_sound(&back);
+    let error = icmp_error(WORKER, NAT, [3, 4], [0, 0, 5, 0], &out);
+    let (verdict, error) = send(&tables, Side::Cluster, error);
+    assert_eq!(
+        (verdict, addresses(&error)),
+        (Verdict::Continue, (WORKER, PC))
+    );
+    assert_sound(&error);
+    assert_eq!(quote(&error), portless(SCTP, PC, POD, &payload));
     // There is nothing to tell a second client by.
     let (verdict, _) = depart(&tables, portless(SCTP, LAPTOP, POD, &payload));
     assert_eq!(verdict, Verdict::Drop(DropReason::NoNatPort));
