@@ -103,11 +103,13 @@ fn from_client<P: Packet, T: Tables>(
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
         Payload::IcmpError => return Verdict::Detour(Detour::IcmpError),
-        Payload::LaterFragment => match fragment::recall(tables, datagram) {
-            Some(transport) => transport,
-            None => return untranslatable(tables, datagram, kind, DropReason::FragmentUnknown),
-        },
-        Payload::Unsupported => {
+        Payload::LaterFragment if Transport::portless(datagram).is_none() => {
+            match fragment::recall(tables, datagram) {
+                Some(transport) => transport,
+                None => return untranslatable(tables, datagram, kind, DropReason::FragmentUnknown),
+            }
+        }
+        Payload::LaterFragment | Payload::Unsupported => {
             return untranslatable(tables, datagram, kind, DropReason::UnsupportedProtocol);
         }
     };
@@ -127,7 +129,7 @@ fn from_client<P: Packet, T: Tables>(
             record();
         }
         fragment::remember(tables, datagram, &transport);
-        return Verdict::Pass;
+        return left_to_kernel(mapping.layer, kind);
     }
     let Some(route) = tables.route(mapping.backend.address) else {
         return Verdict::Drop(DropReason::NoRoute);
@@ -147,6 +149,17 @@ fn from_client<P: Packet, T: Tables>(
     verdict
 }
 
+/// The verdict on a packet from a client whose flow is not the TC path's: a pod's own connection is none of ours.
+#[must_use]
+#[inline(always)]
+pub fn left_to_kernel(layer: u8, kind: DestinationKind) -> Verdict {
+    if layer == Layer::Kernel as u8 && kind == DestinationKind::Pod {
+        Verdict::Pass
+    } else {
+        Verdict::ToStack
+    }
+}
+
 /// A packet for the cluster that has no ports to translate. A pod's may pass, as the kernel would forward
 /// it anyway; a service's must not, as it would circle between here and the office router.
 #[inline(always)]
@@ -164,10 +177,16 @@ pub fn untranslatable<T: Tables>(
         (_, DestinationKind::Service) => settings.authoritative != 0,
         _ => false,
     };
-    if ours && tables.is_office(datagram.source()) {
-        Verdict::Drop(reason)
-    } else {
-        Verdict::Pass
+    let is_followed = match reason {
+        DropReason::FragmentUnknown => true,
+        DropReason::UnsupportedProtocol => Transport::portless(datagram).is_some(),
+        _ => false,
+    };
+    match (ours, is_followed) {
+        (false, false) => Verdict::Pass,
+        _ if !tables.is_office(datagram.source()) => Verdict::Pass,
+        (true, _) => Verdict::Drop(reason),
+        (false, true) => Verdict::ToStack,
     }
 }
 

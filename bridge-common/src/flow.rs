@@ -209,19 +209,19 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
         if key.protocol != ICMP && transport.tcp_flags & flag::RST == 0 {
             leave(tables, key);
         }
-        return Err(Verdict::Pass);
+        return Err(Verdict::ToStack);
     }
     if key.protocol == TCP && !transport.opens {
         return match without_syn(tables, key, transport, is_service) {
             // The stack path knows about it, or netfilter does.
             Err(Verdict::Reject(..) | Verdict::Drop(_)) if settings.stack_only != 0 => {
-                Err(Verdict::Pass)
+                Err(Verdict::ToStack)
             }
             other => other,
         };
     }
-    if settings.stack_only != 0 {
-        return Err(Verdict::Pass);
+    if settings.stack_only != 0 && transport.opens {
+        return Err(Verdict::ToStack);
     }
     let backend = if is_service {
         balance(tables, key, &settings)?
@@ -284,8 +284,13 @@ pub fn leave_to_kernel<P: Packet, T: Tables>(packet: &P, tables: &T) {
 #[inline(always)]
 fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
     let datagram = Datagram::parse(packet)?;
-    let Payload::Transport(transport) = Payload::of(packet, &datagram) else {
-        return None;
+    let transport = match (
+        Transport::portless(&datagram),
+        Payload::of(packet, &datagram),
+    ) {
+        (Some(portless), _) => portless,
+        (None, Payload::Transport(transport)) => transport,
+        _ => return None,
     };
     if tables.destination(datagram.source())? != DestinationKind::Pod {
         return None;

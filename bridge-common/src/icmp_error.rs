@@ -5,7 +5,7 @@
 //! section 4, RFC 5382 REQ-9). An error neither refreshes nor ends a flow (RFC 4787 REQ-12).
 
 use crate::checksum::Difference;
-use crate::engine::{to_client, untranslatable};
+use crate::engine::{left_to_kernel, to_client, untranslatable};
 use crate::flow::Mapping;
 use crate::layout::{DestinationKind, FlowKey, Ipv4, Layer, ReplyKey};
 use crate::packet::{ChecksumKind, OutOfBounds, Packet};
@@ -155,7 +155,10 @@ pub fn find<P: Packet, T: Tables>(
     let Some(quote) = Quote::read(packet, &outer) else {
         return false;
     };
-    if outer.ip.ttl <= 1 || outer.is_fragment() || quote.datagram.source() != outer.destination() {
+    if (outer.ip.ttl <= 1 && !departing)
+        || outer.is_fragment()
+        || quote.datagram.source() != outer.destination()
+    {
         return false;
     }
     if is_from_backend(tables, &outer) {
@@ -194,13 +197,18 @@ pub fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found
 
 #[inline(always)]
 fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found) -> Verdict {
-    let elsewhere = found.layer != Layer::Tc as u8 && !found.in_place;
-    if elsewhere || found.layer == Layer::Kernel as u8 {
-        return Verdict::Pass;
-    }
     let Some(outer) = Datagram::parse(packet) else {
         return Verdict::Pass;
     };
+    if found.layer == Layer::Kernel as u8 && found.in_place {
+        return Verdict::Pass;
+    }
+    if found.layer != Layer::Tc as u8 && !found.in_place {
+        // To be translated where it leaves, if at all.
+        return tables
+            .destination(outer.destination())
+            .map_or(Verdict::Pass, |kind| left_to_kernel(found.layer, kind));
+    }
     let Some(quote) = Quote::read(packet, &outer) else {
         return Verdict::Pass;
     };

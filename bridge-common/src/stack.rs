@@ -1,8 +1,8 @@
 //! The stack path: NAT around netfilter, for what the kernel routes to a pod by itself.
 //!
 //! Services that only kube-proxy knows, protocols without ports, and everything where the TC path is switched off
-//! take the kernel's way. A packet from an office address to a pod gets its source translated as it leaves, after
-//! netfilter ([`depart`]); what answers it is translated back as it arrives, before netfilter ([`crate::engine`]).
+//! take the kernel's way. The uplink lets them pass as [`Verdict::ToStack`]; only such a packet is handed to [`depart`]
+//! as it leaves, after netfilter, and if it goes from an office address to a pod gets its source translated. What answers it is translated back as it arrives, before netfilter ([`crate::engine`]).
 //! So netfilter sees both directions between client and pod, and kube-proxy's own translation nests inside of ours.
 //! Where netfilter has masqueraded, the source is no office address any more, and the packet is left alone.
 
@@ -17,7 +17,7 @@ use crate::parse::{Datagram, ICMP, Payload, TCP, Transport};
 use crate::tables::{Slot, Tables};
 use crate::verdict::{Count, Detour, DropReason, PackedVerdict, Verdict, tag};
 
-/// Handles a packet that leaves by an interface behind which pods are, routed by the kernel.
+/// Handles a packet that came in as [`Verdict::ToStack`] and leaves by an interface behind which pods are, routed by the kernel.
 ///
 /// [`Verdict::Bounce`] is an answer that has to come in by this interface as if from the pod.
 pub fn depart<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
@@ -89,6 +89,10 @@ fn try_leave<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     let mapping = slot.with(|flow| Mapping::of(flow));
     if mapping.layer == Layer::Kernel as u8 {
         return Verdict::Pass;
+    }
+    if mapping.layer == Layer::Tc as u8 {
+        // The client talks from the same port to the pod itself: the pod could not tell the two apart.
+        return Verdict::Reject(DropReason::NoNatPort, AnswerKind::TcpReset.answer());
     }
     let (packets, bytes) = (packet.segments(), datagram.total_len);
     let verdict = translate_in_place(

@@ -7,6 +7,8 @@ use crate::answer::{Answer, AnswerKind};
 pub enum Verdict {
     /// Not ours, or nothing that we understand: the kernel gets it untouched.
     Pass,
+    /// Untouched too, but ours: the stack path takes it where the kernel sends it out.
+    ToStack,
     /// Translated: out of this interface, to the neighbour that the kernel's route names.
     Forward {
         /// Egress interface.
@@ -60,11 +62,14 @@ pub mod tag {
     pub const ICMP_ERROR: u8 = 7;
     pub const LEAVES_CLUSTER: u8 = 8;
     pub const CONTINUE: u8 = 9;
+    pub const TO_STACK: u8 = 10;
 }
 
 impl PackedVerdict {
     /// [`Verdict::Pass`].
     pub const PASS: Self = Self::new(tag::PASS, 0, 0, 0);
+    /// [`Verdict::ToStack`].
+    pub const TO_STACK: Self = Self::new(tag::TO_STACK, 0, 0, 0);
     /// [`Verdict::Continue`].
     pub const CONTINUE: Self = Self::new(tag::CONTINUE, 0, 0, 0);
     /// [`Verdict::Bounce`].
@@ -117,6 +122,7 @@ impl From<Verdict> for PackedVerdict {
         match verdict {
             Verdict::Pass => Self::PASS,
             Verdict::Forward { ifindex } => Self::new(tag::FORWARD, 0, 0, ifindex),
+            Verdict::ToStack => Self::TO_STACK,
             Verdict::Continue => Self::CONTINUE,
             Verdict::Bounce => Self::BOUNCE,
             Verdict::Drop(reason) => Self::drop(reason),
@@ -138,6 +144,7 @@ impl From<PackedVerdict> for Verdict {
             AnswerKind::from_number(packed.answer()).map(|kind| Answer { kind, mtu: value });
         match (packed.tag(), packed.reason(), answer) {
             (tag::FORWARD, ..) => Self::Forward { ifindex: value },
+            (tag::TO_STACK, ..) => Self::ToStack,
             (tag::CONTINUE, ..) => Self::Continue,
             (tag::BOUNCE, ..) => Self::Bounce,
             (tag::DROP, Some(reason), _) => Self::Drop(reason),
@@ -313,6 +320,7 @@ mod tests {
         assert_eq!(answers.len(), 7);
         let mut verdicts = Vec::from([
             Verdict::Pass,
+            Verdict::ToStack,
             Verdict::Continue,
             Verdict::Bounce,
             Verdict::Detour(Detour::OpenFlow),

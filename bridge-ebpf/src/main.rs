@@ -56,8 +56,27 @@ pub fn cluster_egress(context: TcContext) -> i32 {
     let Some(mut packet) = Skb::ipv4(&context) else {
         return TC_ACT_UNSPEC;
     };
-    let verdict = stack::handle(&mut packet, &Maps);
-    act(&context, &mut packet, verdict, Hook::Egress)
+    if packet.take_from_uplink() {
+        leave(&context, &mut packet)
+    } else {
+        TC_ACT_UNSPEC
+    }
+}
+
+/// [`cluster_egress`] for any packet, wherever it comes from. Never attached: a test run of the kernel can't say
+/// where a packet comes from.
+#[classifier]
+pub fn any_egress(context: TcContext) -> i32 {
+    match Skb::ipv4(&context) {
+        Some(mut packet) => leave(&context, &mut packet),
+        None => TC_ACT_UNSPEC,
+    }
+}
+
+#[inline(always)]
+fn leave(context: &TcContext, packet: &mut Skb) -> i32 {
+    let verdict = stack::handle(packet, &Maps);
+    act(context, packet, verdict, Hook::Egress)
 }
 
 /// Where an answer that goes back to its sender starts.
@@ -86,6 +105,10 @@ fn act(context: &TcContext, packet: &mut Skb, verdict: PackedVerdict, hook: Hook
         // On TCX this continues with the next program and on clsact with the next filter; without
         // another the kernel goes on as if we were not there.
         tag::PASS | tag::CONTINUE => TC_ACT_UNSPEC,
+        tag::TO_STACK => {
+            packet.note_from_uplink();
+            TC_ACT_UNSPEC
+        }
         tag::FORWARD => Skb::redirect_to_neighbour(verdict.value()),
         tag::BOUNCE => packet.bounce(hook == Hook::Egress),
         _ => {

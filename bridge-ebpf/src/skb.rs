@@ -27,6 +27,10 @@ const PACKET_HOST: u32 = 0;
 /// `ETH_HLEN` (`linux/if_ether.h`): the bridge attaches to Ethernet interfaces only.
 const ETH_HLEN: u32 = 14;
 const MAC_LEN: usize = 6;
+/// `tc_index` of a packet that the uplink has let pass for the stack path. The kernel gives a new packet 0, keeps the
+/// field on the packet's way through the IP stack and in its fragments (`ip_copy_metadata`, net/ipv4/ip_output.c), and
+/// leaves it to classifiers; unlike the mark, netfilter has no say in it.
+const FROM_UPLINK: u32 = 0x0B1D;
 
 /// An IPv4 packet in a socket buffer.
 pub struct Skb {
@@ -63,6 +67,24 @@ impl Skb {
     #[inline(always)]
     pub fn is_for_host(&self) -> bool {
         field!(self, pkt_type) == PACKET_HOST
+    }
+
+    /// Notes on the packet that the stack path is to take it.
+    #[inline(always)]
+    pub fn note_from_uplink(&mut self) {
+        // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
+        unsafe { (*self.skb).tc_index = FROM_UPLINK }
+    }
+
+    /// Whether that was noted on it; from then on it is not any more.
+    #[inline(always)]
+    pub fn take_from_uplink(&mut self) -> bool {
+        let is_noted = field!(self, tc_index) == FROM_UPLINK;
+        if is_noted {
+            // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
+            unsafe { (*self.skb).tc_index = 0 }
+        }
+        is_noted
     }
 
     /// The interface that the packet came in by.

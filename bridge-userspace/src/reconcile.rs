@@ -14,7 +14,9 @@ use ipnet::Ipv4Net;
 use crate::affinity;
 use crate::contents::{Contents, ServiceEntry};
 use crate::nat_ports::rearranged;
-use crate::tables::{Hash, Prefixes, TableError, Tables, access, gone, prefix_key, prefix_of};
+use crate::tables::{
+    Hash, Prefixes, TableError, Tables, access, full, gone, prefix_key, prefix_of,
+};
 
 /// What a reconciliation changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,10 +97,11 @@ impl Reconciler {
         }
         self.apply_settings(&contents.settings, &mut changes)?;
         self.routes.apply(&contents.routes, &mut changes)?;
-        self.services.apply(&contents.services, &mut changes)?;
+        // One service that does not fit must not keep the rest from being followed.
+        let services = self.services.apply(&contents.services, &mut changes);
         self.cluster.apply(&contents.cluster, &mut changes)?;
         self.office.apply(&contents.office, &mut changes)?;
-        Ok(changes)
+        services.map(|()| changes)
     }
 }
 
@@ -262,6 +265,7 @@ impl ServiceTables {
             }
             changes.removed += 1;
         }
+        let mut result = Ok(());
         for (key, entry) in wanted {
             if self
                 .applied
@@ -270,15 +274,11 @@ impl ServiceTables {
             {
                 continue;
             }
-            let service = self.write_list(entry)?;
-            self.services
-                .insert(key, service, 0)
-                .map_err(access(name::SERVICES))?;
-            if let Some((old, entry)) = self.applied.insert(*key, (service, entry.clone())) {
-                self.affinity_is_stale |= old.affinity_seconds != 0;
-                self.remove_list(old, &entry)?;
+            match self.replace(*key, entry) {
+                Ok(()) => changes.written += 1,
+                Err(error) if result.is_ok() => result = Err(error),
+                Err(_) => {}
             }
-            changes.written += 1;
         }
         if self.affinity_is_stale {
             let services = &self.applied;
@@ -286,6 +286,19 @@ impl ServiceTables {
                 services.get(key).map(|(_, entry)| entry)
             })?;
             self.affinity_is_stale = false;
+        }
+        result
+    }
+
+    fn replace(&mut self, key: ServiceKey, entry: &ServiceEntry) -> Result<(), TableError> {
+        let service = self.write_list(entry)?;
+        if let Err(error) = self.services.insert(key, service, 0) {
+            self.remove_list(service, entry)?;
+            return Err(full(name::SERVICES, capacity::SERVICES)(error));
+        }
+        if let Some((old, entry)) = self.applied.insert(key, (service, entry.clone())) {
+            self.affinity_is_stale |= old.affinity_seconds != 0;
+            self.remove_list(old, &entry)?;
         }
         Ok(())
     }
@@ -304,24 +317,22 @@ impl ServiceTables {
                 affinity_seconds,
             } => (backends, *affinity_seconds),
         };
-        let id = self.new_id();
-        for (slot, backend) in (0..).zip(backends) {
-            self.backends
-                .insert(
-                    BackendKey {
-                        service_id: id,
-                        slot,
-                    },
-                    backend,
-                    0,
-                )
-                .map_err(access(name::BACKENDS))?;
-        }
-        Ok(Service {
-            id,
+        let service = Service {
+            id: self.new_id(),
             backend_count: u32::try_from(backends.len()).unwrap_or(u32::MAX),
             affinity_seconds,
-        })
+        };
+        for (slot, backend) in (0..).zip(backends) {
+            let key = BackendKey {
+                service_id: service.id,
+                slot,
+            };
+            if let Err(error) = self.backends.insert(key, backend, 0) {
+                self.remove_list(service, entry)?;
+                return Err(full(name::BACKENDS, capacity::BACKENDS)(error));
+            }
+        }
+        Ok(service)
     }
 
     fn remove_list(&mut self, service: Service, entry: &ServiceEntry) -> Result<(), TableError> {

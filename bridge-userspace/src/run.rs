@@ -71,6 +71,8 @@ struct Bridge {
     attachments: Attachments,
     reconciler: Reconciler,
     policy: watch::Sender<Policy>,
+    /// Why not all that is wanted is in the tables.
+    trouble: Option<String>,
     /// What `status` shows, as written last.
     written: Option<State>,
 }
@@ -94,6 +96,16 @@ impl Network {
             interest: sender,
         })
     }
+}
+
+/// A state of the cluster as far as it does not contradict the configuration: an object in the cluster must not keep
+/// the rest from being followed.
+fn followable(desired: Arc<DesiredState>, config: &Config) -> Arc<DesiredState> {
+    let office = &config.office_cidrs;
+    if desired.check_against_office(office).is_ok() {
+        return desired;
+    }
+    Arc::new(desired.without_conflicts(office, &config.cluster_cidrs))
 }
 
 impl Bridge {
@@ -131,6 +143,7 @@ impl Bridge {
             let Some(first) = wait_for_cluster(&mut feed, &config, &mut signals).await else {
                 return served.stop().await;
             };
+            let first = followable(first, &config);
             network = Network::check(&config, &first).await?;
             first
         };
@@ -195,6 +208,7 @@ impl Bridge {
             datapath,
             reconciler,
             policy,
+            trouble: None,
             written: None,
         };
         if let Some(before) = start.before {
@@ -206,8 +220,18 @@ impl Bridge {
         Ok((bridge, events))
     }
 
-    /// Brings tables and attachments to the state of cluster and kernel.
+    /// Brings tables and attachments to the state of cluster and kernel, as far as possible.
     fn apply(&mut self) -> anyhow::Result<()> {
+        let outcome = self.try_apply();
+        self.trouble = outcome
+            .as_ref()
+            .err()
+            .map(|error| format!("not all is in force: {error:#}"));
+        let written = self.write_state();
+        outcome.and(written)
+    }
+
+    fn try_apply(&mut self) -> anyhow::Result<()> {
         let desired = Arc::clone(&self.accepted);
         let network = self.network.borrow_and_update().clone();
         let contents = Contents::new(&self.config, &desired, &network, &self.reserved);
@@ -217,8 +241,11 @@ impl Bridge {
                  listening sockets cover all from 1024 on; narrow the range, for example to `32768 60999`"
             );
         }
-        let changes = self.reconciler.apply(&contents)?;
-        if let Some(received) = self.pending.take() {
+        let reconciled = self.reconciler.apply(&contents);
+        let changes = reconciled.as_ref().copied().unwrap_or_default();
+        if reconciled.is_ok()
+            && let Some(received) = self.pending.take()
+        {
             self.lag.record(received.elapsed());
         }
         if !changes.is_empty() {
@@ -243,7 +270,7 @@ impl Bridge {
             warn!("the uplink {} is gone; waiting for it", self.config.uplink);
         }
         let attached = self.attachments.reconcile(&mut self.datapath, &wanted);
-        self.write_state()?;
+        reconciled?;
         Ok(attached?)
     }
 
@@ -278,7 +305,12 @@ impl Bridge {
             mode: self.attachments.mode(),
             attach_points: self.attachments.points().values().cloned().collect(),
             cidrs: office.chain(cluster_cidrs(desired)).collect(),
-            problems: desired.problems.clone(),
+            problems: desired
+                .problems
+                .iter()
+                .chain(&self.trouble)
+                .cloned()
+                .collect(),
             dns_listen: listen.map(ToString::to_string).collect(),
         }
     }
@@ -288,10 +320,7 @@ impl Bridge {
         let Some((desired, received)) = take(&mut self.feed) else {
             return false;
         };
-        if let Err(error) = desired.check_against_office(&self.config.office_cidrs) {
-            warn!("the cluster's new state is not applied: {error}");
-            return false;
-        }
+        let desired = followable(desired, &self.config);
         announce(Some(&self.accepted), &desired);
         let cidrs = cluster_cidrs(&desired);
         self.journal

@@ -196,11 +196,7 @@ async fn the_roles_grant_what_the_program_asks_for_and_nothing_else() {
     let source = Source::Kube(ApiAccess::Kubeconfig(kubeconfig));
     let _feed = cluster::watch(&source, rules).await.unwrap();
 
-    // `get` is what people expect beside the two others; a client library may use it.
-    let granted: BTreeSet<Right> = granted()
-        .into_iter()
-        .filter(|right| right.4 != "get")
-        .collect();
+    let granted = granted();
     let wait = async {
         while *seen.lock().unwrap() != granted {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -157,14 +157,15 @@ fn a_link_that_somebody_removed_is_put_back() {
 }
 
 #[test]
-fn a_cluster_that_claims_the_office_is_refused_for_good() {
-    let lab = open();
+fn a_network_of_the_cluster_that_claims_the_office_is_left_out_and_the_rest_followed() {
+    let mut lab = open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     let node =
         "apiVersion: v1\nkind: Node\nmetadata: {name: odd}\nspec: {podCIDRs: [192.168.0.0/22]}\n";
     fs::write(lab.manifests().join("odd.yaml"), node).unwrap();
-    eventually("the refusal is told", || {
-        bridge.log().contains("not applied")
+    let problems = |bridge: &Bridge| bridge.status().unwrap()["problems"].to_string();
+    eventually("the contradiction is told", || {
+        problems(&bridge).contains("left out") && problems(&bridge).contains("Node odd")
     });
     // The next turn must not apply it either.
     std::thread::sleep(Duration::from_secs(11));
@@ -178,6 +179,14 @@ fn a_cluster_that_claims_the_office_is_refused_for_good() {
             .iter()
             .any(|cidr| { cidr["cidr"] == "192.168.0.0/22" && cidr["kind"] == "pod" })
     );
+    lab.cluster_mut().service_mut("echo").scale_to(&[]);
+    lab.write_manifests().unwrap();
+    fs::write(lab.manifests().join("odd.yaml"), node).unwrap();
+    eventually("services are followed all the same", || {
+        lab.office_pc()
+            .tcp_echo(ECHO_SERVICE, b"nobody there?")
+            .is_err()
+    });
     bridge.stop().unwrap();
 }
 

@@ -8,7 +8,8 @@ use crate::wire::{
     Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, identifier, reassemble,
 };
 use crate::world::{
-    DNS, LAPTOP, NAT, OUTSIDER, PC, POD, TUNNEL, UPLINK, advance, flows, forward, pass, send, world,
+    DNS, LAPTOP, NAT, OUTSIDER, PC, POD, TUNNEL, UPLINK, advance, flows, forward, pass, send,
+    to_stack, world,
 };
 use bridge_common::tcp::flag::SYN;
 
@@ -107,7 +108,7 @@ fn an_unknown_fragment_that_is_not_ours_passes() {
     pass(&tables, Side::Cluster, later(at(POD, 53), at(NAT, 20_000)));
     let mut beside_kube_proxy = world();
     beside_kube_proxy.settings.authoritative = 0;
-    pass(&beside_kube_proxy, Side::Uplink, later(at(PC, 20_000), DNS));
+    to_stack(&beside_kube_proxy, later(at(PC, 20_000), DNS));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::wire::{
 };
 use crate::world::{
     BACKENDS, DNS, DNS_BACKEND_PORT, EMPTY, EMPTY_VIP, LOST_POD, MYSQL, MYSQL_BACKEND_PORT, NAT,
-    PC, TUNNEL, UPLINK, VIP, backend, flows, forward, pass, send, world,
+    PC, TUNNEL, UPLINK, VIP, backend, flows, forward, pass, send, to_stack, world,
 };
 
 const UNKNOWN: Endpoint = at([10, 96, 99, 99], 80);
@@ -111,7 +111,7 @@ fn services_are_kube_proxys_where_we_do_not_know_them() {
         Wire::udp(at(PC, 20_000), DNS),
         Wire::ping(PC, VIP, 1),
     ] {
-        pass(&tables, Side::Uplink, wire.bytes());
+        to_stack(&tables, wire.bytes());
     }
     // Marked, so that they stay with kube-proxy when the service becomes known.
     let marks = flows(&tables);

@@ -14,7 +14,7 @@ use crate::wire::{
 };
 use crate::world::{
     DNS, LAPTOP, MYSQL, NAT, OFFICE_ROUTER, OUTSIDER, PC, POD, ROUTED_POD, VIP, WORKER, advance,
-    depart, flow_key, flows, only_flow, pass, replies, send, world,
+    depart, flow_key, flows, only_flow, pass, replies, send, to_stack, world,
 };
 
 /// `IPPROTO_SCTP` and `IPPROTO_UDPLITE` (linux/in.h).
@@ -205,7 +205,7 @@ fn errors_are_translated_where_their_flow_is() {
     let answer = Wire::udp(pod, client).bytes();
     for source in [PC, OFFICE_ROUTER] {
         let error = icmp_error(source, POD, [3, 3], [0; 4], &answer);
-        pass(&tables, Side::Uplink, error.clone());
+        to_stack(&tables, error.clone());
         let error = departs(&tables, error);
         assert_eq!(addresses(&error), (NAT, POD));
         assert_eq!(endpoints(quote(&error)), (pod, at(NAT, 20_000)));
@@ -246,15 +246,15 @@ fn the_answers_to_a_pods_own_connection_leave_as_they_are() {
 fn with_the_stack_path_alone_the_uplink_leaves_everything_to_the_kernel() {
     let tables = stack_only();
     let (client, pod) = (at(PC, 20_000), at(POD, 80));
-    pass(&tables, Side::Uplink, Wire::tcp(client, pod, SYN).bytes());
-    pass(&tables, Side::Uplink, Wire::tcp(client, pod, ACK).bytes());
-    pass(&tables, Side::Uplink, Wire::udp(client, pod).bytes());
-    pass(&tables, Side::Uplink, Wire::ping(PC, POD, 1).bytes());
+    to_stack(&tables, Wire::tcp(client, pod, SYN).bytes());
+    to_stack(&tables, Wire::tcp(client, pod, ACK).bytes());
+    to_stack(&tables, Wire::udp(client, pod).bytes());
+    to_stack(&tables, Wire::ping(PC, POD, 1).bytes());
     let big = Wire::udp(client, at(POD, 53))
         .fragmentable(7)
         .payload([0; 3000]);
     for fragment in big.fragments(1480) {
-        pass(&tables, Side::Uplink, fragment);
+        to_stack(&tables, fragment);
     }
     assert!(flows(&tables).is_empty());
 }
@@ -283,11 +283,7 @@ fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
     let pod = at(POD, 3306);
     let tcp = [at(PC, 20_000), at(PC, 20_001)];
     let through = |tables: &HostTables, client: Endpoint, flags| {
-        pass(
-            tables,
-            Side::Uplink,
-            Wire::tcp(client, MYSQL, flags).bytes(),
-        );
+        to_stack(tables, Wire::tcp(client, MYSQL, flags).bytes());
         // kube-proxy's translation is between the two.
         departs(tables, Wire::tcp(client, pod, flags).bytes());
     };
@@ -296,7 +292,7 @@ fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
         through(&tables, client, ACK);
     }
     let query = at(PC, 20_002);
-    pass(&tables, Side::Uplink, Wire::udp(query, DNS).bytes());
+    to_stack(&tables, Wire::udp(query, DNS).bytes());
     departs(&tables, Wire::udp(query, at(POD, 53)).bytes());
 
     tables.settings = world().settings;
@@ -304,7 +300,7 @@ fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
     for client in tcp {
         through(&tables, client, ACK);
     }
-    pass(&tables, Side::Uplink, Wire::udp(query, DNS).bytes());
+    to_stack(&tables, Wire::udp(query, DNS).bytes());
     departs(&tables, Wire::udp(query, at(POD, 53)).bytes());
     let error = icmp_error(
         PC,
@@ -313,7 +309,7 @@ fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
         [0, 0, 5, 0],
         &Wire::tcp(MYSQL, tcp[0], ACK).bytes(),
     );
-    pass(&tables, Side::Uplink, error);
+    to_stack(&tables, error);
     assert!(
         flows(&tables)
             .iter()
@@ -333,6 +329,30 @@ fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
         .find(|(key, _)| *key == flow_key(TCP, tcp[1], MYSQL))
         .unwrap();
     assert_eq!(flow.layer, Layer::Tc as u8);
+}
+
+#[test]
+fn a_client_port_that_the_tc_path_has_towards_the_pod_is_refused() {
+    let tables = world();
+    let (client, pod) = (at(PC, 20_000), at(POD, 80));
+    let syn = Wire::tcp(client, pod, SYN).bytes();
+    assert!(matches!(
+        send(&tables, Side::Uplink, syn.clone()).0,
+        Verdict::Forward { .. }
+    ));
+    // The same to a service, which kube-proxy has translated to the same pod.
+    let (verdict, bytes) = depart(&tables, syn);
+    assert_eq!(verdict, Verdict::Bounce);
+    assert_eq!(endpoints(&bytes), (pod, client));
+    assert_eq!(tables.counted(Count::Drop(DropReason::NoNatPort)), 1);
+    assert_eq!(only_flow(&tables).1.packets, 1, "the flow is not touched");
+}
+
+#[test]
+fn a_pods_own_packets_of_other_protocols_keep_their_answers_untouched() {
+    let tables = world();
+    pass(&tables, Side::Cluster, portless(SCTP, POD, PC, &[1; 40]));
+    leaves_untouched(&tables, portless(SCTP, PC, POD, &[2; 40]));
 }
 
 #[test]

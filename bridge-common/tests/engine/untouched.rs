@@ -70,7 +70,7 @@ fn check(tables: &HostTables, bytes: &[u8]) {
                 checksum_is_partial,
             };
             let ttl = match way(&mut packet, tables) {
-                Verdict::Pass => {
+                Verdict::Pass | Verdict::ToStack => {
                     assert_eq!(packet.bytes, bytes, "written to, then passed");
                     continue;
                 }
@@ -219,14 +219,18 @@ fn a_stranger_cannot_use_the_port_of_a_flow() {
 }
 
 #[test]
-fn other_protocols_pass_to_pods_and_stop_at_services() {
+fn other_protocols_take_the_stack_path_to_pods_and_stop_at_services() {
     use crate::wire::ip_packet;
-    use crate::world::send;
+    use crate::world::{send, to_stack};
     use bridge_common::verdict::DropReason;
     const SCTP: u8 = 132;
     let tables = world();
     let to = |destination| ip_packet(&Wire::udp(at(PC, 0), destination), SCTP, &[0; 32], 0, false);
-    pass(&tables, Side::Uplink, to(at(POD, 0)));
+    to_stack(&tables, to(at(POD, 0)));
+    let addresses = Wire::udp(at(PC, 0), at(POD, 0));
+    for (offset, more) in [(0, true), (1480, false)] {
+        to_stack(&tables, ip_packet(&addresses, SCTP, &[0; 32], offset, more));
+    }
     let (verdict, _) = send(&tables, Side::Uplink, to(MYSQL));
     assert_eq!(verdict, Verdict::Drop(DropReason::UnsupportedProtocol));
     let with_proxy = HostTables {
@@ -236,5 +240,5 @@ fn other_protocols_pass_to_pods_and_stop_at_services() {
         },
         ..world()
     };
-    pass(&with_proxy, Side::Uplink, to(MYSQL));
+    to_stack(&with_proxy, to(MYSQL));
 }

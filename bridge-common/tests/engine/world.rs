@@ -185,6 +185,15 @@ pub fn pass(tables: &HostTables, side: Side, bytes: impl Into<Vec<u8>>) {
     assert_eq!(after, bytes, "a packet that passes is not written to");
 }
 
+/// Sends a packet in by the uplink that the stack path must be given, untouched.
+#[track_caller]
+pub fn to_stack(tables: &HostTables, bytes: impl Into<Vec<u8>>) {
+    let bytes = bytes.into();
+    let (verdict, after) = send(tables, Side::Uplink, bytes.clone());
+    assert_eq!(verdict, Verdict::ToStack);
+    assert_eq!(after, bytes, "a packet that passes is not written to");
+}
+
 /// Every forward entry.
 pub fn flows(tables: &HostTables) -> Vec<(FlowKey, Flow)> {
     let flows = tables.flows.borrow();

@@ -118,6 +118,7 @@ impl Publisher {
             connection.synced = true;
             connection.connected = true;
             connection.last_contact = SystemTime::now();
+            connection.last_error = None;
             changed
         });
     }

@@ -122,6 +122,38 @@ impl DesiredState {
         networks.extend(self.cidrs.iter().map(ClusterCidr::labelled));
         networks::check_roles(&networks)
     }
+
+    /// This state without the networks that contradict the office's, the configuration's (`explicit`) or those
+    /// of another kind before them; they are told among the problems. Everything else is followed all the same.
+    #[must_use]
+    pub fn without_conflicts(&self, office: &[Ipv4Net], explicit: &[ClusterCidr]) -> Self {
+        let is_explicit = |cidr: &ClusterCidr| {
+            explicit
+                .iter()
+                .any(|known| (known.kind, known.cidr) == (cidr.kind, cidr.cidr))
+        };
+        let (mut kept, found): (Vec<_>, Vec<_>) = self.cidrs.iter().cloned().partition(is_explicit);
+        let mut problems = self.problems.clone();
+        for cidr in found {
+            let mut with = Self {
+                cidrs: kept,
+                ..Self::default()
+            };
+            with.cidrs.push(cidr);
+            if let Err(conflict) = with.check_against_office(office) {
+                problems.push(format!("left out: {conflict}"));
+                with.cidrs.pop();
+            }
+            kept = with.cidrs;
+        }
+        kept.sort();
+        problems.sort();
+        Self {
+            cidrs: kept,
+            problems,
+            ..self.clone()
+        }
+    }
 }
 
 /// One network on the cluster's side.

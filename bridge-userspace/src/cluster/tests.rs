@@ -234,6 +234,26 @@ fn a_discovered_pod_network_inside_the_office_is_a_conflict() {
 }
 
 #[test]
+fn a_network_that_contradicts_others_is_left_out_and_the_rest_is_followed() {
+    let state = state(&[NODES, SERVICE_CIDR].concat());
+    let office: Ipv4Net = "10.244.1.0/24".parse().unwrap();
+    let followed = state.without_conflicts(&[office], &[]);
+    assert_eq!(followed.check_against_office(&[office]), Ok(()));
+    assert_eq!(followed.cidrs.len(), state.cidrs.len() - 1);
+    assert_eq!(followed.services, state.services);
+    let [problem] = &followed.problems[..] else {
+        panic!("{:?}", followed.problems)
+    };
+    assert!(problem.contains("office CIDR 10.244.1.0/24"), "{problem}");
+    // What people have configured is not for the cluster to overrule.
+    let explicit = &state.cidrs[..1];
+    let whole = ["10.0.0.0/8".parse().unwrap()];
+    let followed = state.without_conflicts(&whole, explicit);
+    assert_eq!(followed.cidrs, explicit);
+    assert!(followed.check_against_office(&whole).is_err());
+}
+
+#[test]
 fn endpoints_of_many_slices_are_one_service() {
     let state = state(
         &[

@@ -46,6 +46,14 @@ pub enum TableError {
         /// How many fit.
         capacity: usize,
     },
+    /// There is no room for one more.
+    #[error("table {table} is full: it holds {capacity} entries")]
+    Full {
+        /// The table.
+        table: &'static str,
+        /// How many entries fit.
+        capacity: usize,
+    },
     /// The kernel refuses to read many entries at once.
     #[error("table {table} can't be read: {source}")]
     Batch {
@@ -211,6 +219,18 @@ pub fn prefix_of(key: &Key<Ipv4>) -> Ipv4Net {
 /// Makes a kernel error readable where the cause is plain.
 pub(crate) fn access(table: &'static str) -> impl Fn(MapError) -> TableError {
     move |source| TableError::Access { table, source }
+}
+
+/// Tells a table that is full from other troubles.
+pub(crate) fn full(table: &'static str, capacity: usize) -> impl Fn(MapError) -> TableError {
+    /// `E2BIG` (asm-generic/errno-base.h), which a hash table without room says.
+    const E2BIG: i32 = 7;
+    move |source| match &source {
+        MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(E2BIG) => {
+            TableError::Full { table, capacity }
+        }
+        _ => TableError::Access { table, source },
+    }
 }
 
 /// The outcome of a removal, where an entry that is gone already is as good.

@@ -22,6 +22,8 @@ use crate::cluster::{Change, Key, Kind, Object};
 const WATCH_SECONDS: u32 = 60;
 /// How often to ask again for objects that are not to be had.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// How often it has to be refused to see objects that one can do without before one does: some 6 s.
+const PATIENCE: u32 = 5;
 /// Shortest and longest time between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -69,6 +71,7 @@ where
     /// Follows until nobody listens.
     pub(super) async fn run(self, sender: mpsc::Sender<Message>) {
         let mut delays = backoff();
+        let mut refusals = 0;
         loop {
             let mut is_listed = false;
             let problem = self.list_and_watch(&sender, &mut is_listed).await;
@@ -77,7 +80,13 @@ where
             }
             let (message, delay) = match problem {
                 End::NobodyListens => return,
-                End::Absent(note) => (Message::Absent(self.kind, note), Some(ASK_AGAIN)),
+                // Rights may be about to come, as when everything is applied at once.
+                End::Absent(Some(why)) if refusals < PATIENCE => {
+                    refusals += 1;
+                    (Message::Refused(self.kind, why), delays.next())
+                }
+                End::Absent(Some(why)) => (Message::Absent(self.kind, Some(why)), delays.next()),
+                End::Absent(None) => (Message::Absent(self.kind, None), Some(ASK_AGAIN)),
                 End::Refused(why) => (Message::Refused(self.kind, why), delays.next()),
                 End::Gone(why) => (Message::Gone(why), delays.next()),
             };
@@ -149,7 +158,7 @@ where
         }
         if is(StatusCode::FORBIDDEN) {
             let why = format!(
-                "the API server forbids us to see {} (403): grant get, list and watch on {}",
+                "the API server forbids us to see {} (403): grant list and watch on {}",
                 self.resource, self.resource
             );
             return if self.is_optional {
