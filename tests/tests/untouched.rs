@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use lab::capture::Packet;
+use lab::cluster::Protocol;
 use lab::frames::{self, Receiver, Sender, ethernet, fix_checksum, ipv4, udp};
 use lab::host::exchange;
 use lab::plan::{self, NODE_30, OFFICE_PC, port};
@@ -378,9 +379,57 @@ fn connections_that_unmasqueraded_pods_open_to_the_office_are_left_alone() {
     pod.tcp_echo(tcp, b"from a pod").unwrap();
     pod.udp_echo(udp, b"from a pod").unwrap();
     pod.ping(pc.address()).unwrap();
-    let callers = pc.peers(lab::cluster::Protocol::Tcp, tcp.port());
+    let callers = pc.peers(Protocol::Tcp, tcp.port());
     assert_eq!(
         callers.iter().map(SocketAddrV4::ip).collect::<Vec<_>>(),
         [&pod.address()]
+    );
+}
+
+#[test]
+fn connections_that_masqueraded_pods_have_to_the_office_survive_the_start() {
+    let lab = open();
+    let at = lab.office_pc().serve_tcp(9000, serve::echo()).unwrap();
+    let office = SocketAddrV4::new(OFFICE_PC, at);
+    let mut sessions = ["echo-0", "echo-1"].map(|pod| lab.pod(pod).tcp(office).unwrap());
+    for session in &mut sessions {
+        exchange(session, b"before").unwrap();
+    }
+    let bridge = lab.start_bridge(&[]).unwrap();
+    for session in &mut sessions {
+        exchange(session, b"after").unwrap();
+    }
+    assert_eq!(bridge.status().unwrap()["drops"]["no-flow"], 0);
+}
+
+#[test]
+fn a_node_port_to_a_pod_of_the_node_keeps_the_clients_address() {
+    let lab = open();
+    let to = format!("{}:{}", lab.pod("echo-0").address(), port::ECHO);
+    let rule = [
+        "-t",
+        "nat",
+        "-I",
+        "PREROUTING",
+        "-d",
+        "10.60.20.30",
+        "-p",
+        "tcp",
+        "--dport",
+        "30080",
+        "-j",
+        "DNAT",
+        "--to-destination",
+        &to,
+    ];
+    lab.node_30().run("iptables", &rule).unwrap();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    let node_port = SocketAddrV4::new(NODE_30, 30_080);
+    let mut session = lab.office_pc().tcp(node_port).unwrap();
+    exchange(&mut session, b"by the node's own address").unwrap();
+    let peers = lab.pod("echo-0").peers(Protocol::Tcp, port::ECHO);
+    assert!(
+        peers.iter().any(|peer| *peer.ip() == OFFICE_PC),
+        "{peers:?}"
     );
 }
