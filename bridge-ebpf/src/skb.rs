@@ -28,7 +28,7 @@ const PACKET_HOST: u32 = 0;
 const ETH_HLEN: u32 = 14;
 const MAC_LEN: usize = 6;
 /// `tc_index` of a packet that the uplink has let pass for the stack path. The kernel gives a new packet 0, keeps the
-/// field on the packet's way through the IP stack and in its fragments (`ip_copy_metadata`, net/ipv4/ip_output.c), and
+/// field on the packet's way through the IP stack and in its fragments (`ip_copy_metadata`, `net/ipv4/ip_output.c`), and
 /// leaves it to classifiers; unlike the mark, netfilter has no say in it.
 const FROM_UPLINK: u32 = 0x0B1D;
 

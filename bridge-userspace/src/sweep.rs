@@ -479,9 +479,9 @@ mod tests {
     }
 
     /// How many flows of TCP and UDP end, from one client through the service to its backend 10.244.1.5.
-    fn swept(backends: Option<cluster::Service>) -> [usize; 2] {
+    fn swept(backends: Option<&cluster::Service>) -> [usize; 2] {
         [(TCP, Protocol::Tcp), (UDP, Protocol::Udp)].map(|(number, protocol)| {
-            let backends = backends.clone();
+            let backends = backends.cloned();
             let address = ServicePort {
                 vip: [10, 96, 0, 10].into(),
                 port: 53,
@@ -512,7 +512,7 @@ mod tests {
         })
     }
 
-    fn with_backends(backends: &[u8], serving: &[u8]) -> Option<cluster::Service> {
+    fn with_backends(backends: &[u8], serving: &[u8]) -> cluster::Service {
         let list = |lasts: &[u8]| {
             let backend = |last: &u8| cluster::Backend {
                 address: [10, 244, 1, *last].into(),
@@ -520,27 +520,27 @@ mod tests {
             };
             lasts.iter().map(backend).collect()
         };
-        Some(cluster::Service {
+        cluster::Service {
             namespace: "default".to_owned(),
             name: "dns".to_owned(),
             port_name: None,
             backends: list(backends),
             serving: list(serving),
             affinity_seconds: None,
-        })
+        }
     }
 
     #[test]
     fn flows_to_a_backend_that_is_gone_end() {
-        assert_eq!(swept(with_backends(&[4, 5], &[4, 5])), [0, 0]);
-        assert_eq!(swept(with_backends(&[4], &[4])), [1, 1]);
-        assert_eq!(swept(with_backends(&[], &[])), [1, 1]);
+        assert_eq!(swept(Some(&with_backends(&[4, 5], &[4, 5]))), [0, 0]);
+        assert_eq!(swept(Some(&with_backends(&[4], &[4]))), [1, 1]);
+        assert_eq!(swept(Some(&with_backends(&[], &[]))), [1, 1]);
         assert_eq!(swept(None), [1, 1], "the service itself is gone");
     }
 
     #[test]
     fn tcp_goes_on_with_a_backend_that_serves_while_it_terminates_and_udp_does_not() {
-        assert_eq!(swept(with_backends(&[4], &[4, 5])), [0, 1]);
+        assert_eq!(swept(Some(&with_backends(&[4], &[4, 5]))), [0, 1]);
     }
 
     #[test]
@@ -566,21 +566,21 @@ mod tests {
             state(protocol, after).loses_backends(&state(protocol, before))
         };
         for protocol in [Protocol::Tcp, Protocol::Udp] {
-            assert!(!loses(protocol, None, with_backends(&[4], &[4])));
+            assert!(!loses(protocol, None, Some(with_backends(&[4], &[4]))));
             assert!(!loses(
                 protocol,
-                with_backends(&[4], &[4]),
-                with_backends(&[3, 4], &[3, 4])
+                Some(with_backends(&[4], &[4])),
+                Some(with_backends(&[3, 4], &[3, 4]))
             ));
             assert!(loses(
                 protocol,
-                with_backends(&[4, 5], &[4, 5]),
-                with_backends(&[4, 6], &[4, 6])
+                Some(with_backends(&[4, 5], &[4, 5])),
+                Some(with_backends(&[4, 6], &[4, 6]))
             ));
-            assert!(loses(protocol, with_backends(&[4], &[4]), None));
+            assert!(loses(protocol, Some(with_backends(&[4], &[4])), None));
         }
-        let terminating = with_backends(&[4], &[4, 5]);
-        let both = with_backends(&[4, 5], &[4, 5]);
+        let terminating = Some(with_backends(&[4], &[4, 5]));
+        let both = Some(with_backends(&[4, 5], &[4, 5]));
         assert!(!loses(Protocol::Tcp, both.clone(), terminating.clone()));
         assert!(loses(Protocol::Udp, both, terminating));
         assert!(

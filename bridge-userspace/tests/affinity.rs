@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bridge_common::layout::{
-    Affinity, AffinityKey, Backend, Seconds, ServiceKey, Settings, capacity, name,
+    Affinity, AffinityKey, Backend, NatPort, Seconds, ServiceKey, Settings, capacity, name,
 };
 use bridge_common::parse::TCP;
 use bridge_userspace::contents::{Contents, ServiceEntry};
@@ -50,7 +50,7 @@ fn contents(service: Option<(&[u8], Seconds)>) -> Contents {
             .map(|service| (SERVICE, entry(service)))
             .into_iter()
             .collect(),
-        nat_ports: vec![Default::default(); capacity::NAT_PORTS],
+        nat_ports: vec![NatPort::default(); capacity::NAT_PORTS],
         settings: Settings::default(),
     }
 }

@@ -261,7 +261,7 @@ impl Pair {
                 assert_eq!(in_kernel, bytes, "{what}");
             }
             Verdict::Pass | Verdict::ToStack | Verdict::Continue | Verdict::Forward { .. } => {
-                assert_eq!(in_kernel, bytes, "{what}")
+                assert_eq!(in_kernel, bytes, "{what}");
             }
             // What is dropped is nobody's business.
             _ => {}

@@ -15,7 +15,7 @@ use crate::wire::{
 };
 use crate::world::{
     BACKENDS, DNS, DNS_BACKEND_PORT, EMPTY, EMPTY_VIP, LOST_POD, MYSQL, MYSQL_BACKEND_PORT, NAT,
-    PC, TUNNEL, UPLINK, VIP, backend, flows, forward, pass, send, to_stack, world,
+    PC, TUNNEL, UPLINK, VIP, backend, flows, forward, send, to_stack, world,
 };
 
 const UNKNOWN: Endpoint = at([10, 96, 99, 99], 80);

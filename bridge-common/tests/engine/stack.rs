@@ -52,7 +52,8 @@ fn arrives(tables: &HostTables, bytes: Vec<u8>) -> Vec<u8> {
 }
 
 #[track_caller]
-fn leaves_untouched(tables: &HostTables, bytes: Vec<u8>) {
+fn leaves_untouched(tables: &HostTables, bytes: impl Into<Vec<u8>>) {
+    let bytes = bytes.into();
     let (verdict, after) = depart(tables, bytes.clone());
     assert_eq!(verdict, Verdict::Pass);
     assert_eq!(after, bytes);

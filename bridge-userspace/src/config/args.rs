@@ -61,7 +61,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "POLICY")]
     pub internal_traffic_policy: Option<String>,
 
-    /// This node's name in the cluster [default: the variable NODE_NAME, or the host name]
+    /// This node's name in the cluster [default: the variable `NODE_NAME`, or the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
 

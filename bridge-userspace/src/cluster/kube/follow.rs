@@ -130,7 +130,7 @@ where
                     watcher::Error::InitialListFailed(error)
                     | watcher::Error::WatchStartFailed(error),
                 ) => {
-                    return self.judge(error);
+                    return self.judge(&error);
                 }
                 Err(watcher::Error::NoResourceVersion) => {
                     return End::Refused(format!("{} can't be watched", self.resource));
@@ -148,13 +148,13 @@ where
         }
     }
 
-    fn judge(&self, error: kube::Error) -> End {
-        let kube::Error::Api(status) = &error else {
-            return End::Gone(describe(&error));
+    fn judge(&self, error: &kube::Error) -> End {
+        let kube::Error::Api(status) = error else {
+            return End::Gone(describe(error));
         };
         let is = |code: StatusCode| status.code == code.as_u16();
         if is(StatusCode::UNAUTHORIZED) {
-            return End::Gone(describe(&error));
+            return End::Gone(describe(error));
         }
         if is(StatusCode::FORBIDDEN) {
             let why = format!(
@@ -171,7 +171,7 @@ where
             return End::Absent(None);
         }
         // Whatever the server has against this request: a new list asks for nothing old.
-        End::Refused(format!("{}: {}", self.resource, describe(&error)))
+        End::Refused(format!("{}: {}", self.resource, describe(error)))
     }
 }
 

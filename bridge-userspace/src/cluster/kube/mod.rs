@@ -163,7 +163,7 @@ impl Session {
                 if note.is_none() {
                     known.deriver.apply(Change::Replace(kind, Vec::new()));
                 }
-                known.set_note(kind, note);
+                known.set_note(kind, note.as_deref());
             }
             Message::Refused(kind, why) => {
                 self.refused.insert(kind, why);
@@ -192,12 +192,12 @@ impl Known {
         }
     }
 
-    fn set_note(&mut self, kind: Kind, note: Option<String>) {
-        let before = match &note {
-            Some(note) => self.notes.insert(kind, note.clone()),
+    fn set_note(&mut self, kind: Kind, note: Option<&str>) {
+        let before = match note {
+            Some(note) => self.notes.insert(kind, note.to_owned()),
             None => self.notes.remove(&kind),
         };
-        self.is_changed |= before != note;
+        self.is_changed |= before.as_deref() != note;
     }
 
     /// Whether anything has changed since the last call.

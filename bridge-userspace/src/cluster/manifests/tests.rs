@@ -24,11 +24,11 @@ fn follow(path: &Path) -> Result<Receiver<Option<Update>>, ManifestError> {
     Ok(desired)
 }
 
-fn state(update: &Option<Update>) -> &DesiredState {
-    update.as_ref().unwrap().state()
+fn state(update: Option<&Update>) -> &DesiredState {
+    update.unwrap().state()
 }
 
-fn pods(update: &Option<Update>) -> Vec<String> {
+fn pods(update: Option<&Update>) -> Vec<String> {
     state(update)
         .cidrs
         .iter()
@@ -38,11 +38,11 @@ fn pods(update: &Option<Update>) -> Vec<String> {
 
 /// Waits until the state is as expected; other states may come before.
 async fn becomes(receiver: &mut Receiver<Option<Update>>, expected: &[&str]) {
-    let seen = receiver.wait_for(|state| pods(state) == expected);
+    let seen = receiver.wait_for(|state| pods(state.as_ref()) == expected);
     assert!(
         timeout(Duration::from_secs(10), seen).await.is_ok(),
         "expected {expected:?}, have {:?}",
-        pods(&receiver.borrow())
+        pods(receiver.borrow().as_ref())
     );
 }
 
@@ -52,7 +52,7 @@ async fn a_changed_file_changes_the_state() {
     let file = directory.path().join("a.yaml");
     fs::write(&file, node("a", "10.244.1.0/24")).unwrap();
     let mut state = follow(directory.path()).unwrap();
-    assert_eq!(pods(&state.borrow()), ["10.244.1.0/24"]);
+    assert_eq!(pods(state.borrow().as_ref()), ["10.244.1.0/24"]);
 
     fs::write(&file, node("a", "10.244.2.0/24")).unwrap();
     becomes(&mut state, &["10.244.2.0/24"]).await;
@@ -99,7 +99,7 @@ async fn a_mounted_config_map_is_followed_through_its_links() {
     symlink("..v1", at("..data")).unwrap();
     symlink("..data/a.yaml", at("a.yaml")).unwrap();
     let mut state = follow(directory.path()).unwrap();
-    assert_eq!(pods(&state.borrow()), ["10.244.1.0/24"]);
+    assert_eq!(pods(state.borrow().as_ref()), ["10.244.1.0/24"]);
 
     symlink("..v2", at("..tmp")).unwrap();
     fs::rename(at("..tmp"), at("..data")).unwrap();
@@ -158,5 +158,5 @@ async fn files_that_are_no_manifests_are_left_alone() {
     }
     fs::create_dir(directory.path().join("sub.yaml")).unwrap();
     let receiver = follow(directory.path()).unwrap();
-    assert_eq!(state(&receiver.borrow()).cidrs, Vec::new());
+    assert_eq!(state(receiver.borrow().as_ref()).cidrs, Vec::new());
 }
