@@ -69,33 +69,35 @@ fn reaches_everything(lab: &Lab, client: &Host) {
     assert_eq!(session.query("SELECT 42").unwrap(), "42");
 }
 
-/// The one row of `flows list` for a client's address and port to the echo service. A pod of the node whose answers
-/// netfilter has translated back before `cni0` leaves a mark of its own beside it.
-#[track_caller]
-fn flow_to_echo(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
-    let flows = bridge.flows().unwrap();
-    let found: Vec<_> = flows
-        .iter()
-        .filter(|flow| {
-            flow["client"] == client.to_string()
-                && flow["protocol"] == protocol
-                && flow["destination"] == ECHO_SERVICE.to_string()
-        })
-        .collect();
-    match found.as_slice() {
-        [flow] => (*flow).clone(),
-        _ => panic!("not one flow of {client}, but {found:?} in {flows:?}"),
-    }
-}
-
 /// The one row of `flows list` for a client's address and port.
 #[track_caller]
 fn flow_from(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
+    only_flow(bridge, protocol, client, |_| true)
+}
+
+/// [`flow_from`], to the echo service. A pod of the node whose answers netfilter has translated back before `cni0`
+/// leaves a mark of its own beside it.
+#[track_caller]
+fn flow_to_echo(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
+    let echo = ECHO_SERVICE.to_string();
+    only_flow(bridge, protocol, client, |flow| {
+        flow["destination"] == echo.as_str()
+    })
+}
+
+#[track_caller]
+fn only_flow(
+    bridge: &Bridge,
+    protocol: &str,
+    client: SocketAddrV4,
+    is_wanted: impl Fn(&Value) -> bool,
+) -> Value {
     let flows = bridge.flows().unwrap();
     let client = client.to_string();
     let found: Vec<_> = flows
         .iter()
         .filter(|flow| flow["client"] == client.as_str() && flow["protocol"] == protocol)
+        .filter(|flow| is_wanted(flow))
         .collect();
     match found.as_slice() {
         [flow] => (*flow).clone(),
