@@ -70,7 +70,7 @@ fn try_leave<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     let Some(datagram) = Datagram::parse(packet) else {
         return Verdict::Pass;
     };
-    // Most of what leaves is the TC path's and translated already. An ICMP error may come from a router.
+    // Netfilter may have masqueraded it since it came in. An ICMP error may come from a router.
     let is_office = tables.is_office(datagram.source());
     if !is_office && datagram.protocol() != ICMP
         || tables.destination(datagram.destination()) != Some(DestinationKind::Pod)
