@@ -245,16 +245,13 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
     };
     if let Verdict::Forward { .. } | Verdict::Continue = verdict {
         let (packets, bytes) = (packet.segments(), datagram.total_len);
-        slot.with(|reply| {
-            flow::touch(
-                &mut reply.last_seen,
-                &mut reply.tcp_seen,
-                now,
-                transport.tcp_flags,
-            );
-            reply.packets = reply.packets.wrapping_add(packets);
-            reply.bytes = reply.bytes.wrapping_add(u64::from(bytes));
+        let is_brimful = slot.with(|reply| {
+            flow::record_reply(reply, now, transport.tcp_flags, packets, bytes);
+            reply.is_brimful()
         });
+        if is_brimful {
+            flow::pour(tables, &key);
+        }
         tables.count(Count::ToClient, packets, bytes);
     }
     verdict

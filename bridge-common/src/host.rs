@@ -8,8 +8,9 @@ use std::vec::Vec;
 
 use crate::checksum::{Difference, Sum};
 use crate::layout::{
-    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment,
-    FragmentKey, Ipv4, NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
+    Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
+    ServiceKey, Settings, Vtep,
 };
 use crate::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
 use crate::tables::{Insertion, Slot, Tables};
@@ -143,6 +144,12 @@ pub struct HostTables {
     pub office: Vec<(Ipv4, u32)>,
     /// Prefix, its length, and the route.
     pub routes: Vec<(Ipv4, u32, Route)>,
+    /// What XDP needs to know of the node.
+    pub fast_path: FastPath,
+    /// Next hops, by their number.
+    pub next_hops: Vec<NextHop>,
+    /// Remote VTEPs, by their number.
+    pub vteps: Vec<Vtep>,
     /// Services.
     pub services: HashMap<ServiceKey, Service>,
     /// Backends.
@@ -176,6 +183,9 @@ impl Default for HostTables {
             destinations: Vec::new(),
             office: Vec::new(),
             routes: Vec::new(),
+            fast_path: FastPath::default(),
+            next_hops: Vec::new(),
+            vteps: Vec::new(),
             services: HashMap::new(),
             backends: HashMap::new(),
             affinity: RefCell::default(),
@@ -299,6 +309,18 @@ impl Tables for HostTables {
             address,
         )
         .copied()
+    }
+
+    fn fast_path(&self) -> Option<&FastPath> {
+        Some(&self.fast_path)
+    }
+
+    fn next_hop(&self, number: u16) -> Option<&NextHop> {
+        self.next_hops.get(usize::from(number))
+    }
+
+    fn vtep(&self, number: u16) -> Option<&Vtep> {
+        self.vteps.get(usize::from(number))
     }
 
     fn service(&self, key: &ServiceKey) -> Option<Service> {
