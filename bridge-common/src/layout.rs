@@ -225,8 +225,8 @@ pub struct Vtep {
     pub source_port_count: u16,
     /// TTL of the outer packet.
     pub ttl: u8,
-    /// Always 0.
-    pub pad: u8,
+    /// TOS byte of the outer packet, without its ECN bits.
+    pub tos: u8,
     /// Ethernet address of the remote VXLAN device.
     pub inner_destination: Mac,
     /// Ethernet address of our VXLAN device.
