@@ -10,7 +10,7 @@ use crate::engine::to_client;
 use crate::flow::{self, Mapping};
 use crate::frame::{ETHERNET, Frame, Inside};
 use crate::layout::{
-    DestinationKind, FastPath, FlowKey, Layer, NextHop, ReplyKey, Tunnel, XdpPort,
+    DestinationKind, FastPath, FlowKey, Ipv4, Layer, NextHop, ReplyKey, Tunnel, XdpPort,
 };
 use crate::lifetime::since;
 use crate::mss;
@@ -121,7 +121,7 @@ fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let Some(outer) = header(&Inside::<F, ETHERNET>(frame)) else {
         return Step::Pass;
     };
-    let kind = tables.destination(outer.destination());
+    let kind = destination(tables, fast, outer.destination());
     match kind {
         Some(DestinationKind::Nat) => {}
         Some(_) if port.is_uplink != 0 => return request(frame, tables, fast, outer),
@@ -131,7 +131,7 @@ fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         let Some(inner) = header(&Inside::<F, INNER>(frame)) else {
             return Step::Pass;
         };
-        return match tables.destination(inner.destination()) {
+        return match destination(tables, fast, inner.destination()) {
             Some(DestinationKind::Nat) => reply::<F, T, INNER>(frame, tables, inner),
             _ => Step::Pass,
         };
@@ -163,6 +163,12 @@ fn header<P: Packet>(packet: &P) -> Option<Datagram> {
     Some(datagram)
 }
 
+#[inline(always)]
+fn destination<T: Tables>(tables: &T, fast: &FastPath, address: Ipv4) -> Option<DestinationKind> {
+    fast.destination(address)
+        .unwrap_or_else(|| tables.destination(address))
+}
+
 /// Whether the frame comes out of one of our tunnels.
 #[inline(always)]
 fn tunnel<F: Frame>(frame: &F, fast: &FastPath, outer: &Datagram) -> bool {
@@ -186,7 +192,8 @@ fn request<F: Frame, T: Tables>(
         return Step::Pass;
     }
     let key = flow::key(&datagram, &transport);
-    let Some(slot) = flow::find(tables, &key, &transport) else {
+    let now = tables.now();
+    let Some(slot) = flow::find(tables, &key, &transport, now) else {
         return Step::OpenFlow;
     };
     // Read before the route: a change that comes in between advances it again.
@@ -220,7 +227,6 @@ fn request<F: Frame, T: Tables>(
     };
     let step = depart_native(frame, tables, &departure);
     if leaves(step) {
-        let now = tables.now();
         slot.with(|flow| {
             flow::record(flow, now, transport.tcp_flags, 1, datagram.total_len);
         });

@@ -75,6 +75,8 @@ pub mod capacity {
     pub const XDP_PORTS: usize = 4;
     /// VXLAN devices that XDP decapsulates for.
     pub const TUNNELS: usize = 2;
+    /// Prefixes of `cluster_cidrs` that XDP compares one by one.
+    pub const DESTINATIONS: usize = 8;
     /// Service ports.
     pub const SERVICES: usize = 65_536;
     /// Backends of all services, twice over while a list is being replaced.
@@ -261,6 +263,28 @@ pub struct Tunnel {
     pub mac: Mac,
 }
 
+/// A prefix of `cluster_cidrs`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// Its network address.
+    pub network: Ipv4,
+    /// Its mask.
+    pub mask: Ipv4,
+    /// A [`DestinationKind`] as a number; 0 in an unused entry, which all others stand before.
+    pub kind: u32,
+}
+
+impl Destination {
+    /// Whether the address lies in the prefix.
+    #[must_use]
+    #[inline(always)]
+    pub const fn contains(&self, address: Ipv4) -> bool {
+        u32::from_ne_bytes(address) & u32::from_ne_bytes(self.mask)
+            == u32::from_ne_bytes(self.network)
+    }
+}
+
 /// Value of `fast_path`: what XDP needs to know of the node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -273,6 +297,29 @@ pub struct FastPath {
     pub ports: [XdpPort; capacity::XDP_PORTS],
     /// The VXLAN devices.
     pub tunnels: [Tunnel; capacity::TUNNELS],
+    /// What `cluster_cidrs` holds, the longest prefix first: a handful is compared faster than looked up. None where
+    /// there are more than fit; XDP looks them up then.
+    pub destinations: [Destination; capacity::DESTINATIONS],
+}
+
+impl FastPath {
+    /// What an address is to us: `Some` of the answer, `None` where `cluster_cidrs` is to be asked.
+    #[must_use]
+    #[inline(always)]
+    pub fn destination(&self, address: Ipv4) -> Option<Option<DestinationKind>> {
+        if self.destinations[0].kind == 0 {
+            return None;
+        }
+        for destination in &self.destinations {
+            if destination.kind == 0 {
+                break;
+            }
+            if destination.contains(address) {
+                return Some(ClusterCidr { kind: destination.kind }.kind());
+            }
+        }
+        Some(None)
+    }
 }
 
 /// Key of `services`.
@@ -738,7 +785,8 @@ const _: () = {
     assert!(size_of::<Vtep>() == 32);
     assert!(size_of::<XdpPort>() == 12);
     assert!(size_of::<Tunnel>() == 16);
-    assert!(size_of::<FastPath>() == 84);
+    assert!(size_of::<Destination>() == 12);
+    assert!(size_of::<FastPath>() == 180);
     assert!(size_of::<FlowKey>() == 16);
     assert!(size_of::<Flow>() == 32);
     assert!(size_of::<ReplyKey>() == 16);
