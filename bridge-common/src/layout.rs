@@ -315,7 +315,12 @@ impl FastPath {
                 break;
             }
             if destination.contains(address) {
-                return Some(ClusterCidr { kind: destination.kind }.kind());
+                return Some(
+                    ClusterCidr {
+                        kind: destination.kind,
+                    }
+                    .kind(),
+                );
             }
         }
         Some(None)
