@@ -29,8 +29,11 @@ pub enum Step {
     Pass,
     /// Out of the interface that it came in by.
     Bounce,
-    /// Out of the interface at this index of `xdp_ports`.
-    Redirect(u16),
+    /// Out of another interface.
+    Redirect {
+        /// Its index.
+        ifindex: u32,
+    },
     /// Goes no further: half written.
     Drop,
     /// Needs a flow first. Only [`handle`] and the fast path say this to each other.
@@ -38,23 +41,25 @@ pub enum Step {
 }
 
 /// A step in one register, the way in which it crosses function calls in the kernel; see
-/// [`crate::verdict::PackedVerdict`]. The port of a redirect, or [`PackedStep::NO_PORT`] plus another step.
+/// [`crate::verdict::PackedVerdict`]. The index of the interface to redirect to, or one of the steps above all indices.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct PackedStep(u32);
+struct PackedStep(u64);
 
 impl PackedStep {
-    const NO_PORT: u32 = 1 << 16;
-    const OPEN_FLOW: Self = Self(Self::NO_PORT + 3);
+    const PASS: Self = Self(1 << 32);
+    const BOUNCE: Self = Self(2 << 32);
+    const DROP: Self = Self(3 << 32);
+    const OPEN_FLOW: Self = Self(4 << 32);
 }
 
 impl From<Step> for PackedStep {
     #[inline(always)]
     fn from(step: Step) -> Self {
         match step {
-            Step::Redirect(port) => Self(port as u32),
-            Step::Pass => Self(Self::NO_PORT),
-            Step::Bounce => Self(Self::NO_PORT + 1),
-            Step::Drop => Self(Self::NO_PORT + 2),
+            Step::Redirect { ifindex } => Self(u64::from(ifindex)),
+            Step::Pass => Self::PASS,
+            Step::Bounce => Self::BOUNCE,
+            Step::Drop => Self::DROP,
             Step::OpenFlow => Self::OPEN_FLOW,
         }
     }
@@ -63,12 +68,14 @@ impl From<Step> for PackedStep {
 impl From<PackedStep> for Step {
     #[inline(always)]
     fn from(packed: PackedStep) -> Self {
-        match packed.0.checked_sub(PackedStep::NO_PORT) {
-            None => Self::Redirect(packed.0 as u16),
-            Some(1) => Self::Bounce,
-            Some(2) => Self::Drop,
-            Some(3) => Self::OpenFlow,
-            Some(_) => Self::Pass,
+        match packed {
+            PackedStep::PASS => Self::Pass,
+            PackedStep::BOUNCE => Self::Bounce,
+            PackedStep::DROP => Self::Drop,
+            PackedStep::OPEN_FLOW => Self::OpenFlow,
+            PackedStep(ifindex) => Self::Redirect {
+                ifindex: ifindex as u32,
+            },
         }
     }
 }
@@ -312,7 +319,7 @@ fn reply<F: Frame, T: Tables, const AT: u32>(
 }
 
 const fn leaves(step: Step) -> bool {
-    matches!(step, Step::Bounce | Step::Redirect(_))
+    matches!(step, Step::Bounce | Step::Redirect { .. })
 }
 
 #[inline(always)]
@@ -423,6 +430,8 @@ fn step<F: Frame, T: Tables>(frame: &F, tables: &T, departure: &Departure, writt
     if departure.hop.ifindex == frame.ingress() {
         Step::Bounce
     } else {
-        Step::Redirect(departure.hop.port)
+        Step::Redirect {
+            ifindex: departure.hop.ifindex,
+        }
     }
 }

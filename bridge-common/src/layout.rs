@@ -33,8 +33,6 @@ pub mod name {
     pub const VTEP_FDB: &str = "vtep_fdb";
     /// One [`super::FastPath`].
     pub const FAST_PATH: &str = "fast_path";
-    /// Interfaces that XDP may send to, by [`super::NextHop::port`] (`BPF_MAP_TYPE_DEVMAP`).
-    pub const XDP_PORTS: &str = "xdp_ports";
     /// [`super::ServiceKey`] to [`super::Service`].
     pub const SERVICES: &str = "services";
     /// [`super::BackendKey`] to [`super::Backend`].
@@ -197,10 +195,8 @@ impl Route {
 pub struct NextHop {
     /// Egress interface, of a tunnel the one under it; 0 in an unused entry.
     pub ifindex: u32,
-    /// The interface's index in `xdp_ports`.
-    pub port: u16,
     /// Number of the [`Vtep`] that the packet is sent to in VXLAN; 0 without a tunnel.
-    pub vtep: u16,
+    pub vtep: u32,
     /// Bytes of the largest IPv4 packet, before encapsulation.
     pub mtu: u32,
     /// The neighbour's Ethernet address.
@@ -293,7 +289,7 @@ pub struct FastPath {
     /// next hop counts in the epoch that it was cached in only. The lower 16 bits count and are never 0, which is a new
     /// flow's epoch.
     pub epoch: u32,
-    /// The interfaces, at their index in `xdp_ports`.
+    /// The interfaces.
     pub ports: [XdpPort; capacity::XDP_PORTS],
     /// The VXLAN devices.
     pub tunnels: [Tunnel; capacity::TUNNELS],

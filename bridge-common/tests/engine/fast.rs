@@ -32,9 +32,12 @@ const TO_ROUTER: u16 = 1;
 const TO_TUNNEL: u16 = 2;
 const TO_WORKER: u16 = 3;
 
+const TO_NIC: Step = Step::Redirect { ifindex: NIC };
+const TO_UPLINK: Step = Step::Redirect { ifindex: UPLINK };
+
 const CLIENT: Endpoint = at(PC, 40_000);
 
-/// The world with next hops by its uplink (port 0) and its other NIC (port 1).
+/// The world with next hops by its uplink and its other NIC.
 fn fast_world() -> HostTables {
     let mut tables = world();
     for (network, prefix, route) in &mut tables.routes {
@@ -45,9 +48,8 @@ fn fast_world() -> HostTables {
             _ => 0,
         };
     }
-    let hop = |ifindex, port, vtep, mtu, destination, source| NextHop {
+    let hop = |ifindex, vtep, mtu, destination, source| NextHop {
         ifindex,
-        port,
         vtep,
         mtu,
         destination,
@@ -55,9 +57,9 @@ fn fast_world() -> HostTables {
     };
     tables.next_hops = vec![
         NextHop::default(),
-        hop(UPLINK, 0, 0, MTU, ROUTER_MAC, UPLINK_MAC),
-        hop(NIC, 1, 1, TUNNEL_MTU, WORKER_MAC, NIC_MAC),
-        hop(NIC, 1, 0, MTU, WORKER_MAC, NIC_MAC),
+        hop(UPLINK, 0, MTU, ROUTER_MAC, UPLINK_MAC),
+        hop(NIC, 1, TUNNEL_MTU, WORKER_MAC, NIC_MAC),
+        hop(NIC, 0, MTU, WORKER_MAC, NIC_MAC),
     ];
     tables.vteps = vec![
         Vtep::default(),
@@ -146,7 +148,7 @@ fn sent(result: (Step, Vec<u8>), step: Step, destination: Mac, source: Mac) -> V
 /// The packet in a tunnel's frame; checks everything in front of it.
 #[track_caller]
 fn out_of_tunnel(result: (Step, Vec<u8>)) -> Vec<u8> {
-    let outer = sent(result, Step::Redirect(1), WORKER_MAC, NIC_MAC);
+    let outer = sent(result, TO_NIC, WORKER_MAC, NIC_MAC);
     assert_header_is_sound(&outer);
     let ip = Ipv4HeaderSlice::from_slice(&outer).unwrap();
     assert_eq!((ip.source(), ip.destination()), (NODE, REMOTE));
@@ -172,7 +174,7 @@ fn a_request_leaves_as_the_tc_path_would_send_it() {
         let wire = Wire::tcp(CLIENT, at(ROUTED_POD, 80), flags).payload(b"hello");
         let (_, expected) = send(&slow, Side::Uplink, wire.bytes());
         let result = run(&fast, frame(UPLINK, &wire.bytes()));
-        let packet = sent(result, Step::Redirect(1), WORKER_MAC, NIC_MAC);
+        let packet = sent(result, TO_NIC, WORKER_MAC, NIC_MAC);
         assert_eq!(packet, expected);
         assert_sound(&packet);
     }
@@ -262,7 +264,7 @@ fn a_native_reply_goes_home() {
         let wire = Wire::tcp(backend, nat, flags);
         let (_, expected) = send(&slow, Side::Cluster, wire.bytes());
         let result = run(&fast, frame(NIC, &wire.bytes()));
-        let packet = sent(result, Step::Redirect(0), ROUTER_MAC, UPLINK_MAC);
+        let packet = sent(result, TO_UPLINK, ROUTER_MAC, UPLINK_MAC);
         assert_eq!(packet, expected);
         assert_eq!(endpoints(&packet), (at(ROUTED_POD, 80), CLIENT));
     }
@@ -293,7 +295,7 @@ fn a_reply_out_of_the_tunnel_is_decapsulated() {
     let wire = Wire::udp(backend, nat).payload(b"answer");
     let (_, expected) = send(&slow, Side::Cluster, wire.bytes());
     let result = run(&fast, frame(NIC, &tunnelled(&wire.bytes())));
-    let packet = sent(result, Step::Redirect(0), ROUTER_MAC, UPLINK_MAC);
+    let packet = sent(result, TO_UPLINK, ROUTER_MAC, UPLINK_MAC);
     assert_eq!(packet, expected);
     assert_sound(&packet);
 }
@@ -337,7 +339,7 @@ fn other_packets_of_the_tunnel_are_left_alone() {
         left_alone(&tables, frame(NIC, &bytes));
     }
     let (step, _) = run(&tables, frame(NIC, &good));
-    assert_eq!(step, Step::Redirect(0));
+    assert_eq!(step, TO_UPLINK);
 }
 
 #[test]
@@ -418,7 +420,7 @@ fn a_next_hop_counts_in_its_epoch_only() {
     let mut tables = fast_world();
     let wire = Wire::udp(CLIENT, at(ROUTED_POD, 80));
     let send = |tables: &HostTables| run(tables, frame(UPLINK, &wire.bytes()));
-    sent(send(&tables), Step::Redirect(1), WORKER_MAC, NIC_MAC);
+    sent(send(&tables), TO_NIC, WORKER_MAC, NIC_MAC);
 
     // The pod network moves behind the tunnel.
     for (network, _, route) in &mut tables.routes {
@@ -426,7 +428,7 @@ fn a_next_hop_counts_in_its_epoch_only() {
             route.next_hop = TO_TUNNEL;
         }
     }
-    sent(send(&tables), Step::Redirect(1), WORKER_MAC, NIC_MAC);
+    sent(send(&tables), TO_NIC, WORKER_MAC, NIC_MAC);
     tables.fast_path.epoch += 1;
     out_of_tunnel(send(&tables));
 
@@ -443,7 +445,7 @@ fn a_silent_flow_is_looked_at_by_tc_first() {
     advance(&tables, 8);
     left_alone(&tables, frame(NIC, &reply));
     let (_, _) = crate::world::send(&tables, Side::Cluster, Wire::udp(backend, nat).bytes());
-    assert_eq!(run(&tables, frame(NIC, &reply)).0, Step::Redirect(0));
+    assert_eq!(run(&tables, frame(NIC, &reply)).0, TO_UPLINK);
 }
 
 #[test]
@@ -455,7 +457,7 @@ fn full_counters_of_replies_are_poured_into_the_flows() {
     let reply = tunnelled(&wire.bytes());
     let count = 70_000;
     for _ in 0..count {
-        assert_eq!(run(&tables, frame(NIC, &reply)).0, Step::Redirect(0));
+        assert_eq!(run(&tables, frame(NIC, &reply)).0, TO_UPLINK);
     }
     let (_, flow, reply) = only_flow(&tables);
     assert_eq!(flow.packets + u32::from(reply.packets), 1 + count);
@@ -483,7 +485,7 @@ fn more_destinations_than_fit_are_looked_up() {
     tables.fast_path.destinations[1] =
         destination([10, 244, 0, 0], [255, 255, 0, 0], DestinationKind::Pod);
     let (step, _) = run(&tables, frame(UPLINK, &wire.bytes()));
-    assert_eq!(step, Step::Redirect(1));
+    assert_eq!(step, TO_NIC);
 }
 
 proptest! {
@@ -515,7 +517,7 @@ proptest! {
         let (step, after) = run(&fast, before.clone());
         match step {
             Step::Pass => prop_assert_eq!(after, before.bytes),
-            Step::Redirect(1) => {
+            TO_NIC => {
                 let (_, expected) = send(&slow, Side::Uplink, bytes);
                 let at = after.len() - expected.len();
                 prop_assert!(at == 14 || at == 64);
