@@ -2,6 +2,7 @@
 
 use core::ptr::NonNull;
 
+use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
@@ -82,6 +83,15 @@ static LAST_LOG: PerCpuArray<Seconds, 1> = PerCpuArray::new();
 #[inline(always)]
 pub fn scratch() -> Option<NonNull<[u64; QUOTE_MAX as usize / 8]>> {
     SCRATCH.get_ptr_mut(0).and_then(NonNull::new)
+}
+
+/// Sends a frame out of the interface at this index of `xdp_ports`. Without one it goes no further: it is half the other
+/// interface's already.
+#[inline(always)]
+pub fn redirect(port: u16) -> u32 {
+    match XDP_PORTS.redirect(u32::from(port), u64::from(xdp_action::XDP_DROP)) {
+        Ok(action) | Err(action) => action,
+    }
 }
 
 /// `BPF_NOEXIST` (linux/bpf.h).
