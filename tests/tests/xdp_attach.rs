@@ -64,7 +64,7 @@ fn link(lab: &Lab, interface: &str) -> Value {
 
 /// The XDP program that runs in the driver of an interface of node-30: its id.
 fn program(lab: &Lab, interface: &str) -> Option<u64> {
-    /// `XDP_ATTACHED_DRV` (linux/if_link.h).
+    /// `XDP_ATTACHED_DRV` (`linux/if_link.h`).
     const IN_THE_DRIVER: u64 = 1;
     let xdp = &link(lab, interface)["xdp"];
     let id = xdp["prog"]["id"].as_u64();
