@@ -16,6 +16,7 @@ use crate::config::{self, Config, Datapath};
 use crate::datapath::{AttachPoint, AttachPoints, Program};
 use crate::netlink::{self, Link, LinkKind, NetworkState, cluster_interfaces};
 use crate::networks::overlaps;
+use crate::next_hops::{NextHops, XdpPorts};
 use crate::ports::PortSet;
 
 /// What one service address and port leads to.
@@ -39,8 +40,10 @@ pub struct Contents {
     pub office: BTreeMap<Ipv4Net, OfficeCidr>,
     /// `cluster_cidrs`.
     pub cluster: BTreeMap<Ipv4Net, ClusterCidr>,
-    /// `routes`.
+    /// `routes`, without next hops.
     pub routes: BTreeMap<Ipv4Net, Route>,
+    /// `next_hops`, `vtep_fdb`, `fast_path` and `xdp_ports`, and what these add to `routes`.
+    pub next_hops: NextHops,
     /// `services` and `backends`.
     pub services: BTreeMap<ServiceKey, ServiceEntry>,
     /// `nat_ports`.
@@ -117,13 +120,14 @@ pub fn attach_points(
 }
 
 impl Contents {
-    /// The contents that follow from what is known.
+    /// The contents that follow from what is known. `xdp_ports` are the interfaces that XDP can send by.
     #[must_use]
     pub fn new(
         config: &Config,
         desired: &DesiredState,
         network: &NetworkState,
         reserved: &PortSet,
+        xdp_ports: &XdpPorts,
     ) -> Self {
         let routes = routes(desired, network);
         let nat_ports = nat_ports(reserved);
@@ -138,6 +142,13 @@ impl Contents {
                 .map(|(&cidr, index)| (cidr, OfficeCidr { index }))
                 .collect(),
             cluster: destinations(config, desired, &routes),
+            next_hops: NextHops::new(
+                &config.uplink,
+                &backend_networks(config, desired),
+                network,
+                &routes,
+                xdp_ports,
+            ),
             routes,
             services: services(desired),
             nat_ports,

@@ -1,6 +1,6 @@
 //! `office-bridge run`: checks everything first, then loads, fills, attaches, and follows.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ use crate::events;
 use crate::http::{self, SyncLag};
 use crate::journal::Journal;
 use crate::listeners::{Listeners, Served};
-use crate::netlink::{self, NetworkState};
+use crate::netlink::{self, Neighbour, NetworkState};
+use crate::next_hops::{NextHops, XdpPorts};
 use crate::ports::PortSet;
 use crate::preflight::{InstanceLock, check_machine, check_network, forwarding, reserved_ports};
 use crate::reconcile::Reconciler;
@@ -71,6 +72,10 @@ struct Bridge {
     attachments: Attachments,
     reconciler: Reconciler,
     policy: watch::Sender<Policy>,
+    /// Neighbours that XDP sends to.
+    neighbours: watch::Sender<BTreeSet<Neighbour>>,
+    /// What XDP leaves to the TC path for reasons that can be helped.
+    xdp_problems: Vec<String>,
     /// Why not all that is wanted is in the tables.
     trouble: Option<String>,
     /// What `status` shows, as written last.
@@ -192,6 +197,8 @@ impl Bridge {
         let tables = Tables::open(pins)?;
         let reconciler = Reconciler::open(&tables)?;
         let (policy, _) = watch::channel(Policy::default());
+        let (neighbours, in_use) = watch::channel(BTreeSet::new());
+        netlink::keep_confirmed(in_use)?;
         announce(None, &start.desired);
         let mut bridge = Self {
             attachments: Attachments::new(start.config.tc_attach),
@@ -208,6 +215,8 @@ impl Bridge {
             datapath,
             reconciler,
             policy,
+            neighbours,
+            xdp_problems: Vec::new(),
             trouble: None,
             written: None,
         };
@@ -234,7 +243,14 @@ impl Bridge {
     fn try_apply(&mut self) -> anyhow::Result<()> {
         let desired = Arc::clone(&self.accepted);
         let network = self.network.borrow_and_update().clone();
-        let contents = Contents::new(&self.config, &desired, &network, &self.reserved);
+        let contents = Contents::new(
+            &self.config,
+            &desired,
+            &network,
+            &self.reserved,
+            &XdpPorts::new(),
+        );
+        self.note_next_hops(&contents.next_hops);
         if contents.settings.nat_port_count == 0 {
             bail!(
                 "no port is left for NAT: net.ipv4.ip_local_port_range, net.ipv4.ip_local_reserved_ports and \
@@ -308,11 +324,27 @@ impl Bridge {
             problems: desired
                 .problems
                 .iter()
+                .chain(&self.xdp_problems)
                 .chain(&self.trouble)
                 .cloned()
                 .collect(),
             dns_listen: listen.map(ToString::to_string).collect(),
         }
+    }
+
+    /// Has neighbours probed that XDP sends to, and tells what it can't do.
+    fn note_next_hops(&mut self, next_hops: &NextHops) {
+        self.neighbours.send_if_modified(|known| {
+            let changed = *known != next_hops.neighbours;
+            known.clone_from(&next_hops.neighbours);
+            changed
+        });
+        for problem in &next_hops.problems {
+            if !self.xdp_problems.contains(problem) {
+                warn!("{problem}");
+            }
+        }
+        self.xdp_problems.clone_from(&next_hops.problems);
     }
 
     /// Takes a new state of the cluster; says whether it can be applied.

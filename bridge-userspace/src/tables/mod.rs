@@ -7,7 +7,8 @@ use std::io;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::xdp::XdpMapError;
+use aya::maps::{Array, DevMap, HashMap, Map, MapData, MapError, PerCpuArray};
 use bridge_common::layout::{
     Backend, BackendKey, Counter, Flow, FlowKey, Ipv4, Reply, ReplyKey, name,
 };
@@ -35,6 +36,14 @@ pub enum TableError {
         table: &'static str,
         /// What the kernel said.
         source: MapError,
+    },
+    /// The kernel refuses an interface to redirect to.
+    #[error("table {table}: {source}")]
+    Devices {
+        /// The table.
+        table: &'static str,
+        /// What the kernel said.
+        source: XdpMapError,
     },
     /// There is more to put in than fits.
     #[error("table {table} holds {capacity} entries, {wanted} are wanted")]
@@ -129,6 +138,14 @@ impl Tables {
         self.typed(table)
     }
 
+    /// An array of interfaces to redirect to.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub fn devices(&self, table: &'static str) -> Result<DevMap<MapData>, TableError> {
+        self.typed(table)
+    }
+
     /// All forward entries.
     ///
     /// # Errors
@@ -160,7 +177,7 @@ impl Tables {
         Ok(lists)
     }
 
-    /// Every entry of a hash table, read in batches. Entries that come and go meanwhile may be missed.
+    /// Every entry of a hash table or an array, read in batches. Entries that come and go meanwhile may be missed.
     ///
     /// # Errors
     /// When the table can't be read.
