@@ -296,7 +296,7 @@ impl Ways<'_> {
         self.network.neighbours.get(&neighbour).copied()
     }
 
-    /// As `vxlan_xmit` (drivers/net/vxlan/vxlan_core.c): an address without an entry has the default one.
+    /// As `vxlan_xmit` (`drivers/net/vxlan/vxlan_core.c`): an address without an entry has the default one.
     fn remote(&self, ifindex: u32, mac: netlink::Mac) -> Option<Remote> {
         let fdb = &self.network.fdb;
         let entry = fdb

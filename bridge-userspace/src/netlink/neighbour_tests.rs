@@ -185,23 +185,35 @@ fn a_destination_that_is_not_one_host_is_no_remote_end() {
         node_30();
         worker(1);
         worker(2);
-        bridge("fdb append 02:00:00:00:00:02 dev flannel.1 dst 10.60.20.1");
-        let watched = Watched::start(&INTEREST).await;
-        let state = watched.state.borrow();
-        assert!(matches!(
-            remote(&state, worker_mac(1)),
-            Some(FdbEntry::Remote(_))
-        ));
-        // An all-zero entry may have several destinations, of which multicast ones are ordinary.
-        assert_eq!(remote(&state, DEFAULT_ENTRY), None);
-        let several = remote(&state, worker_mac(2));
-        bridge("fdb append 00:00:00:00:00:00 dev flannel.1 dst 239.1.1.1 via eth0");
-        drop(state);
-        let mut watched = watched;
+        bridge("fdb del 02:00:00:00:00:02 dev flannel.1");
+        ip("nexthop add id 1 via 10.60.20.31 fdb");
+        ip("nexthop add id 10 group 1 fdb");
+        bridge("fdb add 02:00:00:00:00:02 dev flannel.1 nhid 10");
+        let mut watched = Watched::start(&INTEREST).await;
+        {
+            let state = watched.state.borrow();
+            assert!(matches!(
+                remote(&state, worker_mac(1)),
+                Some(FdbEntry::Remote(_))
+            ));
+            assert_eq!(remote(&state, worker_mac(2)), Some(FdbEntry::Other));
+            assert_eq!(remote(&state, DEFAULT_ENTRY), None);
+        }
+        bridge("fdb append 00:00:00:00:00:00 dev flannel.1 dst 10.60.20.38");
+        watched
+            .becomes(|state| matches!(remote(state, DEFAULT_ENTRY), Some(FdbEntry::Remote(_))))
+            .await;
+        bridge("fdb append 00:00:00:00:00:00 dev flannel.1 dst 10.60.20.39");
         watched
             .becomes(|state| remote(state, DEFAULT_ENTRY) == Some(FdbEntry::Other))
             .await;
-        assert_eq!(several, Some(FdbEntry::Other));
+        bridge("fdb del 00:00:00:00:00:00 dev flannel.1");
+        bridge("fdb append 00:00:00:00:00:00 dev flannel.1 dst 239.1.1.1 via eth0");
+        watched
+            .becomes(|state| {
+                state.underlay.len() == 1 && remote(state, DEFAULT_ENTRY) == Some(FdbEntry::Other)
+            })
+            .await;
     });
 }
 

@@ -143,7 +143,7 @@ fn neighbour(message: &NeighbourMessage) -> Option<(Neighbour, Known)> {
         address,
     };
     let known = Known {
-        state: message.header.state.clone(),
+        state: message.header.state,
         mac: link_layer_address(message),
     };
     Some((neighbour, known))

@@ -96,12 +96,11 @@ impl Follower {
     async fn read(&mut self) -> &NetworkState {
         loop {
             let handle = &self.kernel.handle;
-            let reading = match self.reading.take() {
-                Some(reading) => reading.with_neighbours(handle).await,
-                None => {
-                    let networks = self.interest.borrow_and_update().clone();
-                    Reading::take(handle, &networks).await
-                }
+            let reading = if let Some(reading) = self.reading.take() {
+                reading.with_neighbours(handle).await
+            } else {
+                let networks = self.interest.borrow_and_update().clone();
+                Reading::take(handle, &networks).await
             };
             match reading {
                 Ok(reading) => return &self.reading.insert(reading).state,

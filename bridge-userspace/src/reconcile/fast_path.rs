@@ -177,7 +177,11 @@ impl RouteTables {
 /// Its lower 16 bits, which flows keep, are never 0: that is what a new flow has.
 fn next_epoch(epoch: u32) -> u32 {
     let next = epoch.wrapping_add(1);
-    if next & 0xffff == 0 { next + 1 } else { next }
+    if next.is_multiple_of(1 << 16) {
+        next + 1
+    } else {
+        next
+    }
 }
 
 /// An array whose entries have numbers that other tables hold.
