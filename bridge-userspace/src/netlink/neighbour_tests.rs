@@ -93,7 +93,7 @@ fn the_way_to_a_worker_is_known_down_to_the_wire() {
 }
 
 #[test]
-fn a_changed_mac_or_tunnel_end_is_seen_within_a_tenth_of_a_second() {
+fn a_changed_mac_or_tunnel_end_is_seen_well_within_a_second() {
     in_a_namespace(|| async {
         node_30();
         worker(1);
@@ -142,7 +142,7 @@ fn a_changed_mac_or_tunnel_end_is_seen_within_a_tenth_of_a_second() {
             .becomes(|state| state.fdb.is_empty() && state.underlay.is_empty())
             .await;
         slowest = slowest.max(begun.elapsed());
-        // Ten times what is expected: a busy machine must not make this fail.
+        // Generous: a busy machine must not make this fail.
         assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     });
 }
