@@ -72,7 +72,7 @@ fn xdp_interfaces<'a>(
     };
     let uplink = network.link_named(&config.uplink);
     let mut nics: BTreeSet<u32> = uplink.map(|link| link.index).into_iter().collect();
-    nics.extend(cluster_nics(config, desired, network, uplink));
+    nics.extend(cluster_nics(config, desired, network));
     nics.iter()
         .filter_map(|ifindex| network.links.get(ifindex))
         .filter(is_wanted)
@@ -90,7 +90,6 @@ fn cluster_nics<'a>(
     config: &Config,
     desired: &DesiredState,
     network: &'a NetworkState,
-    uplink: Option<&'a Link>,
 ) -> impl Iterator<Item = u32> + 'a {
     let backends = backend_networks(config, desired);
     let interfaces = cluster_interfaces(network, &backends);
@@ -98,7 +97,8 @@ fn cluster_nics<'a>(
         .iter()
         .filter_map(|ifindex| network.links.get(ifindex)?.vxlan);
     let underlying: Vec<u32> = tunnels
-        .filter_map(|vxlan| vxlan.underlying.or(uplink.map(|link| link.index)))
+        .filter_map(|vxlan| vxlan.underlying)
+        .chain(network.underlay.values().map(|way| way.ifindex))
         .collect();
     let native = network
         .routes

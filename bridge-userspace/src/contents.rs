@@ -13,8 +13,10 @@ use ipnet::Ipv4Net;
 
 use crate::cluster::{CidrKind, DesiredState};
 use crate::config::{self, Config, Datapath};
+use crate::datapath::XdpPorts;
 use crate::netlink::{self, NetworkState};
 use crate::networks::overlaps;
+use crate::next_hops::NextHops;
 use crate::ports::PortSet;
 
 /// What one service address and port leads to.
@@ -38,8 +40,10 @@ pub struct Contents {
     pub office: BTreeMap<Ipv4Net, OfficeCidr>,
     /// `cluster_cidrs`.
     pub cluster: BTreeMap<Ipv4Net, ClusterCidr>,
-    /// `routes`.
+    /// `routes`, without next hops.
     pub routes: BTreeMap<Ipv4Net, Route>,
+    /// `next_hops`, `vtep_fdb`, `fast_path` and `xdp_ports`, and what these add to `routes`.
+    pub next_hops: NextHops,
     /// `services` and `backends`.
     pub services: BTreeMap<ServiceKey, ServiceEntry>,
     /// `nat_ports`.
@@ -72,13 +76,14 @@ pub(crate) fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<I
 }
 
 impl Contents {
-    /// The contents that follow from what is known.
+    /// The contents that follow from what is known. `xdp_ports` are the interfaces that XDP can send by.
     #[must_use]
     pub fn new(
         config: &Config,
         desired: &DesiredState,
         network: &NetworkState,
         reserved: &PortSet,
+        xdp_ports: &XdpPorts,
     ) -> Self {
         let routes = routes(desired, network);
         let nat_ports = nat_ports(reserved);
@@ -93,6 +98,13 @@ impl Contents {
                 .map(|(&cidr, index)| (cidr, OfficeCidr { index }))
                 .collect(),
             cluster: destinations(config, desired, &routes),
+            next_hops: NextHops::new(
+                &config.uplink,
+                &backend_networks(config, desired),
+                network,
+                &routes,
+                xdp_ports,
+            ),
             routes,
             services: services(desired),
             nat_ports,

@@ -20,6 +20,7 @@ pub mod listeners;
 mod nat_ports;
 pub mod netlink;
 pub mod networks;
+pub mod next_hops;
 pub mod ports;
 pub mod preflight;
 pub mod readiness;

@@ -112,6 +112,15 @@ pub fn intersection(a: Ipv4Net, b: Ipv4Net) -> Option<Ipv4Net> {
     }
 }
 
+/// The longest prefix of an address that is one of those told by `is_there`.
+pub fn longest_prefix(address: Ipv4Addr, is_there: impl Fn(&Ipv4Net) -> bool) -> Option<Ipv4Net> {
+    (0..=32)
+        .rev()
+        .filter_map(|len| Ipv4Net::new(address, len).ok())
+        .map(|prefix| prefix.trunc())
+        .find(is_there)
+}
+
 /// What a network is for, and who said so; only for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labelled {

@@ -1,16 +1,20 @@
 //! Bringing the tables to what they should hold, by the difference: at start-up against what an earlier
 //! `run` left, later against what was applied last.
 
+mod fast_path;
+mod slots;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya::Pod;
 use aya::maps::{Array, MapData};
 use bridge_common::layout::{
-    Affinity, AffinityKey, Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Route, Service,
+    Affinity, AffinityKey, Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Service,
     ServiceKey, Settings, capacity, name,
 };
 use ipnet::Ipv4Net;
 
+use self::fast_path::RouteTables;
 use crate::affinity;
 use crate::contents::{Contents, ServiceEntry};
 use crate::nat_ports::rearranged;
@@ -39,7 +43,7 @@ impl Changes {
 pub struct Reconciler {
     office: PrefixTable<OfficeCidr>,
     cluster: PrefixTable<ClusterCidr>,
-    routes: PrefixTable<Route>,
+    routes: RouteTables,
     services: ServiceTables,
     nat_ports: Array<MapData, NatPort>,
     applied_nat_ports: Vec<NatPort>,
@@ -63,7 +67,7 @@ impl Reconciler {
         Ok(Self {
             office: PrefixTable::open(tables, name::OFFICE_CIDRS, capacity::OFFICE_CIDRS)?,
             cluster: PrefixTable::open(tables, name::CLUSTER_CIDRS, capacity::CLUSTER_CIDRS)?,
-            routes: PrefixTable::open(tables, name::ROUTES, capacity::ROUTES)?,
+            routes: RouteTables::open(tables)?,
             services: ServiceTables::open(tables)?,
             nat_ports,
             applied_nat_ports,
@@ -96,7 +100,7 @@ impl Reconciler {
             }
         }
         self.apply_settings(&contents.settings, &mut changes)?;
-        self.routes.apply(&contents.routes, &mut changes)?;
+        self.routes.apply(contents, &mut changes)?;
         // One service that does not fit must not keep the rest from being followed.
         let services = self.services.apply(&contents.services, &mut changes);
         self.cluster.apply(&contents.cluster, &mut changes)?;

@@ -1,6 +1,6 @@
 //! `office-bridge run`: checks everything first, then loads, fills, attaches, and follows.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,8 @@ use crate::events;
 use crate::http::{self, SyncLag};
 use crate::journal::Journal;
 use crate::listeners::{Listeners, Served};
-use crate::netlink::{self, NetworkState};
+use crate::netlink::{self, Neighbour, NetworkState};
+use crate::next_hops::NextHops;
 use crate::ports::PortSet;
 use crate::preflight::{
     InstanceLock, check_machine, check_network, check_xdp, forwarding, reserved_ports,
@@ -76,6 +77,10 @@ struct Bridge {
     policy: watch::Sender<Policy>,
     /// Where XDP is wanted and of no use, and why.
     xdp_remarks: Vec<String>,
+    /// Neighbours that XDP sends to.
+    neighbours: watch::Sender<BTreeSet<Neighbour>>,
+    /// What XDP leaves to the TC path for reasons that can be helped.
+    xdp_problems: Vec<String>,
     /// Why not all that is wanted is in the tables.
     trouble: Option<String>,
     /// What `status` shows, as written last.
@@ -202,9 +207,11 @@ impl Bridge {
         let tables = Tables::open(pins)?;
         let reconciler = Reconciler::open(&tables)?;
         let (policy, _) = watch::channel(Policy::default());
+        let (neighbours, in_use) = watch::channel(BTreeSet::new());
+        netlink::keep_confirmed(in_use)?;
         announce(None, &start.desired);
         let mut bridge = Self {
-            attachments: Attachments::new(start.config.tc_attach),
+            attachments: Attachments::new(start.config.tc_attach, pins),
             config: start.config,
             feed: start.feed,
             accepted: start.desired,
@@ -219,6 +226,8 @@ impl Bridge {
             reconciler,
             policy,
             xdp_remarks: Vec::new(),
+            neighbours,
+            xdp_problems: Vec::new(),
             trouble: None,
             written: None,
         };
@@ -247,6 +256,7 @@ impl Bridge {
         let desired = Arc::clone(&self.accepted);
         let network = self.network.borrow_and_update().clone();
         let contents = self.contents(&desired, &network);
+        self.note_next_hops(&contents.next_hops);
         if contents.settings.nat_port_count == 0 {
             bail!(
                 "no port is left for NAT: net.ipv4.ip_local_port_range, net.ipv4.ip_local_reserved_ports and \
@@ -296,7 +306,13 @@ impl Bridge {
     }
 
     fn contents(&self, desired: &DesiredState, network: &NetworkState) -> Contents {
-        Contents::new(&self.config, desired, network, &self.reserved)
+        Contents::new(
+            &self.config,
+            desired,
+            network,
+            &self.reserved,
+            self.attachments.xdp_ports(),
+        )
     }
 
     /// Tells once what XDP was wanted for and can't do.
@@ -383,11 +399,27 @@ impl Bridge {
                         .into_iter()
                         .flatten(),
                 )
+                .chain(&self.xdp_problems)
                 .chain(&self.trouble)
                 .cloned()
                 .collect(),
             dns_listen: listen.map(ToString::to_string).collect(),
         }
+    }
+
+    /// Has neighbours probed that XDP sends to, and tells what it can't do.
+    fn note_next_hops(&mut self, next_hops: &NextHops) {
+        self.neighbours.send_if_modified(|known| {
+            let changed = *known != next_hops.neighbours;
+            known.clone_from(&next_hops.neighbours);
+            changed
+        });
+        for problem in &next_hops.problems {
+            if !self.xdp_problems.contains(problem) {
+                warn!("{problem}");
+            }
+        }
+        self.xdp_problems.clone_from(&next_hops.problems);
     }
 
     /// Takes a new state of the cluster; says whether it can be applied.

@@ -18,6 +18,8 @@ pub const IP_FORWARD: Sysctl = Sysctl("net.ipv4.ip_forward");
 pub const IP_LOCAL_PORT_RANGE: Sysctl = Sysctl("net.ipv4.ip_local_port_range");
 /// Which of those it leaves out.
 pub const IP_LOCAL_RESERVED_PORTS: Sysctl = Sysctl("net.ipv4.ip_local_reserved_ports");
+/// TTL of packets that nothing else decides it for.
+pub const IP_DEFAULT_TTL: Sysctl = Sysctl("net.ipv4.ip_default_ttl");
 
 /// Why a setting cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +110,18 @@ pub fn local_port_range() -> Result<RangeInclusive<u16>, SysctlError> {
             value,
         }),
     }
+}
+
+/// The TTL of packets that nothing else decides it for.
+///
+/// # Errors
+/// When the setting cannot be read.
+pub fn default_ttl() -> Result<u8, SysctlError> {
+    let value = IP_DEFAULT_TTL.read()?;
+    value.parse().map_err(|_| SysctlError::Value {
+        name: IP_DEFAULT_TTL,
+        value,
+    })
 }
 
 /// The ports that somebody has told the kernel to leave alone.

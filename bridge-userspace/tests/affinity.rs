@@ -10,6 +10,7 @@ use bridge_common::layout::{
 use bridge_common::parse::TCP;
 use bridge_userspace::contents::{Contents, ServiceEntry};
 use bridge_userspace::datapath::{Datapath, Pins};
+use bridge_userspace::next_hops::NextHops;
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
 
@@ -46,6 +47,7 @@ fn contents(service: Option<(&[u8], Seconds)>) -> Contents {
         office: BTreeMap::new(),
         cluster: BTreeMap::new(),
         routes: BTreeMap::new(),
+        next_hops: NextHops::default(),
         services: service
             .map(|service| (SERVICE, entry(service)))
             .into_iter()

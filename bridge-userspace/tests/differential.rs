@@ -17,6 +17,7 @@ use bridge_common::verdict::Verdict;
 use bridge_userspace::contents::{Contents, ServiceEntry};
 use bridge_userspace::datapath::Program::{self, ClusterEgress, ClusterIngress, UplinkIngress};
 use bridge_userspace::datapath::{Datapath, Pins};
+use bridge_userspace::next_hops::NextHops;
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
@@ -77,6 +78,7 @@ fn contents() -> Contents {
         pad: 0,
     };
     Contents {
+        next_hops: NextHops::default(),
         office: BTreeMap::from([(net("192.168.0.0/22"), OfficeCidr { index: 0 })]),
         cluster: BTreeMap::from([
             (net("10.244.0.0/16"), ClusterCidr::new(DestinationKind::Pod)),

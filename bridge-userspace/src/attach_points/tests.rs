@@ -41,7 +41,7 @@ fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> (u32, Li
         vxlan: (kind == LinkKind::Vxlan).then_some(Vxlan {
             vni: 1,
             port: 8472,
-            underlying: None,
+            ..Vxlan::default()
         }),
         master,
     };

@@ -77,6 +77,7 @@ fn on_the_stack_path_services_are_kube_proxys_even_if_they_are_known() {
             &desired(true),
             &node_30(3),
             &PortSet::default(),
+            &XdpPorts::new(),
         );
         (
             contents.settings.authoritative,

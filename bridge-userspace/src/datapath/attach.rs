@@ -81,13 +81,22 @@ pub struct Attachments {
 }
 
 impl Attachments {
-    /// Nothing yet.
+    /// Nothing yet, but that the XDP programs of an earlier `run` may still forward.
     #[must_use]
-    pub fn new(wanted: TcAttach) -> Self {
+    pub fn new(wanted: TcAttach, pins: &Pins) -> Self {
+        let links = pins.pinned_links().unwrap_or_default();
+        let ports = links
+            .into_iter()
+            .filter(|(name, ifindex, path)| {
+                Program::from_name(name) == Some(Program::XdpFast)
+                    && pinned_link(path).is_ok_and(|link| link.ifindex == *ifindex)
+            })
+            .map(|(_, ifindex, _)| ifindex)
+            .collect();
         Self {
             tc: wanted.mode(),
             attached: AttachPoints::new(),
-            ports: XdpPorts::new(),
+            ports,
             refusals: BTreeMap::new(),
             receive_only: BTreeMap::new(),
         }

@@ -1,5 +1,6 @@
-//! One complete reading of the kernel's state.
+//! Reading the kernel's state.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -8,44 +9,136 @@ use ipnet::Ipv4Net;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
+use super::neighbours::{Fdb, FdbEntry, along, fdb, needed, neighbours};
 use super::routes::{Question, questions};
-use super::{InterfaceAddress, Link, LinkKind, NetlinkError, NetworkState, Route, Vxlan};
+use super::vxlan::{Defaults, Vxlan};
+use super::{InterfaceAddress, Link, LinkKind, NetlinkError, NetworkState, Route};
+use crate::networks::longest_prefix;
 
-/// Reads links, addresses, and the routes into the networks of interest.
-///
-/// # Errors
-/// When the kernel refuses a dump, or the connection behind the handle is gone.
-pub async fn read(handle: &Handle, interest: &[Ipv4Net]) -> Result<NetworkState, NetlinkError> {
-    let links = links(handle).await?;
-    let addresses = addresses(handle).await?;
-    let tables = prefixes(handle).await?;
-    let mut routes = Vec::new();
-    let mut unreachable = Vec::new();
-    let mut local = Vec::new();
-    for question in questions(&tables, interest) {
-        match ask(handle, &links, question).await? {
-            Answer::Way(route) => routes.push(route),
-            Answer::NoWay => unreachable.push(question.prefix),
-            Answer::Here => local.push(question.prefix),
+/// What was read, and what it takes to read parts of it again.
+pub(super) struct Reading {
+    pub(super) state: NetworkState,
+    /// The prefixes of all routing tables.
+    tables: BTreeSet<Ipv4Net>,
+}
+
+impl Reading {
+    /// Reads everything: links, addresses, the routes into the networks of interest, and who is met along them.
+    ///
+    /// # Errors
+    /// When the kernel refuses a dump, or the connection behind the handle is gone.
+    pub(super) async fn take(handle: &Handle, interest: &[Ipv4Net]) -> Result<Self, NetlinkError> {
+        let links = links(handle).await?;
+        let addresses = addresses(handle).await?;
+        let tables = prefixes(handle).await?;
+        let mut routes = Vec::new();
+        let mut unreachable = Vec::new();
+        let mut local = Vec::new();
+        for question in questions(&tables, interest) {
+            match ask(handle, &links, question).await? {
+                Answer::Way(route) => routes.push(route),
+                Answer::NoWay => unreachable.push(question.prefix),
+                Answer::Here => local.push(question.prefix),
+            }
+        }
+        let state = NetworkState {
+            links,
+            routes,
+            unreachable,
+            local,
+            addresses,
+            ..NetworkState::default()
+        };
+        Self { state, tables }.with_neighbours(handle).await
+    }
+
+    /// Reads neighbours and FDBs again, and what is the way to remote tunnel ends that were not known; links and routes
+    /// stay as they were read.
+    ///
+    /// # Errors
+    /// As for [`Reading::take`].
+    pub(super) async fn with_neighbours(mut self, handle: &Handle) -> Result<Self, NetlinkError> {
+        let state = &mut self.state;
+        let all = neighbours(handle).await?;
+        let over_vxlan = |route: &&Route| {
+            let link = state.links.get(&route.ifindex);
+            link.is_some_and(|link| link.vxlan.is_some())
+        };
+        let fdb = if state.routes.iter().any(|route| over_vxlan(&route)) {
+            let inner = along(state.routes.iter().filter(over_vxlan), &state.links, &all);
+            needed(fdb(handle, &state.links).await?, &inner)
+        } else {
+            Fdb::new()
+        };
+        let remotes: BTreeSet<Ipv4Addr> = fdb
+            .values()
+            .filter_map(|entry| match entry {
+                FdbEntry::Remote(remote) => Some(remote.address),
+                FdbEntry::Other => None,
+            })
+            .collect();
+        let mut underlay = std::mem::take(&mut state.underlay);
+        underlay.retain(|remote, _| remotes.contains(remote));
+        let new = remotes
+            .iter()
+            .filter(|remote| !underlay.contains_key(remote));
+        let new = ways_to(handle, &state.links, &self.tables, new).await?;
+        underlay.extend(new);
+        let routes = state.routes.iter().chain(underlay.values());
+        state.neighbours = along(routes, &state.links, &all);
+        state.fdb = fdb;
+        state.underlay = underlay;
+        Ok(self)
+    }
+}
+
+/// The ways to single hosts. Those that the same prefix of the routing tables covers have the same one.
+async fn ways_to(
+    handle: &Handle,
+    links: &BTreeMap<u32, Link>,
+    tables: &BTreeSet<Ipv4Net>,
+    hosts: impl Iterator<Item = &Ipv4Addr>,
+) -> Result<BTreeMap<Ipv4Addr, Route>, NetlinkError> {
+    let mut answers: BTreeMap<Ipv4Net, Option<Route>> = BTreeMap::new();
+    let mut ways = BTreeMap::new();
+    for &host in hosts {
+        let matched = longest_prefix(host, |prefix| tables.contains(prefix)).unwrap_or_default();
+        let prefix = Ipv4Net::from(host);
+        let answer = match answers.entry(matched) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let question = Question {
+                    prefix,
+                    matched,
+                    address: host,
+                };
+                let answer = ask(handle, links, question).await?;
+                unknown.insert(match answer {
+                    Answer::Way(route) => Some(route),
+                    Answer::NoWay | Answer::Here => None,
+                })
+            }
+        };
+        if let Some(route) = answer {
+            let route = Route {
+                prefix,
+                ..route.clone()
+            };
+            ways.insert(host, route);
         }
     }
-    Ok(NetworkState {
-        links,
-        routes,
-        unreachable,
-        local,
-        addresses,
-    })
+    Ok(ways)
 }
 
 async fn links(handle: &Handle) -> Result<BTreeMap<u32, Link>, NetlinkError> {
+    let defaults = Defaults::read()?;
     let messages: Vec<LinkMessage> =
         handle
             .link()
@@ -59,11 +152,11 @@ async fn links(handle: &Handle) -> Result<BTreeMap<u32, Link>, NetlinkError> {
             })?;
     Ok(messages
         .into_iter()
-        .map(|message| (message.header.index, link(message)))
+        .map(|message| (message.header.index, link(message, defaults)))
         .collect())
 }
 
-fn link(message: LinkMessage) -> Link {
+fn link(message: LinkMessage, defaults: Defaults) -> Link {
     let header = message.header;
     let mut link = Link {
         index: header.index,
@@ -93,7 +186,7 @@ fn link(message: LinkMessage) -> Link {
                     match info {
                         LinkInfo::Kind(kind) => link.kind = link_kind(&kind),
                         LinkInfo::Data(InfoData::Vxlan(parameters)) => {
-                            link.vxlan = Some(vxlan(&parameters));
+                            link.vxlan = Some(Vxlan::new(&parameters, defaults));
                         }
                         _ => {}
                     }
@@ -122,23 +215,6 @@ fn link_kind(kind: &InfoKind) -> LinkKind {
         InfoKind::Vlan => LinkKind::Vlan,
         _ => LinkKind::Other,
     }
-}
-
-fn vxlan(parameters: &[InfoVxlan]) -> Vxlan {
-    let mut vxlan = Vxlan {
-        vni: 0,
-        port: 0,
-        underlying: None,
-    };
-    for parameter in parameters {
-        match parameter {
-            InfoVxlan::Id(vni) => vxlan.vni = *vni,
-            InfoVxlan::Port(port) => vxlan.port = *port,
-            InfoVxlan::Link(index) if *index != 0 => vxlan.underlying = Some(*index),
-            _ => {}
-        }
-    }
-    vxlan
 }
 
 async fn addresses(handle: &Handle) -> Result<Vec<InterfaceAddress>, NetlinkError> {

@@ -1,4 +1,4 @@
-//! A mirror of the kernel's links, addresses and routes, kept up to date through rtnetlink.
+//! A mirror of the kernel's links, addresses, routes, neighbours and VXLAN FDBs, kept up to date through rtnetlink.
 //!
 //! [`watch`] gives a [`NetworkState`] and a new one whenever the kernel's changes. Routes are not
 //! computed from the routing tables here: for every prefix of interest the kernel is asked what it
@@ -7,8 +7,11 @@
 mod dump;
 mod filters;
 mod interfaces;
+mod neighbours;
 mod netdev;
+mod probe;
 mod routes;
+mod vxlan;
 mod watch;
 mod xdp;
 
@@ -17,14 +20,19 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use rtnetlink::Handle;
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
-pub use self::dump::read;
 pub use self::filters::{egress_programs, ingress_programs, remove_unused_clsact};
 pub use self::interfaces::cluster_interfaces;
+pub use self::neighbours::{DEFAULT_ENTRY, Fdb, FdbEntry, Mac, Neighbour, Remote};
 pub use self::netdev::{XdpFeatures, xdp_features};
+pub use self::probe::keep_confirmed;
+pub use self::vxlan::Vxlan;
 pub use self::watch::watch;
 pub use self::xdp::{XdpLink, xdp_link, xdp_refusal};
+use crate::sysctl::SysctlError;
 
 /// What the kernel knows about the ways in and out of this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +50,13 @@ pub struct NetworkState {
     pub local: Vec<Ipv4Net>,
     /// The host's own IPv4 addresses, ascending by interface.
     pub addresses: Vec<InterfaceAddress>,
+    /// The Ethernet addresses of neighbours that the kernel would send to now, of those along `routes` and `underlay`:
+    /// gateways, and hosts of connected networks.
+    pub neighbours: BTreeMap<Neighbour, Mac>,
+    /// Where VXLAN devices send frames to these neighbours.
+    pub fdb: Fdb,
+    /// The ways to the remote tunnel ends in `fdb`.
+    pub underlay: BTreeMap<Ipv4Addr, Route>,
 }
 
 impl NetworkState {
@@ -92,7 +107,7 @@ pub struct Link {
     /// What kind of device it is.
     pub kind: LinkKind,
     /// The hardware address, if the device has one of Ethernet's.
-    pub mac: Option<[u8; 6]>,
+    pub mac: Option<Mac>,
     /// Whether it is administratively up (`IFF_UP`).
     pub up: bool,
     /// Whether it can transmit (`IFF_LOWER_UP`): cable plugged, or a bridge with a port up.
@@ -101,17 +116,6 @@ pub struct Link {
     pub vxlan: Option<Vxlan>,
     /// The bridge, bond or VRF that it is a port of.
     pub master: Option<u32>,
-}
-
-/// Parameters of a VXLAN device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Vxlan {
-    /// VXLAN network identifier.
-    pub vni: u32,
-    /// UDP port of the tunnel, host order.
-    pub port: u16,
-    /// The device that it was told to send through, if any.
-    pub underlying: Option<u32>,
 }
 
 /// Kinds of network devices, as far as they make a difference.
@@ -194,7 +198,34 @@ pub enum NetlinkError {
         /// The answer.
         error: rtnetlink::Error,
     },
+    /// A setting cannot be read.
+    #[error(transparent)]
+    Setting(#[from] SysctlError),
 }
 
+/// A connection for requests.
+struct Kernel {
+    handle: Handle,
+    connection: JoinHandle<()>,
+}
+
+impl Kernel {
+    fn connect() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        Ok(Self {
+            handle,
+            connection: tokio::spawn(connection),
+        })
+    }
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+#[cfg(test)]
+mod neighbour_tests;
 #[cfg(test)]
 mod tests;

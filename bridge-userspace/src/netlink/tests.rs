@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::*;
 
 /// Runs a test on a thread with a network namespace that ends with it.
-fn in_a_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+pub(super) fn in_a_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
         ip("link set lo up");
@@ -29,7 +29,7 @@ fn in_a_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'sta
 
 /// The child starts in its thread's namespace.
 #[track_caller]
-fn ip(arguments: &str) {
+pub(super) fn ip(arguments: &str) {
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
         .output()
@@ -41,12 +41,12 @@ fn ip(arguments: &str) {
     );
 }
 
-fn nets(networks: &[&str]) -> Vec<Ipv4Net> {
+pub(super) fn nets(networks: &[&str]) -> Vec<Ipv4Net> {
     networks.iter().map(|text| text.parse().unwrap()).collect()
 }
 
 /// node-30 before its first pod: the LAN, and flannel as it sets itself up.
-fn node_30() {
+pub(super) fn node_30() {
     ip("link add eth0 type veth peer name lan");
     ip("link set eth0 up");
     ip("link set lan up");
@@ -66,7 +66,7 @@ fn flannel() {
     }
 }
 
-fn first_pod() {
+pub(super) fn first_pod() {
     ip("link add cni0 type bridge");
     ip("address add 10.244.30.1/24 dev cni0");
     ip("link set cni0 up");
@@ -75,15 +75,15 @@ fn first_pod() {
     ip("link set pod0 up");
 }
 
-const INTEREST: [&str; 2] = ["10.244.0.0/16", "192.168.0.0/22"];
+pub(super) const INTEREST: [&str; 2] = ["10.244.0.0/16", "192.168.0.0/22"];
 
-struct Watched {
-    state: channel::Receiver<Arc<NetworkState>>,
+pub(super) struct Watched {
+    pub(super) state: channel::Receiver<Arc<NetworkState>>,
     interest: channel::Sender<Vec<Ipv4Net>>,
 }
 
 impl Watched {
-    async fn start(interest: &[&str]) -> Self {
+    pub(super) async fn start(interest: &[&str]) -> Self {
         let (interest, receiver) = channel::channel(nets(interest));
         let state = watch(receiver).await.unwrap();
         Self { state, interest }
@@ -115,7 +115,10 @@ impl Watched {
         assert_eq!(Self::routes(&self.state.borrow()), expected);
     }
 
-    async fn becomes(&mut self, expected: impl Fn(&NetworkState) -> bool) -> Arc<NetworkState> {
+    pub(super) async fn becomes(
+        &mut self,
+        expected: impl Fn(&NetworkState) -> bool,
+    ) -> Arc<NetworkState> {
         let seen = self.state.wait_for(|state| expected(state));
         if let Ok(state) = timeout(Duration::from_secs(5), seen).await {
             return Arc::clone(&state.unwrap());
@@ -140,12 +143,18 @@ fn flannels_routes_have_flannels_own_address_as_source() {
         let state = watched.state.borrow();
         let flannel = state.link_named("flannel.1").unwrap();
         assert_eq!(flannel.kind, LinkKind::Vxlan);
+        let ports = crate::sysctl::local_port_range().unwrap();
         assert_eq!(
             flannel.vxlan,
             Some(Vxlan {
                 vni: 1,
                 port: 8472,
                 underlying: Some(state.link_named("eth0").unwrap().index),
+                local: Some(Ipv4Addr::new(10, 60, 20, 30)),
+                ttl: crate::sysctl::default_ttl().unwrap(),
+                source_port_min: *ports.start(),
+                source_port_count: ports.end() - ports.start(),
+                special: None,
             })
         );
         assert!(flannel.up && flannel.mac.is_some());

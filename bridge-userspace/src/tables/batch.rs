@@ -1,4 +1,4 @@
-//! Reading a hash table in batches (`BPF_MAP_LOOKUP_BATCH`, kernel 5.6): thousands of entries a system call,
+//! Reading a hash table or an array in batches (`BPF_MAP_LOOKUP_BATCH`, kernel 5.6): thousands of entries a system call,
 //! and no key to stumble over when entries are removed meanwhile, as `BPF_MAP_GET_NEXT_KEY` does
 //! (`Documentation/bpf/map_hash.rst`).
 

@@ -160,7 +160,7 @@ impl Tables {
         Ok(lists)
     }
 
-    /// Every entry of a hash table, read in batches. Entries that come and go meanwhile may be missed.
+    /// Every entry of a hash table or an array, read in batches. Entries that come and go meanwhile may be missed.
     ///
     /// # Errors
     /// When the table can't be read.

@@ -66,6 +66,7 @@ fn node_30() -> NetworkState {
             address(3, [10, 244, 30, 0], 32),
             address(4, [10, 244, 30, 1], 24),
         ],
+        ..NetworkState::default()
     }
 }
 

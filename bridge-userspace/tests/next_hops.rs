@@ -1,0 +1,216 @@
+//! How next hops get into the real tables, and out of them. Needs root, and BPF; where either is missing the test
+//! fails.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
+
+use bridge_common::layout::{
+    FastPath, Ipv4, NatPort, NextHop, Route, Settings, Vtep, XdpPort, capacity, name,
+};
+use bridge_userspace::contents::Contents;
+use bridge_userspace::datapath::{Datapath, Pins};
+use bridge_userspace::next_hops::{Hop, NextHops};
+use bridge_userspace::reconcile::{Changes, Reconciler};
+use bridge_userspace::tables::{Tables, prefix_key};
+use ipnet::Ipv4Net;
+
+/// The loopback device: an interface that every namespace has.
+const IFINDEX: u32 = 1;
+
+/// Tables that go with the test.
+struct Lab {
+    path: PathBuf,
+    tables: Tables,
+    _datapath: Datapath,
+}
+
+impl Lab {
+    fn open(test: &str) -> Self {
+        let path = PathBuf::from(format!("/sys/fs/bpf/ob{}-{test}", std::process::id()));
+        let pins = Pins::new(&path);
+        let datapath = Datapath::load(&pins, 64).expect("root and a bpf filesystem are needed");
+        Self {
+            tables: Tables::open(&pins).unwrap(),
+            path,
+            _datapath: datapath,
+        }
+    }
+
+    fn reconciler(&self) -> Reconciler {
+        Reconciler::open(&self.tables).unwrap()
+    }
+
+    fn route(&self, address: Ipv4) -> Route {
+        let routes = self.tables.prefixes::<Route>(name::ROUTES).unwrap();
+        let host = Ipv4Net::from(std::net::Ipv4Addr::from(address));
+        routes.get(&prefix_key(host), 0).unwrap()
+    }
+
+    fn next_hop(&self, number: u16) -> NextHop {
+        let next_hops = self.tables.array(name::NEXT_HOPS).unwrap();
+        next_hops.get(&u32::from(number), 0).unwrap()
+    }
+
+    fn vtep(&self, number: u32) -> Vtep {
+        let vteps = self.tables.array(name::VTEP_FDB).unwrap();
+        vteps.get(&number, 0).unwrap()
+    }
+
+    fn epoch(&self) -> u32 {
+        let fast_path = self.tables.array::<FastPath>(name::FAST_PATH).unwrap();
+        fast_path.get(&0, 0).unwrap().epoch
+    }
+
+    /// The second interface with XDP.
+    fn port(&self) -> u32 {
+        let fast_path = self.tables.array::<FastPath>(name::FAST_PATH).unwrap();
+        fast_path.get(&0, 0).unwrap().ports[1].ifindex
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = Pins::new(&self.path).remove_all();
+    }
+}
+
+/// To a worker's VXLAN device, whose outer Ethernet address ends with `mac` and whose outer address with `remote`.
+fn hop(mac: u8, remote: u8) -> Hop {
+    Hop {
+        next_hop: NextHop {
+            ifindex: IFINDEX,
+            vtep: 0,
+            mtu: 1450,
+            destination: [2, 0, 0, 0, 0, mac],
+            source: [2, 0, 0, 0, 0, 30],
+        },
+        vtep: Some(Vtep {
+            remote: [10, 60, 20, remote],
+            local: [10, 60, 20, 30],
+            vni: 1,
+            port: 8472,
+            ..Vtep::default()
+        }),
+    }
+}
+
+/// Pods of worker n behind next hop n.
+fn contents(hops: &[(u8, Hop)]) -> Contents {
+    let prefix = |number: u8| Ipv4Net::new_assert([10, 244, number, 0].into(), 24);
+    let mut next_hops = NextHops {
+        hops: hops
+            .iter()
+            .map(|&(worker, hop)| (prefix(worker), hop))
+            .collect(),
+        ..NextHops::default()
+    };
+    next_hops.ports[1] = XdpPort {
+        ifindex: IFINDEX,
+        ..XdpPort::default()
+    };
+    let route = Route {
+        ifindex: 7,
+        ..Route::default()
+    };
+    Contents {
+        office: BTreeMap::new(),
+        cluster: BTreeMap::new(),
+        routes: (1..=3).map(|number| (prefix(number), route)).collect(),
+        next_hops,
+        services: BTreeMap::new(),
+        nat_ports: vec![NatPort::default(); capacity::NAT_PORTS],
+        settings: Settings::default(),
+    }
+}
+
+const POD_1: Ipv4 = [10, 244, 1, 5];
+const POD_2: Ipv4 = [10, 244, 2, 5];
+const POD_3: Ipv4 = [10, 244, 3, 5];
+
+#[test]
+fn routes_lead_through_next_hops_to_tunnel_ends_and_a_restart_changes_nothing() {
+    let lab = Lab::open("hops");
+    let wanted = contents(&[(1, hop(31, 31)), (2, hop(32, 32))]);
+    let mut reconciler = lab.reconciler();
+    reconciler.apply(&wanted).unwrap();
+    for (pod, last) in [(POD_1, 31), (POD_2, 32)] {
+        let route = lab.route(pod);
+        assert_eq!(route.ifindex, 7);
+        let next_hop = lab.next_hop(route.next_hop);
+        assert_eq!(next_hop.destination[5], last);
+        assert_ne!(next_hop.vtep, 0);
+        assert_eq!(lab.vtep(next_hop.vtep).remote[3], last);
+    }
+    assert_eq!(lab.route(POD_3).next_hop, 0);
+    assert_eq!(lab.next_hop(0), NextHop::default());
+    assert_eq!(lab.port(), IFINDEX);
+    let epoch = lab.epoch();
+    assert_ne!(epoch & 0xffff, 0);
+
+    assert_eq!(reconciler.apply(&wanted).unwrap(), Changes::default());
+    assert_eq!(lab.reconciler().apply(&wanted).unwrap(), Changes::default());
+    assert_eq!(lab.epoch(), epoch);
+
+    let mut without_xdp = wanted;
+    without_xdp.next_hops = NextHops::default();
+    reconciler.apply(&without_xdp).unwrap();
+    assert_eq!(lab.route(POD_1).next_hop, 0);
+    assert_eq!(lab.port(), 0);
+    assert!(lab.epoch() > epoch);
+}
+
+#[test]
+fn a_changed_neighbour_gets_another_number_and_the_old_one_rests() {
+    let lab = Lab::open("rest");
+    let mut reconciler = lab.reconciler();
+    reconciler
+        .apply(&contents(&[(1, hop(31, 31)), (2, hop(32, 32))]))
+        .unwrap();
+    let (first, second) = (lab.route(POD_1).next_hop, lab.route(POD_2).next_hop);
+    let epoch = lab.epoch();
+
+    reconciler
+        .apply(&contents(&[(1, hop(99, 31)), (2, hop(32, 32))]))
+        .unwrap();
+    let changed = lab.route(POD_1).next_hop;
+    assert_eq!(lab.next_hop(changed).destination[5], 99);
+    // The tunnel end is the same.
+    assert_eq!(lab.next_hop(changed).vtep, lab.next_hop(first).vtep);
+    assert_eq!(lab.route(POD_2).next_hop, second);
+    assert_eq!(lab.epoch(), epoch + 1);
+    assert_eq!(lab.next_hop(first).destination[5], 31);
+
+    // What comes next must not get the number that packets on their way may have.
+    let next = contents(&[(1, hop(99, 31)), (2, hop(32, 32)), (3, hop(33, 33))]);
+    reconciler.apply(&next).unwrap();
+    let third = lab.route(POD_3).next_hop;
+    assert!(![0, first, second, changed].contains(&third));
+    assert_eq!(lab.next_hop(first).destination[5], 31);
+
+    sleep(Duration::from_millis(1_100));
+    reconciler.apply(&next).unwrap();
+    assert_eq!(lab.next_hop(first), NextHop::default());
+    let later = contents(&[(1, hop(98, 31)), (2, hop(32, 32)), (3, hop(33, 33))]);
+    reconciler.apply(&later).unwrap();
+    assert_eq!(lab.route(POD_1).next_hop, first);
+}
+
+#[test]
+fn a_process_that_ended_before_it_advanced_the_epoch_is_made_up_for() {
+    let lab = Lab::open("epoch");
+    let before = contents(&[(1, hop(31, 31))]);
+    lab.reconciler().apply(&before).unwrap();
+    let after = contents(&[(1, hop(99, 31))]);
+    lab.reconciler().apply(&after).unwrap();
+    let epoch = lab.epoch();
+    // As if it had ended with the routes written: the old next hop is there and nobody refers to it.
+    let mut successor = lab.reconciler();
+    successor.apply(&after).unwrap();
+    assert_eq!(lab.epoch(), epoch + 1);
+    sleep(Duration::from_millis(1_100));
+    successor.apply(&after).unwrap();
+    lab.reconciler().apply(&after).unwrap();
+    assert_eq!(lab.epoch(), epoch + 1);
+}
