@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use lab::dns::DnsPlan;
 use lab::plan::{self, port};
-use lab::{Firewall, Lab, LabOptions, Overlay};
+use lab::{Firewall, Lab, LabOptions, Overlay, Variant};
 
 fn open(firewall: Firewall) -> Lab {
     Lab::open(LabOptions {
         firewall,
         dns: DnsPlan::ThroughNode,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     })
     .unwrap()
 }
@@ -64,7 +64,7 @@ fn the_recipe_works_over_host_gw_and_with_a_network_between_the_nodes() {
             overlay,
             second_nic,
             firewall,
-            ..LabOptions::default()
+            ..LabOptions::of(Variant::DEFAULT)
         });
         let lab = lab.unwrap();
         lab.apply_recipe().unwrap();
