@@ -224,7 +224,14 @@ fn flushed_flows_are_gone() {
     assert_eq!(flows.len(), 2, "{flows:?}");
     assert!(exchange(&mut sessions[1], b"a flushed flow").is_err());
     bridge.client().text(&["flows", "flush"]).unwrap();
-    assert_eq!(bridge.flows().unwrap(), Vec::<Value>::new());
+    // That a connection went to a service which kube-proxy translates stays noted.
+    let is_translated = |flow: &Value| flow["layer"] != "kernel";
+    let left: Vec<_> = bridge.flows().unwrap();
+    assert!(!left.iter().any(is_translated), "{left:?}");
+    assert!(
+        lab.options().datapath.is_stack() || left.is_empty(),
+        "{left:?}"
+    );
     lab.office_pc()
         .tcp_echo(ECHO_SERVICE, b"a new one")
         .unwrap();

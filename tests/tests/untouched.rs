@@ -383,7 +383,12 @@ fn connections_that_unmasqueraded_pods_open_to_the_office_are_left_alone() {
 
 #[test]
 fn connections_that_masqueraded_pods_have_to_the_office_survive_the_start() {
-    let lab = open();
+    let lab = Lab::open(LabOptions {
+        masquerade: true,
+        firewall: Firewall::Open,
+        ..LabOptions::default()
+    })
+    .unwrap();
     let at = lab.office_pc().serve_tcp(9000, serve::echo()).unwrap();
     let office = SocketAddrV4::new(OFFICE_PC, at);
     let mut sessions = ["echo-0", "echo-1"].map(|pod| lab.pod(pod).tcp(office).unwrap());
