@@ -45,6 +45,8 @@ pub enum Variants {
 const BINARY_VARIABLE: &str = "OFFICE_BRIDGE_BIN";
 /// Where they find its image.
 const IMAGE_VARIABLE: &str = "OFFICE_BRIDGE_IMAGE";
+/// The file of the tests that look for it.
+const OF_THE_IMAGE: &str = "kube_deploy";
 
 /// Prepares the machine, builds and runs the tests.
 pub fn run(
@@ -54,6 +56,7 @@ pub fn run(
     filter: Option<&str>,
 ) -> Result<()> {
     let possible = possible(selection, host::obstacle().as_deref(), is_ci())?;
+    let rounds = rounds(possible, variants);
     let mut variables = Vec::new();
     let mut missing = None;
     if possible != Selection::Host {
@@ -67,7 +70,9 @@ pub fn run(
                 missing.advice()
             );
         }
-        variables.push((IMAGE_VARIABLE, image::under_test(workspace)?.into()));
+        if rounds.iter().any(|(_, scope)| scope.has(OF_THE_IMAGE)) {
+            variables.push((IMAGE_VARIABLE, image::under_test(workspace)?.into()));
+        }
     }
     variables.push((BINARY_VARIABLE, build::run(workspace, false)?.into()));
     let runner = if find("cargo-nextest").is_some() {
@@ -76,7 +81,6 @@ pub fn run(
         Runner::Cargo
     };
     let test_files = test_files(workspace)?;
-    let rounds = rounds(possible, variants);
     let mut results = Vec::new();
     for &(selection, scope) in &rounds {
         let is_left_out = |file: &String| {
