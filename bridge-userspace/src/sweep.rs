@@ -399,7 +399,7 @@ mod tests {
             client_port: key.client_port,
             destination_port: key.destination_port,
             last_seen: NOW - entry.idle,
-            packets: u32::from(entry.replied),
+            packets: u16::from(entry.replied),
             tcp_seen: entry.seen.1,
             layer: Layer::Tc as u8,
             ..Reply::default()
