@@ -224,7 +224,8 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
         backend_port: transport.source_port,
         nat_port: transport.destination_port,
         protocol: datagram.protocol(),
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     let Some(slot) = tables.reply(&key) else {
         return Verdict::Pass;

@@ -251,7 +251,8 @@ fn reply<F: Frame, T: Tables, const AT: u32>(
         backend_port: transport.source_port,
         nat_port: transport.destination_port,
         protocol: datagram.protocol(),
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     let Some(slot) = tables.reply(&key) else {
         return Step::Pass;
@@ -280,7 +281,8 @@ fn reply<F: Frame, T: Tables, const AT: u32>(
                 client_port: transport.source_port,
                 destination_port: client.port,
                 protocol: datagram.protocol(),
-                pad: [0; 3],
+                pad: 0,
+                pad2: 0,
             })
         },
         clamp: clamp(tables, &datagram, &transport, hop),

@@ -73,7 +73,8 @@ pub const fn key(datagram: &Datagram, transport: &Transport) -> FlowKey {
         client_port: transport.source_port,
         destination_port: transport.destination_port,
         protocol: datagram.protocol(),
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     }
 }
 
@@ -319,7 +320,8 @@ fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
         client_port: transport.destination_port,
         destination_port: transport.source_port,
         protocol: datagram.protocol(),
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     match tables.flow(&key) {
         Some(slot) => {
@@ -505,7 +507,8 @@ fn add<T: Tables>(
         backend_port: backend.port,
         nat_port: 0,
         protocol: key.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     match ports::claim(tables, key, &reply_key, &reply_of(key, now, layer as u8)) {
         Ok(port) => reply_key.nat_port = port,
@@ -564,7 +567,8 @@ fn refuse<T: Tables>(
         client_port: key.client_port,
         destination_port: key.destination_port,
         protocol: key.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     });
     Err(Verdict::Reject(
         reason,

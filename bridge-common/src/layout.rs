@@ -358,7 +358,9 @@ pub struct FlowKey {
     /// IANA protocol number.
     pub protocol: u8,
     /// Always 0.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// Always 0; a field of its own, so that no access to it is wider than it is aligned.
+    pub pad2: u16,
 }
 
 /// Value of `flows`: how packets from the client are translated.
@@ -426,7 +428,9 @@ pub struct ReplyKey {
     /// IANA protocol number.
     pub protocol: u8,
     /// Always 0.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// Always 0; a field of its own, so that no access to it is wider than it is aligned.
+    pub pad2: u16,
 }
 
 /// Value of `replies`: how packets from the backend are translated.
@@ -526,7 +530,8 @@ impl FlowKey {
             backend_port: flow.backend_port,
             nat_port: flow.nat_port,
             protocol: self.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         }
     }
 }
@@ -542,7 +547,8 @@ impl ReplyKey {
             client_port: reply.client_port,
             destination_port: reply.destination_port,
             protocol: self.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         }
     }
 }
@@ -694,7 +700,9 @@ pub struct Event {
     /// IANA protocol number.
     pub protocol: u8,
     /// Always 0.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// Always 0; a field of its own, so that no access to it is wider than it is aligned.
+    pub pad2: u16,
 }
 
 /// What an [`Event`] tells.

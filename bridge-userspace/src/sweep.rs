@@ -381,7 +381,8 @@ mod tests {
             client_port: entry.port,
             destination_port: 80,
             protocol: entry.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         };
         let flow = Flow {
             backend: key.destination,

@@ -151,7 +151,8 @@ pub fn flow_key(protocol: u8, client: Endpoint, destination: Endpoint) -> FlowKe
         client_port: client.port,
         destination_port: destination.port,
         protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     }
 }
 
