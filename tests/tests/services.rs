@@ -5,11 +5,10 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use lab::Bridge;
 use lab::cluster::Protocol;
 use lab::plan::{self, port};
 use lab::reach::{self, ECHO_PODS};
-use lab::{Firewall, Lab, LabOptions};
+use lab::{Bridge, Firewall, Lab, LabOptions};
 
 const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 
