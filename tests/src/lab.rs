@@ -23,6 +23,7 @@ use crate::run_dir::{self, RunDir};
 use crate::serve::http::{self, Response};
 use crate::serve::{self, mysql, registry};
 use crate::variant::{Datapath, Variant};
+use crate::xdp_pass;
 
 /// What kind of lab to open.
 #[derive(Clone, Copy, Debug)]
@@ -256,7 +257,7 @@ impl Lab {
 
     /// A real NIC hands XDP whole packets with finished checksums. A veth hands on what the sender left to the
     /// hardware, so the switch does it, at node-30's ports. And a veth takes frames from XDP only while the other end
-    /// has NAPI on, which `gro` does.
+    /// has NAPI on, which `gro` does for redirected frames, and a program for all.
     fn ready_for_xdp(&self, switch: &Namespace) -> Result<()> {
         let ports = ["lan-node-30"]
             .into_iter()
@@ -265,6 +266,7 @@ impl Lab {
             let words = "tx off sg off tso off gso off gro on tx-udp-segmentation off";
             let arguments: Vec<&str> = ["-K", port].into_iter().chain(words.split(' ')).collect();
             switch.output("ethtool", &arguments)?;
+            xdp_pass::attach(switch, port, self.run.path())?;
         }
         Ok(())
     }

@@ -59,6 +59,7 @@ pub mod run_dir;
 pub mod serve;
 pub mod variant;
 pub mod wait;
+mod xdp_pass;
 
 pub use api::ApiServer;
 pub use bridge::Bridge;
