@@ -450,6 +450,12 @@ impl Lab {
         self.run.path().join("manifests")
     }
 
+    /// The namespace of the switches, where the hosts' cables end: node-30's `eth0` in `lan-node-30`.
+    #[must_use]
+    pub fn switch(&self) -> Namespace {
+        self.run.namespace(SWITCH)
+    }
+
     /// The lab's own directory: configurations, logs, captures.
     #[must_use]
     pub fn directory(&self) -> &Path {
