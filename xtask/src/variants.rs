@@ -20,6 +20,7 @@ const INDEPENDENT: &[&str] = &[
     "kube_proxy_stack",
     "stack",
     "the_lab",
+    "xdp_attach",
 ];
 
 /// Their tests choose the overlay themselves: once with each datapath.
