@@ -15,6 +15,7 @@ use crate::lab::Lab;
 use crate::netns::Namespace;
 use crate::plan;
 use crate::process::Daemon;
+use crate::variant::Datapath;
 
 /// How long a bridge may take until it is ready: the verifier runs meanwhile, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -128,8 +129,7 @@ fn find(directory: &Path, name: &str) -> Option<PathBuf> {
 }
 
 impl Bridge {
-    /// `run` with what an administrator of node-30 writes for this lab, and with the datapath that
-    /// `OFFICE_BRIDGE_DATAPATH` names, so that the whole suite can be run with each.
+    /// `run` with what an administrator of node-30 writes for this lab, and its datapath.
     #[must_use]
     pub fn default_arguments(lab: &Lab) -> Vec<String> {
         let mut arguments = vec![
@@ -169,7 +169,8 @@ impl Bridge {
         } else {
             arguments.push("--no-dns".to_owned());
         }
-        if let Ok(datapath) = env::var("OFFICE_BRIDGE_DATAPATH") {
+        if lab.options().datapath != Datapath::Auto {
+            let datapath = lab.options().datapath.to_string();
             arguments.extend(["--datapath".to_owned(), datapath]);
         }
         arguments

@@ -1,17 +1,17 @@
 //! The lab itself: opens everything, hands out its hosts, closes everything.
 
-use std::env;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::api::ApiServer;
 use crate::bridge::Bridge;
-use crate::cluster::{Cluster, ClusterNode};
+use crate::cluster::{Cluster, ClusterNode, Protocol};
 use crate::dns::{self, DnsPlan};
 use crate::envtest::{self, Programs};
-use crate::host::Host;
+use crate::host::{Host, exchange};
 use crate::kube_proxy::KubeProxy;
 use crate::manifests;
 use crate::netns::{self, Batch, Namespace};
@@ -22,6 +22,8 @@ use crate::rules::{self, Firewall, NodeRules};
 use crate::run_dir::{self, RunDir};
 use crate::serve::http::{self, Response};
 use crate::serve::{self, mysql, registry};
+use crate::variant::{Datapath, Variant};
+use crate::xdp_pass;
 
 /// What kind of lab to open.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +32,9 @@ use crate::serve::{self, mysql, registry};
     reason = "switches that have nothing to do with each other"
 )]
 pub struct LabOptions {
+    /// The datapath of a bridge that [`Lab::start_bridge`] starts. For [`Datapath::Xdp`] the lab's cables are as XDP
+    /// needs them.
+    pub datapath: Datapath,
     /// How pods of different nodes reach each other.
     pub overlay: Overlay,
     /// Whether the nodes have a network of their own behind a second interface, `eth1`, and the LAN is
@@ -37,7 +42,7 @@ pub struct LabOptions {
     pub second_nic: bool,
     /// Whether kube-proxy's rules are on every node.
     pub kube_proxy: bool,
-    /// Whether flannel masquerades (`--ip-masq`) on every node.
+    /// Whether flannel masquerades (`--ip-masq`) on node-30. On workers it does.
     pub masquerade: bool,
     /// Whether kube-proxy masquerades what comes to services from outside of the pods' network, as it does
     /// where it is told of that network (`--cluster-cidr`).
@@ -53,14 +58,16 @@ pub struct LabOptions {
     pub api_server: bool,
 }
 
-impl Default for LabOptions {
-    /// VXLAN, kube-proxy and flannel on every node, a pod on node-30, DNS through the relay, and a
-    /// node-30 that forwards nothing for the office: what gets through is the bridge's doing. Where the whole suite
-    /// runs on the stack path, it has to forward, and must not masquerade, which then is the bridge's doing.
-    fn default() -> Self {
-        let is_stack = env::var("OFFICE_BRIDGE_DATAPATH").is_ok_and(|path| path == "stack");
+impl LabOptions {
+    /// A variant with kube-proxy and flannel on every node, a pod on node-30, DNS through the relay, and a node-30
+    /// that forwards nothing for the office: what gets through is the bridge's doing. On the stack path it has to
+    /// forward, and must not masquerade, which then is the bridge's doing.
+    #[must_use]
+    pub const fn of(Variant { datapath, overlay }: Variant) -> Self {
+        let is_stack = datapath.is_stack();
         Self {
-            overlay: Overlay::Vxlan,
+            datapath,
+            overlay,
             second_nic: false,
             kube_proxy: true,
             masquerade: !is_stack,
@@ -77,6 +84,13 @@ impl Default for LabOptions {
     }
 }
 
+impl Default for LabOptions {
+    /// The variant that the whole suite runs in.
+    fn default() -> Self {
+        Self::of(Variant::of_suite())
+    }
+}
+
 /// An open lab. Dropping it closes it.
 pub struct Lab {
     // Fields drop in this order: programs first, the namespaces last.
@@ -84,6 +98,8 @@ pub struct Lab {
     api: Option<ApiServer>,
     hosts: Vec<Host>,
     cluster: Cluster,
+    /// The cluster as [`Lab::publish`] last made it known.
+    published: Option<Cluster>,
     options: LabOptions,
     run: RunDir,
 }
@@ -107,6 +123,7 @@ impl Lab {
             api: None,
             hosts: Vec::new(),
             cluster,
+            published: None,
             options,
             run,
         };
@@ -156,14 +173,14 @@ impl Lab {
         for node in &self.cluster.nodes {
             let host = self.host(node.name);
             node::bring_up(host.namespace(), node, &self.cluster, self.options.overlay)?;
-            let firewall = if node.name == "node-30" {
-                self.options.firewall
+            let (firewall, masquerade) = if node.name == "node-30" {
+                (self.options.firewall, self.options.masquerade)
             } else {
-                Firewall::Open
+                (Firewall::Open, true)
             };
             let rules = NodeRules {
                 kube_proxy: self.options.kube_proxy,
-                masquerade: self.options.masquerade,
+                masquerade,
                 service_masquerade: self.options.service_masquerade,
                 firewall,
             };
@@ -180,7 +197,7 @@ impl Lab {
         self.publish()
     }
 
-    fn new_host(&self, name: &str, address: std::net::Ipv4Addr) -> Host {
+    fn new_host(&self, name: &str, address: Ipv4Addr) -> Host {
         Host::new(
             name,
             address,
@@ -231,7 +248,27 @@ impl Lab {
         let switch = self.run.namespace(SWITCH);
         // A switch is no hop of IP: the kernel must not run its frames through iptables.
         switch.sysctl(&[("net/bridge/bridge-nf-call-iptables", "0")])?;
-        batch.run(&switch)
+        batch.run(&switch)?;
+        if self.options.datapath == Datapath::Xdp {
+            self.ready_for_xdp(&switch)?;
+        }
+        Ok(())
+    }
+
+    /// A real NIC hands XDP whole packets with finished checksums. A veth hands on what the sender left to the
+    /// hardware, so the switch does it, at node-30's ports. And a veth takes frames from XDP only while the other end
+    /// has NAPI on, which `gro` does for redirected frames, and a program for all.
+    fn ready_for_xdp(&self, switch: &Namespace) -> Result<()> {
+        let ports = ["lan-node-30"]
+            .into_iter()
+            .chain(self.options.second_nic.then_some("node-30"));
+        for port in ports {
+            let words = "tx off sg off tso off gso off gro on tx-udp-segmentation off";
+            let arguments: Vec<&str> = ["-K", port].into_iter().chain(words.split(' ')).collect();
+            switch.output("ethtool", &arguments)?;
+            xdp_pass::attach(switch, port, self.run.path())?;
+        }
+        Ok(())
     }
 
     fn bring_up_office(&self) -> Result<()> {
@@ -354,10 +391,19 @@ impl Lab {
         manifests::write(&self.manifests(), &self.cluster, self.options.overlay)
     }
 
-    /// Makes [`Lab::cluster`] known: writes the manifests anew, and gives what has changed to the API
-    /// server, if there is one.
+    /// Makes [`Lab::cluster`] known: writes the manifests anew, and gives what has changed to kube-proxy's rules, and
+    /// to the API server if there is one.
     pub fn publish(&mut self) -> Result<()> {
         self.write_manifests()?;
+        if let Some(before) = self.published.replace(self.cluster.clone())
+            && self.options.kube_proxy
+        {
+            for node in &self.cluster.nodes {
+                let namespace = self.host(node.name).namespace();
+                let masquerade = self.options.service_masquerade;
+                rules::follow(namespace, &before, &self.cluster, masquerade)?;
+            }
+        }
         match &mut self.api {
             Some(api) => api.apply(&self.cluster, self.options.overlay),
             None => Ok(()),
@@ -512,6 +558,45 @@ impl Lab {
     #[must_use]
     pub fn at(&self, pod: &str, port: u16) -> SocketAddrV4 {
         SocketAddrV4::new(self.pod(pod).address(), port)
+    }
+
+    /// The address that a pod sees of the office, and that its answers come home to: node-30's own on the way to it.
+    #[must_use]
+    pub fn nat_address(&self, pod: Ipv4Addr) -> Ipv4Addr {
+        let node = &self.cluster.nodes[0];
+        match self.options.overlay {
+            _ if pod.octets()[2] == node.pod_octet => node.gateway(),
+            Overlay::Vxlan => node.network(),
+            Overlay::HostGw => node.underlay,
+        }
+    }
+
+    /// The address with which a worker answers as a hop on the way from node-30 to its pods: its end of the tunnel,
+    /// or its own.
+    #[must_use]
+    pub fn hop_address(&self, worker: &str) -> Ipv4Addr {
+        let mut nodes = self.cluster.nodes.iter();
+        let node = nodes.find(|node| node.name == worker);
+        let node = node.unwrap_or_else(|| panic!("the lab has no node {worker}"));
+        match self.options.overlay {
+            Overlay::Vxlan => node.network(),
+            Overlay::HostGw => node.underlay,
+        }
+    }
+
+    /// Whether office-pc reaches the echo pods at `target` by the bridge: it gets an answer, and the pod has not seen
+    /// its own address, which it does where node-30 forwards by itself.
+    #[must_use]
+    pub fn is_bridged(&self, target: SocketAddrV4) -> bool {
+        let pc = self.office_pc();
+        let Ok(mut stream) = pc.tcp_within(Duration::from_secs(1), target) else {
+            return false;
+        };
+        let Ok(SocketAddr::V4(own)) = stream.local_addr() else {
+            return false;
+        };
+        let is_seen = |host: &Host| host.peers(Protocol::Tcp, port::ECHO).contains(&own);
+        exchange(&mut stream, b"who am I?").is_ok() && !self.hosts.iter().any(is_seen)
     }
 
     /// Schedules the first pod to node-30, and `cni0` with it.

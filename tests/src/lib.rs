@@ -21,12 +21,13 @@
 //! * [`Lab`] puts all of it together;
 //! * [`host`] is what a test does on a host, [`capture`] what it sees on a wire, [`frames`] whole frames
 //!   that no program would send, [`portless`] packets that are neither TCP nor UDP;
-//! * [`wait`] waits for what has to come;
+//! * [`reach`] is what the office wants first; [`wait`] waits for what has to come;
+//! * [`variant`] is which datapath and overlay all of that is done with;
 //! * [`bridge`] runs the program under test on node-30, [`pod`] does as the pod of applied manifests;
 //!   [`demo`] plays the office developer.
 //!
 //! A lab needs root, and the programs `ip`, `bridge`, `nsenter`, `iptables-restore`, `dnsmasq`,
-//! `unbound`, `ping`, `traceroute`, `dig`, `tcpdump` and `bpftool`; with an API server `setpriv` too.
+//! `unbound`, `ping`, `traceroute`, `dig`, `tcpdump`, `conntrack`, `ethtool` and `bpftool`; with an API server `setpriv` too.
 #![allow(
     clippy::missing_errors_doc,
     clippy::missing_panics_doc,
@@ -52,10 +53,13 @@ pub mod plan;
 pub mod pod;
 pub mod portless;
 pub mod process;
+pub mod reach;
 pub mod rules;
 pub mod run_dir;
 pub mod serve;
+pub mod variant;
 pub mod wait;
+mod xdp_pass;
 
 pub use api::ApiServer;
 pub use bridge::Bridge;
@@ -64,4 +68,5 @@ pub use kube_proxy::KubeProxy;
 pub use lab::{Lab, LabOptions};
 pub use node::Overlay;
 pub use rules::Firewall;
+pub use variant::{Datapath, Variant};
 pub use wait::eventually;

@@ -5,9 +5,9 @@
 
 use std::fmt::Write as _;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 
-use crate::cluster::{Cluster, ClusterNode, Endpoint, Service, ServicePort};
+use crate::cluster::{Cluster, ClusterNode, Endpoint, Protocol, Service, ServicePort};
 use crate::netns::Namespace;
 use crate::plan::{OFFICE_CIDR, POD_CIDR, SERVICE_CIDR};
 
@@ -60,6 +60,61 @@ pub fn add_recipe(namespace: &Namespace) -> Result<()> {
     namespace
         .feed("iptables-restore", &["--noflush"], &text)
         .map(drop)
+}
+
+/// Does as kube-proxy does when services or their backends change: writes the chains of services anew, and forgets the
+/// UDP exchanges that lead to backends which are gone, or that found none. Chains that nothing leads to any more stay.
+pub fn follow(
+    namespace: &Namespace,
+    before: &Cluster,
+    cluster: &Cluster,
+    masquerade: bool,
+) -> Result<()> {
+    let mut nat = Table::default();
+    let mut filter = Table::default();
+    nat.chain("KUBE-SERVICES");
+    filter.chain("KUBE-SERVICES");
+    services(cluster, masquerade, &mut nat, &mut filter);
+    let text = format!(
+        "*nat\n{}COMMIT\n*filter\n{}COMMIT\n",
+        nat.text(),
+        filter.text()
+    );
+    // A chain that is named is emptied.
+    namespace.feed("iptables-restore", &["--noflush"], &text)?;
+    for old in &before.services {
+        if old.ports.iter().all(|port| port.protocol != Protocol::Udp) {
+            continue;
+        }
+        let new = cluster.services.iter().find(|new| new.vip == old.vip);
+        let is_kept = |gone: &Endpoint| {
+            let mut ready = new.into_iter().flat_map(Service::ready);
+            ready.any(|endpoint| endpoint.address == gone.address)
+        };
+        let vip = old.vip.to_string();
+        for gone in old.ready().filter(|endpoint| !is_kept(endpoint)) {
+            let address = gone.address.to_string();
+            forget(namespace, &["--orig-dst", &vip, "--dst-nat", &address])?;
+        }
+        if old.ready().next().is_none() {
+            forget(namespace, &["--orig-dst", &vip])?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes UDP exchanges from conntrack; none is no failure.
+fn forget(namespace: &Namespace, which: &[&str]) -> Result<()> {
+    let mut conntrack = namespace.command("conntrack");
+    conntrack.args(["-D", "-p", "udp"]).args(which);
+    let output = conntrack.output().context("run conntrack")?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success() || told.contains("0 flow entries"),
+        "conntrack -D {}: {told}",
+        which.join(" ")
+    );
+    Ok(())
 }
 
 fn render(node: &ClusterNode, cluster: &Cluster, rules: NodeRules) -> String {
@@ -169,6 +224,10 @@ fn kube_proxy(cluster: &Cluster, masquerade: bool, nat: &mut Table, filter: &mut
     ] {
         nat.rule(rule);
     }
+    services(cluster, masquerade, nat, filter);
+}
+
+fn services(cluster: &Cluster, masquerade: bool, nat: &mut Table, filter: &mut Table) {
     for service in &cluster.services {
         for port in &service.ports {
             service_port(service, port, masquerade, nat, filter);

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use lab::dns::DnsPlan;
 use lab::plan::port;
-use lab::{Bridge, Lab, LabOptions, bridge};
+use lab::{Bridge, Lab, LabOptions, Variant, bridge};
 
 fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
+    Lab::open(LabOptions::of(Variant::DEFAULT)).unwrap()
 }
 
 /// Runs a command that has to end by itself.
@@ -249,7 +249,7 @@ fn a_missing_bpf_filesystem_is_told() {
 fn a_taken_port_53_is_told_with_the_process_that_has_it() {
     let lab = Lab::open(LabOptions {
         dns: DnsPlan::OnNode,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     })
     .unwrap();
     let mut arguments = Bridge::default_arguments(&lab);

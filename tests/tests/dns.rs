@@ -111,7 +111,12 @@ fn the_relay_needs_no_kube_proxy() {
     };
     let lab = Lab::open(options).unwrap();
     let _bridge = lab.start_bridge(&[]).unwrap();
-    names_work(&lab);
+    let dns = lab.options().dns.listen();
+    for client in [lab.office_pc(), lab.office_pc2()] {
+        assert_eq!(client.resolve(dns, MYSQL_NAME).unwrap(), plan::MYSQL);
+        let over_tcp = client.dig(dns, &["+tcp", MYSQL_NAME]).unwrap();
+        assert_eq!(over_tcp.addresses, [plan::MYSQL], "{}", over_tcp.text);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use lab::host::exchange;
 use lab::plan::{self, port};
-use lab::{Bridge, Firewall, Host, Lab, LabOptions};
+use lab::{Bridge, Firewall, Host, Lab, LabOptions, Variant};
 
 const ROUNDS: usize = 7;
 const CONNECTS: u32 = 500;
@@ -55,7 +55,7 @@ fn the_stack_path_beside_the_tc_path() {
         masquerade: false,
         service_masquerade: false,
         firewall: Firewall::Open,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     })
     .unwrap();
     let paths = [

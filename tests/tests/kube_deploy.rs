@@ -11,7 +11,7 @@ use lab::host::exchange;
 use lab::netns::finish;
 use lab::plan::{self, port};
 use lab::pod::{self, NodeRoot, Pod};
-use lab::{Lab, LabOptions};
+use lab::{Lab, LabOptions, Variant};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ const MYSQL: &str = "mysql.project-a-dev1.svc.cluster.local";
 fn open() -> Lab {
     Lab::open(LabOptions {
         api_server: true,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     })
     .unwrap()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab::{Lab, LabOptions};
+use lab::{Lab, LabOptions, Variant};
 use serde_json::json;
 
 const ECHO: &str = "/apis/discovery.k8s.io/v1/namespaces/project-a-dev1/endpointslices/echo-x7k2p";
@@ -11,7 +11,7 @@ const ECHO: &str = "/apis/discovery.k8s.io/v1/namespaces/project-a-dev1/endpoint
 fn the_api_server_serves_the_labs_cluster_also_after_it_was_killed() {
     let mut lab = Lab::open(LabOptions {
         api_server: true,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     })
     .unwrap();
     let admin = lab.api().admin();

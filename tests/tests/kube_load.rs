@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use lab::cluster::{Endpoint, Protocol, Service, ServicePort};
 use lab::host::datagram;
 use lab::plan::port;
-use lab::{Bridge, Lab, LabOptions, eventually, objects};
+use lab::{Bridge, Lab, LabOptions, Variant, eventually, objects};
 use serde_json::Value;
 
 fn open() -> Lab {
     Lab::open(LabOptions {
         api_server: true,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     })
     .unwrap()
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use lab::plan::{self, port};
-use lab::{Bridge, Lab, LabOptions, eventually, objects};
+use lab::{Bridge, Lab, LabOptions, Variant, eventually, objects};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -14,7 +14,7 @@ const EXTRA: &str = "172.30.0.0/16";
 fn open() -> Lab {
     Lab::open(LabOptions {
         api_server: true,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     })
     .unwrap()
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use lab::host::{datagram, exchange};
 use lab::plan::{self, port};
-use lab::{Bridge, Firewall, Lab, LabOptions};
+use lab::{Bridge, Firewall, Lab, LabOptions, Variant};
 
 const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 const MYSQL_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::MYSQL, port::MYSQL);
@@ -18,7 +18,7 @@ fn services_work(masquerade: bool, layer: &str) {
         masquerade,
         service_masquerade: masquerade,
         firewall: Firewall::Open,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     })
     .unwrap();
     let _proxy = lab.start_kube_proxy("node-30").unwrap();

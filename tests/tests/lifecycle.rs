@@ -2,14 +2,13 @@
 //! `uninstall`; while it runs, the bridge follows what changes on the node.
 
 use std::collections::HashSet;
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
 use lab::cluster::Protocol;
 use lab::host::exchange;
 use lab::plan::{self, port};
-use lab::{Bridge, Lab, LabOptions, Overlay};
+use lab::{Bridge, Lab, LabOptions};
 use serde_json::Value;
 
 const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
@@ -131,7 +130,7 @@ fn a_new_run_adopts_the_flows_of_the_last_one() {
         );
     }
     bridge.uninstall().unwrap();
-    assert!(lab.office_pc().is_cut_off_from(ECHO_SERVICE));
+    assert!(!lab.is_bridged(ECHO_SERVICE));
 }
 
 #[test]
@@ -161,7 +160,7 @@ fn a_run_after_a_pause_learns_what_has_changed() {
     for endpoint in &mut lab.cluster_mut().service_mut("echo").endpoints {
         endpoint.ready = endpoint.pod == "echo-2";
     }
-    lab.write_manifests().unwrap();
+    lab.publish().unwrap();
     drop(bridge);
     let arrivals = || lab.pod("echo-2").peers(Protocol::Tcp, port::ECHO).len();
     let _bridge = lab.start_bridge(&[]).unwrap();
@@ -188,7 +187,7 @@ fn uninstall_leaves_nothing() {
         .flatten()
         .collect();
     assert!(left.is_empty(), "{left:?}");
-    assert!(lab.office_pc().is_cut_off_from(ECHO_SERVICE));
+    assert!(!lab.is_bridged(ECHO_SERVICE));
     let qdiscs = lab.node_30().run("tc", &["qdisc", "show"]).unwrap();
     assert!(!qdiscs.contains("clsact"), "{qdiscs}");
     // A second time there is nothing to do, and that is no failure.
@@ -202,7 +201,7 @@ fn uninstall_works_without_a_running_bridge_and_again_after_a_crash() {
     bridge.kill().unwrap();
     bridge.uninstall().unwrap();
     let pod = lab.at("echo-1", port::ECHO);
-    assert!(lab.office_pc().is_cut_off_from(pod));
+    assert!(!lab.is_bridged(pod));
     let mut again = lab.start_bridge(&[]).unwrap();
     lab.office_pc().tcp_echo(ECHO_SERVICE, b"x").unwrap();
     again.uninstall().unwrap();
@@ -225,22 +224,17 @@ fn flushed_flows_are_gone() {
     assert_eq!(flows.len(), 2, "{flows:?}");
     assert!(exchange(&mut sessions[1], b"a flushed flow").is_err());
     bridge.client().text(&["flows", "flush"]).unwrap();
-    assert_eq!(bridge.flows().unwrap(), Vec::<Value>::new());
+    // That a connection went to a service which kube-proxy translates stays noted.
+    let is_translated = |flow: &Value| flow["layer"] != "kernel";
+    let left: Vec<_> = bridge.flows().unwrap();
+    assert!(!left.iter().any(is_translated), "{left:?}");
+    assert!(
+        lab.options().datapath.is_stack() || left.is_empty(),
+        "{left:?}"
+    );
     lab.office_pc()
         .tcp_echo(ECHO_SERVICE, b"a new one")
         .unwrap();
-}
-
-#[test]
-fn the_tunnel_may_be_deleted_and_made_again() {
-    let lab = open();
-    let _bridge = lab.start_bridge(&[]).unwrap();
-    let mut session = lab.office_pc().tcp(lab.at("echo-1", port::ECHO)).unwrap();
-    exchange(&mut session, b"before").unwrap();
-    lab.recreate_flannel().unwrap();
-    eventually("a pod behind the new flannel.1", || answers(&lab, "echo-2"));
-    session.set_read_timeout(Some(FOLLOWS)).unwrap();
-    exchange(&mut session, b"the same session, through the new tunnel").unwrap();
 }
 
 #[test]
@@ -260,80 +254,6 @@ fn the_first_pod_of_the_node_may_come_late() {
         .udp_echo(lab.at("echo-0", port::ECHO), b"hello")
         .unwrap();
     lab.office_pc().ping(lab.pod("echo-0").address()).unwrap();
-}
-
-#[test]
-fn a_bridge_may_start_before_the_tunnel_is_there() {
-    let lab = open();
-    let node = lab.node_30();
-    node.run("ip", &["link", "del", "flannel.1"]).unwrap();
-    let _bridge = lab.start_bridge(&[]).unwrap();
-    lab.office_pc()
-        .tcp_echo(lab.at("echo-0", port::ECHO), b"no tunnel yet")
-        .unwrap();
-    lab::node::add_overlay(
-        node.namespace(),
-        &lab.cluster().nodes[0],
-        lab.cluster(),
-        Overlay::Vxlan,
-    )
-    .unwrap();
-    eventually("a pod behind the tunnel", || answers(&lab, "echo-1"));
-}
-
-#[test]
-fn a_changed_address_is_what_pods_see_from_then_on() {
-    let lab = open();
-    let _bridge = lab.start_bridge(&[]).unwrap();
-    lab.office_pc()
-        .tcp_echo(lab.at("echo-1", port::ECHO), b"before")
-        .unwrap();
-    let new = Ipv4Addr::new(10, 244, 30, 240);
-    let node = lab.node_30();
-    node.run(
-        "ip",
-        &["addr", "add", &format!("{new}/32"), "dev", "flannel.1"],
-    )
-    .unwrap();
-    node.run("ip", &["addr", "del", "10.244.30.0/32", "dev", "flannel.1"])
-        .unwrap();
-    eventually("the new address", || {
-        let _ = answers(&lab, "echo-1");
-        lab.pod("echo-1")
-            .peers(Protocol::Tcp, port::ECHO)
-            .last()
-            .map(SocketAddrV4::ip)
-            == Some(&new)
-    });
-}
-
-#[test]
-fn a_changed_route_is_followed() {
-    let lab = Lab::open(LabOptions {
-        overlay: Overlay::HostGw,
-        ..LabOptions::default()
-    })
-    .unwrap();
-    let _bridge = lab.start_bridge(&[]).unwrap();
-    let route = |arguments: &str| {
-        let words: Vec<&str> = arguments.split(' ').collect();
-        lab.node_30().run("ip", &words).unwrap();
-    };
-    lab.office_pc()
-        .tcp_echo(lab.at("echo-1", port::ECHO), b"before")
-        .unwrap();
-
-    route("route replace 10.244.1.0/24 via 10.60.20.99");
-    eventually("nobody at the other end", || !answers(&lab, "echo-1"));
-    route("route replace 10.244.1.0/24 via 10.60.20.31");
-    eventually("the way as it was", || answers(&lab, "echo-1"));
-
-    route("route del 10.244.1.0/24");
-    route("route add unreachable 10.244.1.0/24");
-    eventually("the office told so", || {
-        let refusal = lab.office_pc().tcp_refusal(lab.at("echo-1", port::ECHO));
-        refusal.is_ok_and(|(kind, _)| kind == ErrorKind::HostUnreachable)
-    });
 }
 
 #[test]
@@ -358,8 +278,10 @@ fn a_configuration_file_says_the_same_as_flags() {
     let file = lab.directory().join("bridge.yaml");
     let text = format!(
         "uplink: eth0\nofficeCidr: [192.168.0.0/22]\ncluster: manifests={}\n\
-         dnsListen: 10.60.20.30:53\ndnsUpstream: 10.96.0.10:53\ndnsAllow: 10.60.20.1/32\n",
-        lab.manifests().display()
+         dnsListen: 10.60.20.30:53\ndnsUpstream: 10.96.0.10:53\ndnsAllow: 10.60.20.1/32\n\
+         datapath: {}\n",
+        lab.manifests().display(),
+        lab.options().datapath
     );
     std::fs::write(&file, text).unwrap();
     let arguments = ["--config".to_owned(), file.display().to_string()];

@@ -8,23 +8,16 @@ use std::time::Duration;
 use lab::cluster::Protocol;
 use lab::host::{datagram, exchange};
 use lab::plan::{self, port};
-use lab::{Bridge, Firewall, Lab, LabOptions, Overlay};
+use lab::reach::ECHO_PODS;
+use lab::{Bridge, Firewall, Lab, LabOptions};
 use serde_json::Value;
 
 const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
-/// The address of `flannel.1` on node-30.
-const FLANNEL: Ipv4Addr = Ipv4Addr::new(10, 244, 30, 0);
-/// The address of `cni0` on node-30.
-const CNI: Ipv4Addr = Ipv4Addr::new(10, 244, 30, 1);
 /// A client port that the node never uses itself, so that NAT may keep it.
 const FREE_PORT: u16 = 20_007;
 
-fn open(overlay: Overlay) -> Lab {
-    Lab::open(LabOptions {
-        overlay,
-        ..LabOptions::default()
-    })
-    .unwrap()
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
 }
 
 fn flow_from(bridge: &Bridge, client: SocketAddrV4) -> Value {
@@ -40,76 +33,6 @@ fn flow_from(bridge: &Bridge, client: SocketAddrV4) -> Value {
     flow.clone()
 }
 
-/// Which pods answer a client of the echo service, over several connections.
-fn answering(lab: &Lab, client: &str) -> HashSet<Ipv4Addr> {
-    let before: Vec<_> = ["echo-0", "echo-1", "echo-2"]
-        .map(|pod| (pod, lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len()))
-        .into();
-    for _ in 0..12 {
-        lab.host(client)
-            .tcp_echo(ECHO_SERVICE, b"the same again?")
-            .unwrap();
-    }
-    before
-        .into_iter()
-        .filter(|(pod, count)| lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len() > *count)
-        .map(|(pod, _)| lab.pod(pod).address())
-        .collect()
-}
-
-#[test]
-fn a_client_of_a_service_with_session_affinity_comes_to_one_pod_until_that_is_gone() {
-    let mut lab = open(Overlay::Vxlan);
-    lab.cluster_mut().service_mut("echo").session_affinity = Some(Duration::from_hours(1));
-    lab.write_manifests().unwrap();
-    let bridge = lab.start_bridge(&[]).unwrap();
-    let [first] = Vec::from_iter(answering(&lab, "office-pc"))[..] else {
-        panic!("not one pod")
-    };
-    let others: Vec<&str> = ["echo-0", "echo-1", "echo-2"]
-        .into_iter()
-        .filter(|pod| lab.pod(pod).address() != first)
-        .collect();
-    let kept: Vec<&str> = ["echo-0", "echo-1", "echo-2"]
-        .into_iter()
-        .filter(|pod| *pod != others[0])
-        .collect();
-    let listed = |bridge: &Bridge, backends: usize| {
-        bridge.client().json(&["services"]).is_ok_and(|services| {
-            services.as_array().unwrap().iter().any(|service| {
-                service["vip"] == ECHO_SERVICE.to_string()
-                    && service["protocol"] == "tcp"
-                    && service["affinity_seconds"] == 3600
-                    && service["backends"].as_array().unwrap().len() == backends
-            })
-        })
-    };
-    assert!(listed(&bridge, 3));
-
-    // A change of the list that leaves the client's pod in it.
-    lab.cluster_mut().service_mut("echo").scale_to(&kept);
-    lab.write_manifests().unwrap();
-    lab::eventually(Duration::from_secs(5), "the shorter list", || {
-        listed(&bridge, 2)
-    });
-    assert_eq!(answering(&lab, "office-pc"), HashSet::from([first]));
-
-    // Its pod goes: another, and from then on that.
-    lab.cluster_mut().service_mut("echo").scale_to(&others);
-    lab.write_manifests().unwrap();
-    let gone = || {
-        let services = bridge.client().json(&["services"]).unwrap();
-        !services
-            .to_string()
-            .contains(&format!("{first}:{}", port::ECHO))
-    };
-    lab::eventually(Duration::from_secs(5), "the list without the pod", gone);
-    let second = answering(&lab, "office-pc");
-    assert_eq!(second.len(), 1, "{second:?}");
-    assert!(!second.contains(&first));
-    assert_eq!(answering(&lab, "office-pc"), second);
-}
-
 fn seen_by(lab: &Lab, pod: &str, protocol: Protocol) -> HashSet<Ipv4Addr> {
     lab.pod(pod)
         .peers(protocol, port::ECHO)
@@ -118,10 +41,12 @@ fn seen_by(lab: &Lab, pod: &str, protocol: Protocol) -> HashSet<Ipv4Addr> {
         .collect()
 }
 
-fn pods_see(overlay: Overlay, remote: Ipv4Addr) {
-    let lab = open(overlay);
+#[test]
+fn pods_see_the_address_that_replies_come_home_to() {
+    let lab = open();
     let _bridge = lab.start_bridge(&[]).unwrap();
-    for (pod, address) in [("echo-0", CNI), ("echo-1", remote), ("echo-2", remote)] {
+    for pod in ECHO_PODS {
+        let address = lab.nat_address(lab.pod(pod).address());
         lab.office_pc()
             .tcp_echo(lab.at(pod, port::ECHO), b"who am I?")
             .unwrap();
@@ -142,18 +67,8 @@ fn pods_see(overlay: Overlay, remote: Ipv4Addr) {
 }
 
 #[test]
-fn pods_see_the_address_that_replies_come_home_to_over_vxlan() {
-    pods_see(Overlay::Vxlan, FLANNEL);
-}
-
-#[test]
-fn pods_see_the_address_that_replies_come_home_to_over_host_gw() {
-    pods_see(Overlay::HostGw, plan::NODE_30);
-}
-
-#[test]
 fn a_configured_nat_address_is_what_pods_see() {
-    let lab = open(Overlay::Vxlan);
+    let lab = open();
     // An address in node-30's pod CIDR comes home by the workers' own routes.
     let address = Ipv4Addr::new(10, 244, 30, 250);
     let _bridge = lab
@@ -173,8 +88,8 @@ fn a_configured_nat_address_is_what_pods_see() {
 
 /// Flannel would masquerade office traffic once more, and kube-proxy too, if they ever saw it.
 #[test]
-fn inside_the_tunnel_there_is_one_nat_and_no_more() {
-    for firewall in [Firewall::NotARouter, Firewall::Open] {
+fn on_the_wire_between_nodes_there_is_one_nat_and_no_more() {
+    for firewall in [LabOptions::default().firewall, Firewall::Open] {
         let lab = Lab::open(LabOptions {
             firewall,
             ..LabOptions::default()
@@ -182,19 +97,22 @@ fn inside_the_tunnel_there_is_one_nat_and_no_more() {
         .unwrap();
         let bridge = lab.start_bridge(&[]).unwrap();
         let pod = lab.at("echo-1", port::ECHO);
-        let capture = lab.worker_1().capture("eth0", "udp port 8472").unwrap();
+        let nat_address = lab.nat_address(*pod.ip());
+        let overlay = lab.options().overlay;
+        let filter = overlay.capture_filter();
+        let capture = lab.worker_1().capture("eth0", filter).unwrap();
 
         let mut tcp = lab.office_pc().tcp_from(FREE_PORT, pod).unwrap();
-        exchange(&mut tcp, b"inside the tunnel").unwrap();
+        exchange(&mut tcp, b"between nodes").unwrap();
         let udp = lab.office_pc().udp_from(FREE_PORT + 1, pod).unwrap();
-        datagram(&udp, b"inside the tunnel").unwrap();
+        datagram(&udp, b"between nodes").unwrap();
         lab.office_pc().ping(*pod.ip()).unwrap();
 
         let inner: Vec<_> = capture
             .stop()
             .unwrap()
             .iter()
-            .filter_map(|packet| packet.inside_vxlan()?.ipv4())
+            .filter_map(|packet| overlay.carried(packet))
             .filter(|inner| inner.source == *pod.ip() || inner.destination == *pod.ip())
             .collect();
         let (there, back): (Vec<_>, Vec<_>) = inner
@@ -202,8 +120,8 @@ fn inside_the_tunnel_there_is_one_nat_and_no_more() {
             .partition(|inner| inner.destination == *pod.ip());
         let sources: HashSet<_> = there.iter().map(|inner| inner.source).collect();
         let returns: HashSet<_> = back.iter().map(|inner| inner.destination).collect();
-        assert_eq!(sources, HashSet::from([FLANNEL]), "{firewall:?}");
-        assert_eq!(returns, HashSet::from([FLANNEL]), "{firewall:?}");
+        assert_eq!(sources, HashSet::from([nat_address]), "{firewall:?}");
+        assert_eq!(returns, HashSet::from([nat_address]), "{firewall:?}");
         for protocol in [1, 6, 17] {
             assert!(there.iter().any(|inner| inner.protocol == protocol));
         }
@@ -213,13 +131,13 @@ fn inside_the_tunnel_there_is_one_nat_and_no_more() {
             let client = SocketAddrV4::new(lab.office_pc().address(), client_port);
             let flow = flow_from(&bridge, client);
             let nat: SocketAddrV4 = flow["nat"].as_str().unwrap().parse().unwrap();
-            assert_eq!(nat, SocketAddrV4::new(FLANNEL, client_port), "{flow}");
+            assert_eq!(nat, SocketAddrV4::new(nat_address, client_port), "{flow}");
             assert!(
                 there
                     .iter()
                     .filter(|inner| inner.protocol == protocol)
                     .all(|inner| inner.from() == nat),
-                "{flow}, but in the tunnel: {there:?}"
+                "{flow}, but on the wire: {there:?}"
             );
         }
     }
@@ -227,7 +145,7 @@ fn inside_the_tunnel_there_is_one_nat_and_no_more() {
 
 #[test]
 fn the_flow_table_tells_every_address_of_a_flow() {
-    let lab = open(Overlay::Vxlan);
+    let lab = open();
     let bridge = lab.start_bridge(&[]).unwrap();
     let mut stream = lab
         .office_pc()
@@ -244,8 +162,9 @@ fn the_flow_table_tells_every_address_of_a_flow() {
     );
     assert_eq!(flow["destination"], "10.96.20.17:80", "{flow}");
     assert_eq!(flow["backend"], "10.244.2.5:8080", "{flow}");
-    assert_eq!(flow["nat"], format!("{FLANNEL}:{FREE_PORT}"), "{flow}");
-    assert_eq!(flow["layer"], "tc", "{flow}");
+    let nat_address = lab.nat_address(lab.pod("web-0").address());
+    assert_eq!(flow["nat"], format!("{nat_address}:{FREE_PORT}"), "{flow}");
+    assert_eq!(flow["layer"], lab.options().datapath.layer(), "{flow}");
     assert!(
         flow["state"]
             .as_str()
@@ -260,7 +179,7 @@ fn the_flow_table_tells_every_address_of_a_flow() {
 
 #[test]
 fn two_clients_with_the_same_port_keep_both_sessions() {
-    let lab = open(Overlay::Vxlan);
+    let lab = open();
     let bridge = lab.start_bridge(&[]).unwrap();
     for target in [lab.at("echo-1", port::ECHO), lab.at("echo-0", port::ECHO)] {
         let clients = [lab.office_pc(), lab.office_pc2()];
@@ -292,7 +211,7 @@ fn two_clients_with_the_same_port_keep_both_sessions() {
 
 #[test]
 fn two_clients_with_the_same_ping_identifier_both_get_their_own_answers() {
-    let lab = open(Overlay::Vxlan);
+    let lab = open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     for pod in ["echo-0", "echo-1"] {
         let address = lab.pod(pod).address();
@@ -315,7 +234,7 @@ fn two_clients_with_the_same_ping_identifier_both_get_their_own_answers() {
 
 #[test]
 fn a_port_that_the_node_may_use_itself_is_never_a_nat_port() {
-    let lab = open(Overlay::Vxlan);
+    let lab = open();
     let listener = lab.node_30().serve_tcp(22_222, lab::serve::echo()).unwrap();
     let bridge = lab.start_bridge(&[]).unwrap();
     let pod = lab.at("echo-1", port::ECHO);
@@ -341,7 +260,7 @@ fn a_port_that_the_node_may_use_itself_is_never_a_nat_port() {
 
 #[test]
 fn a_thousand_connections_to_one_service_all_work() {
-    let lab = open(Overlay::Vxlan);
+    let lab = open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let mut streams = Vec::new();
     for _ in 0..500 {
@@ -357,7 +276,7 @@ fn a_thousand_connections_to_one_service_all_work() {
 #[test]
 fn both_questions_of_one_socket_are_answered() {
     // A resolver sends A and AAAA over one new socket at once: two CPUs may open the same flow.
-    let lab = open(Overlay::Vxlan);
+    let lab = open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     for _ in 0..300 {
         let socket = lab.office_pc().udp_from(0, ECHO_SERVICE).unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lab::cluster::Protocol;
 use lab::host::{datagram, exchange};
 use lab::plan::{self, OFFICE_GATEWAY, VXLAN_MTU, port};
-use lab::{Bridge, Firewall, Host, Lab, LabOptions, Overlay};
+use lab::{Bridge, Firewall, Host, Lab, LabOptions, Overlay, Variant};
 use serde_json::Value;
 
 const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
@@ -30,7 +30,7 @@ fn unmasqueraded(overlay: Overlay) -> LabOptions {
         masquerade: false,
         service_masquerade: false,
         firewall: Firewall::Open,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     }
 }
 

@@ -7,15 +7,16 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use lab::dns::DnsPlan;
-use lab::plan::{self, port};
-use lab::{Firewall, Lab, LabOptions, Overlay};
+use lab::plan::{self, LAN_MTU, port};
+use lab::{Datapath, Firewall, Lab, LabOptions, Overlay, Variant, serve};
 
 fn open(firewall: Firewall) -> Lab {
     Lab::open(LabOptions {
         firewall,
         dns: DnsPlan::ThroughNode,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     })
     .unwrap()
 }
@@ -64,7 +65,7 @@ fn the_recipe_works_over_host_gw_and_with_a_network_between_the_nodes() {
             overlay,
             second_nic,
             firewall,
-            ..LabOptions::default()
+            ..LabOptions::of(Variant::DEFAULT)
         });
         let lab = lab.unwrap();
         lab.apply_recipe().unwrap();
@@ -88,6 +89,40 @@ fn nothing_gets_through_a_node_that_is_no_router() {
     assert!(pc.is_cut_off_from(lab.at("echo-0", port::ECHO)));
     assert!(pc.is_cut_off_from(SocketAddrV4::new(plan::ECHO, port::ECHO)));
     pc.ping(plan::NODE_30).unwrap();
+}
+
+/// Whether a frame is what a real NIC would hand to XDP: no larger than the wire takes, with a finished checksum.
+fn is_whole(frame: &[u8]) -> bool {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport)
+    else {
+        panic!("no TCP: {frame:02x?}");
+    };
+    let sum = tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination());
+    frame.len() <= 14 + LAN_MTU as usize && sum == Ok(tcp.checksum())
+}
+
+#[test]
+fn in_a_lab_for_xdp_the_node_gets_whole_packets_only() {
+    for (datapath, expected) in [(Datapath::Xdp, true), (Datapath::Tc, false)] {
+        let lab = Lab::open(LabOptions::of(Variant {
+            datapath,
+            ..Variant::DEFAULT
+        }));
+        let lab = lab.unwrap();
+        let node = lab.node_30();
+        let bulk = node.serve_tcp(port::BULK, serve::bulk()).unwrap();
+        for sender in [lab.office_pc(), lab.worker_1()] {
+            let filter = format!("tcp and src host {}", sender.address());
+            let capture = node.capture("eth0", &filter).unwrap();
+            let target = SocketAddrV4::new(plan::NODE_30, bulk);
+            sender.bulk(target, 1 << 20, 0).unwrap();
+            let packets = capture.stop().unwrap();
+            assert!(packets.len() > 10, "{} packets", packets.len());
+            let all_whole = packets.iter().all(|packet| is_whole(&packet.frame));
+            assert_eq!(all_whole, expected, "from {sender:?} with {datapath}");
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use lab::capture::Packet;
+use lab::capture::{Packet, Summary};
 use lab::cluster::Protocol;
 use lab::frames::{self, Receiver, Sender, ethernet, fix_checksum, ipv4, udp};
 use lab::host::exchange;
@@ -156,7 +156,9 @@ fn broken_packets_are_never_translated() {
     let way = Way::new(&lab);
     let pods = ["echo-0", "echo-1"].map(|pod| lab.pod(pod));
     let captures = pods.map(|pod| pod.capture("eth0", "not arp and not ip6").unwrap());
-    let tunnel = lab.worker_1().capture("eth0", "udp port 8472").unwrap();
+    let overlay = lab.options().overlay;
+    let filter = overlay.capture_filter();
+    let wire = lab.worker_1().capture("eth0", filter).unwrap();
 
     let mut cases = Vec::new();
     for pod in pods.map(Host::address) {
@@ -219,26 +221,19 @@ fn broken_packets_are_never_translated() {
     }
     std::thread::sleep(Duration::from_millis(200));
 
-    let mut seen: Vec<Packet> = captures
-        .into_iter()
-        .flat_map(|one| one.stop().unwrap())
-        .collect();
+    let at_pods = captures.into_iter().flat_map(|one| one.stop().unwrap());
+    let mut seen: Vec<Summary> = at_pods.filter_map(|packet| packet.ipv4()).collect();
+    let on_the_wire = wire.stop().unwrap();
     seen.extend(
-        tunnel
-            .stop()
-            .unwrap()
+        on_the_wire
             .iter()
-            .filter_map(Packet::inside_vxlan),
+            .filter_map(|packet| overlay.carried(packet)),
     );
-    let from_nat = |packet: &&Packet| {
-        packet.ipv4().is_some_and(|ip| {
-            ip.source.octets()[..3] == [10, 244, 30]
-                // Not from node-30's pod itself, which may answer what the kernel let through.
-                && ip.source != pods[0].address()
-                && pods.iter().any(|pod| pod.address() == ip.destination)
-        })
+    let is_translated = |packet: &&Summary| {
+        pods.iter().any(|pod| pod.address() == packet.destination)
+            && packet.source == lab.nat_address(packet.destination)
     };
-    let translated: Vec<&Packet> = seen.iter().filter(from_nat).collect();
+    let translated: Vec<&Summary> = seen.iter().filter(is_translated).collect();
     assert!(translated.is_empty(), "{translated:?}");
 
     // And after all of that it still works.
@@ -388,7 +383,12 @@ fn connections_that_unmasqueraded_pods_open_to_the_office_are_left_alone() {
 
 #[test]
 fn connections_that_masqueraded_pods_have_to_the_office_survive_the_start() {
-    let lab = open();
+    let lab = Lab::open(LabOptions {
+        masquerade: true,
+        firewall: Firewall::Open,
+        ..LabOptions::default()
+    })
+    .unwrap();
     let at = lab.office_pc().serve_tcp(9000, serve::echo()).unwrap();
     let office = SocketAddrV4::new(OFFICE_PC, at);
     let mut sessions = ["echo-0", "echo-1"].map(|pod| lab.pod(pod).tcp(office).unwrap());

@@ -31,8 +31,9 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 fn start_with_file(lab: &Lab, more: &str) -> Bridge {
     let file = lab.directory().join("upkeep.yaml");
     let text = format!(
-        "uplink: eth0\nofficeCidr: [192.168.0.0/22]\ncluster: manifests={}\n{more}",
-        lab.manifests().display()
+        "uplink: eth0\nofficeCidr: [192.168.0.0/22]\ncluster: manifests={}\ndatapath: {}\n{more}",
+        lab.manifests().display(),
+        lab.options().datapath
     );
     fs::write(&file, text).unwrap();
     Bridge::start(lab, &["--config".to_owned(), file.display().to_string()]).unwrap()
@@ -180,7 +181,7 @@ fn a_network_of_the_cluster_that_claims_the_office_is_left_out_and_the_rest_foll
             .any(|cidr| { cidr["cidr"] == "192.168.0.0/22" && cidr["kind"] == "pod" })
     );
     lab.cluster_mut().service_mut("echo").scale_to(&[]);
-    lab.write_manifests().unwrap();
+    lab.publish().unwrap();
     fs::write(lab.manifests().join("odd.yaml"), node).unwrap();
     eventually("services are followed all the same", || {
         lab.office_pc()
@@ -221,7 +222,7 @@ fn a_sender_that_never_pauses_is_moved_off_a_backend_that_is_gone() {
     for endpoint in &mut lab.cluster_mut().service_mut("echo").endpoints {
         endpoint.ready = endpoint.pod != first;
     }
-    lab.write_manifests().unwrap();
+    lab.publish().unwrap();
     eventually("another pod gets the datagrams", || {
         let _ = datagram(&socket, b"more");
         ["echo-0", "echo-1", "echo-2"]

@@ -6,7 +6,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use lab::plan::{self, port};
-use lab::{Bridge, Lab, LabOptions, Overlay};
+use lab::{Bridge, Lab, LabOptions, Overlay, Variant};
 use serde_json::Value;
 
 const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
@@ -14,7 +14,7 @@ const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 const LOOKS_AFTER: Duration = Duration::from_secs(15);
 
 fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
+    Lab::open(LabOptions::of(Variant::DEFAULT)).unwrap()
 }
 
 /// Starts a bridge that asks for XDP.
@@ -158,7 +158,7 @@ fn both_cards_get_xdp_where_the_nodes_have_a_network_of_their_own() {
         let lab = Lab::open(LabOptions {
             overlay,
             second_nic: true,
-            ..LabOptions::default()
+            ..LabOptions::of(Variant::DEFAULT)
         })
         .unwrap();
         let bridge = start(&lab);
@@ -273,7 +273,7 @@ fn a_card_towards_the_workers_without_xdp_is_served_by_tc_and_told() {
     let lab = Lab::open(LabOptions {
         overlay: Overlay::HostGw,
         second_nic: true,
-        ..LabOptions::default()
+        ..LabOptions::of(Variant::DEFAULT)
     })
     .unwrap();
     make_unfit(&lab, "node-30");

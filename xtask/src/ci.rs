@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use crate::process::{say, step};
-use crate::test::Selection;
+use crate::test::{Selection, Variants};
 use crate::workspace::Workspace;
 use crate::{build, lint, test};
 
@@ -23,7 +23,7 @@ pub fn run(workspace: &Workspace, clean: bool, install_deny: bool) -> Result<()>
     .and_then(|()| timed(&mut times, "lint", || lint::run(workspace, install_deny)))
     .and_then(|()| {
         timed(&mut times, "test", || {
-            test::run(workspace, Selection::All, None)
+            test::run(workspace, Selection::All, Variants::All, None)
         })
     });
     step("Time per step");

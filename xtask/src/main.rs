@@ -6,7 +6,7 @@
 //! * [`toolchain`] finds a compiler and linker for eBPF, or sets one up with [`apt`];
 //! * [`ebpf`] builds the program for the kernel, [`build`] the binary that embeds it;
 //! * [`packages`] is the table of programs that the lab needs, [`host`] puts them in place;
-//! * [`control_plane`] looks for an API server for the lab;
+//! * [`control_plane`] looks for an API server for the lab, [`variants`] tells which tests run in which lab;
 //! * [`lint`], [`test`], [`ci`], [`lab`], [`run`] and [`image`] are the commands.
 
 mod apt;
@@ -23,14 +23,18 @@ mod process;
 mod run;
 mod test;
 mod toolchain;
+mod variants;
 mod workspace;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ::lab::{Datapath, Overlay, Variant};
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::test::Variants;
 use crate::workspace::Workspace;
 
 #[derive(Parser)]
@@ -78,8 +82,34 @@ struct TestArgs {
     /// Only the end-to-end tests
     #[arg(long)]
     e2e: bool,
+    /// Only the end-to-end tests that depend on it, with this `--datapath` of the bridge: auto, tc, xdp, stack
+    /// [default: auto]
+    #[arg(long, conflicts_with = "host")]
+    datapath: Option<Datapath>,
+    /// Only the end-to-end tests that depend on it, on this overlay: vxlan, host-gw [default: vxlan]
+    #[arg(long, conflicts_with = "host")]
+    overlay: Option<Overlay>,
+    /// The end-to-end tests with stack, tc and xdp, each on vxlan and host-gw, one after the other
+    #[arg(long, conflicts_with_all = ["host", "datapath", "overlay"])]
+    all_layers: bool,
     /// Only the tests with this in their name
     filter: Option<String>,
+}
+
+impl TestArgs {
+    fn variants(&self) -> Result<Variants> {
+        if self.all_layers {
+            return Ok(Variants::All);
+        }
+        let named = Variant::of_environment()?;
+        if self.datapath.is_none() && self.overlay.is_none() && named == Variant::DEFAULT {
+            return Ok(Variants::Default);
+        }
+        Ok(Variants::One(Variant {
+            datapath: self.datapath.unwrap_or(named.datapath),
+            overlay: self.overlay.unwrap_or(named.overlay),
+        }))
+    }
 }
 
 #[derive(Args)]
@@ -130,7 +160,9 @@ fn main() -> ExitCode {
                 (_, true) => test::Selection::EndToEnd,
                 _ => test::Selection::All,
             };
-            test::run(&workspace, selection, args.filter.as_deref())
+            args.variants().and_then(|variants| {
+                test::run(&workspace, selection, variants, args.filter.as_deref())
+            })
         }
         Task::Lint(args) => lint::run(&workspace, args.deny),
         Task::Ci(args) => ci::run(&workspace, !args.no_clean, args.deny),

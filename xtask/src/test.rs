@@ -2,16 +2,20 @@
 //!
 //! Host tests are those of all crates but `tests`; they run for any user. The end-to-end tests are
 //! the crate `tests`: they open labs, which takes root. Those in files `kube_*` also take a Kubernetes
-//! API server.
+//! API server. Which of them run in which variant of the lab is told by [`crate::variants`].
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use lab::Variant;
+
 use crate::control_plane::{self, Missing};
 use crate::process::{cargo, find, is_ci, probe, run as run_command, say, step};
+use crate::variants::{self, Scope};
 use crate::workspace::Workspace;
 use crate::{build, host, image};
 
@@ -26,14 +30,33 @@ pub enum Selection {
     EndToEnd,
 }
 
+/// The variants that the end-to-end tests run in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variants {
+    /// The default, with all tests.
+    Default,
+    /// This one, with the tests that depend on it.
+    One(Variant),
+    /// Each, and the tests that depend on none.
+    All,
+}
+
 /// Where the tests find the program under test.
 const BINARY_VARIABLE: &str = "OFFICE_BRIDGE_BIN";
 /// Where they find its image.
 const IMAGE_VARIABLE: &str = "OFFICE_BRIDGE_IMAGE";
+/// The file of the tests that look for it.
+const OF_THE_IMAGE: &str = "kube_deploy";
 
 /// Prepares the machine, builds and runs the tests.
-pub fn run(workspace: &Workspace, selection: Selection, filter: Option<&str>) -> Result<()> {
+pub fn run(
+    workspace: &Workspace,
+    selection: Selection,
+    variants: Variants,
+    filter: Option<&str>,
+) -> Result<()> {
     let possible = possible(selection, host::obstacle().as_deref(), is_ci())?;
+    let rounds = rounds(possible, variants);
     let mut variables = Vec::new();
     let mut missing = None;
     if possible != Selection::Host {
@@ -47,33 +70,41 @@ pub fn run(workspace: &Workspace, selection: Selection, filter: Option<&str>) ->
                 missing.advice()
             );
         }
-        variables.push((IMAGE_VARIABLE, image::under_test(workspace)?));
+        if rounds.iter().any(|(_, scope)| scope.has(OF_THE_IMAGE)) {
+            variables.push((IMAGE_VARIABLE, image::under_test(workspace)?.into()));
+        }
     }
-    variables.push((BINARY_VARIABLE, build::run(workspace, false)?));
+    variables.push((BINARY_VARIABLE, build::run(workspace, false)?.into()));
     let runner = if find("cargo-nextest").is_some() {
         Runner::Nextest
     } else {
         Runner::Cargo
     };
-    step(&format!(
-        "Running {} with {}",
-        match possible {
-            Selection::All => "host tests and end-to-end tests",
-            Selection::Host => "host tests",
-            Selection::EndToEnd => "end-to-end tests",
-        },
-        match runner {
-            Runner::Nextest => "cargo nextest",
-            Runner::Cargo => "cargo test (cargo-nextest, if installed, shows more and runs faster)",
-        }
-    ));
-    let plan = Plan {
-        selection: possible,
-        filter: filter.map(str::to_owned),
-        missing,
-        test_files: test_files(workspace)?,
-    };
-    let result = execute(workspace, runner, &plan, &variables);
+    let test_files = test_files(workspace)?;
+    let mut results = Vec::new();
+    for &(selection, scope) in &rounds {
+        let is_left_out = |file: &String| {
+            !scope.has(file) || missing.is_some_and(|missing| file.starts_with(missing.files()))
+        };
+        let plan = Plan {
+            selection,
+            filter: filter.map(str::to_owned),
+            left_out: test_files
+                .iter()
+                .filter(|f| is_left_out(f))
+                .cloned()
+                .collect(),
+            test_files: test_files.clone(),
+            may_be_empty: rounds.len() > 1,
+        };
+        announce(runner, &plan, scope);
+        let begun = Instant::now();
+        let passed = execute(workspace, runner, &plan, &in_variant(&variables, scope));
+        results.push((title(selection, scope), begun.elapsed(), passed));
+    }
+    if results.len() > 1 {
+        say_results(&results);
+    }
     if let Some(missing) = missing {
         say_left_out(workspace, missing, filter)?;
     }
@@ -81,7 +112,74 @@ pub fn run(workspace: &Workspace, selection: Selection, filter: Option<&str>) ->
         say("end-to-end tests were NOT run: they need root, for network namespaces and eBPF:");
         say(&format!("{} test --e2e", host::AS_ROOT));
     }
-    result
+    ensure!(
+        results.iter().all(|&(_, _, passed)| passed),
+        "not every test passed, see above; `cargo xtask test NAME` runs one again"
+    );
+    Ok(())
+}
+
+/// What runs one after the other. Host tests know no variants.
+fn rounds(selection: Selection, variants: Variants) -> Vec<(Selection, Scope)> {
+    match variants {
+        _ if selection == Selection::Host => vec![(selection, Scope::Everything)],
+        Variants::Default => vec![(selection, Scope::Everything)],
+        Variants::One(variant) => vec![(Selection::EndToEnd, Scope::Only(variant))],
+        Variants::All => {
+            let each = variants::all().map(|variant| (Selection::EndToEnd, Scope::Only(variant)));
+            [(selection, Scope::Independent)]
+                .into_iter()
+                .chain(each)
+                .collect()
+        }
+    }
+}
+
+/// What a round is called.
+fn title(selection: Selection, scope: Scope) -> String {
+    match selection {
+        Selection::All => format!("host tests and end-to-end tests ({scope})"),
+        Selection::Host => "host tests".to_owned(),
+        Selection::EndToEnd => format!("end-to-end tests ({scope})"),
+    }
+}
+
+fn announce(runner: Runner, plan: &Plan, scope: Scope) {
+    let runner = match runner {
+        Runner::Nextest => "cargo nextest",
+        Runner::Cargo => "cargo test (cargo-nextest, if installed, shows more and runs faster)",
+    };
+    let what = title(plan.selection, scope);
+    step(&format!("Running {what} with {runner}"));
+    if let Scope::Only(_) = scope {
+        let left_out = plan.left_out.join(", ");
+        say(&format!(
+            "files that don't depend on this variant, or that don't hold in it: {left_out}"
+        ));
+    }
+}
+
+/// The environment of the tests.
+fn in_variant(
+    variables: &[(&'static str, OsString)],
+    scope: Scope,
+) -> Vec<(&'static str, OsString)> {
+    let Variant { datapath, overlay } = scope.variant();
+    let mut variables = variables.to_vec();
+    variables.push((Variant::DATAPATH_VARIABLE, datapath.name().into()));
+    variables.push((Variant::OVERLAY_VARIABLE, overlay.name().into()));
+    variables
+}
+
+fn say_results(results: &[(String, Duration, bool)]) {
+    step("Time per variant");
+    for (title, time, passed) in results {
+        let outcome = if *passed { "passed" } else { "FAILED" };
+        say(&format!(
+            "{title:<60} {outcome} {:>6.1} s",
+            time.as_secs_f64()
+        ));
+    }
 }
 
 /// The files of the end-to-end tests, without their extension.
@@ -153,32 +251,31 @@ struct Plan {
     selection: Selection,
     /// Only tests with this in their name.
     filter: Option<String>,
-    /// Not the tests that need this.
-    missing: Option<Missing>,
+    /// Not the tests in these files.
+    left_out: Vec<String>,
     /// All files of end-to-end tests.
     test_files: Vec<String>,
+    /// Whether it is no failure that there are no such tests.
+    may_be_empty: bool,
 }
 
+/// Whether all tests passed.
 fn execute(
     workspace: &Workspace,
     runner: Runner,
     plan: &Plan,
-    variables: &[(&str, PathBuf)],
-) -> Result<()> {
-    let mut failed = 0;
+    variables: &[(&str, OsString)],
+) -> bool {
+    let mut passed = true;
     for arguments in invocations(runner, plan) {
         let mut command: Command = cargo(workspace.root());
         command.args(&arguments).envs(variables.iter().cloned());
         if let Err(error) = run_command(host::with_system_path(&mut command)) {
             say(&format!("{error:#}"));
-            failed += 1;
+            passed = false;
         }
     }
-    ensure!(
-        failed == 0,
-        "not every test passed, see above; `cargo xtask test NAME` runs one again"
-    );
-    Ok(())
+    passed
 }
 
 /// The arguments of cargo, one list per call.
@@ -187,7 +284,7 @@ fn invocations(runner: Runner, plan: &Plan) -> Vec<Vec<String>> {
     const HOST: &[&str] = &["--workspace", "--exclude=bridge-ebpf", "--exclude=tests"];
     const LABS: &[&str] = &["--package=tests"];
     // As in .config/nextest.toml.
-    const TWO_LABS: &[&str] = &["--", "--test-threads=2"];
+    const LABS_AT_A_TIME: &[&str] = &["--", "--test-threads=3"];
     let call = |command: &[&str], crates: &[&str], tests: &[String], arguments: &[&str]| {
         let owned = |words: &[&str]| {
             words
@@ -201,12 +298,15 @@ fn invocations(runner: Runner, plan: &Plan) -> Vec<Vec<String>> {
         call.extend(owned(arguments));
         call
     };
-    let filterset = plan.missing.map_or_else(Vec::new, |missing| {
-        vec![
-            "--filterset".to_owned(),
-            format!("not (package(tests) & binary(/^{}/))", missing.files()),
-        ]
-    });
+    let mut filterset = Vec::new();
+    if !plan.left_out.is_empty() {
+        let files = plan.left_out.join("|");
+        filterset.push("--filterset".to_owned());
+        filterset.push(format!("not (package(tests) & binary(/^({files})$/))"));
+    }
+    if plan.may_be_empty {
+        filterset.push("--no-tests=pass".to_owned());
+    }
     match (runner, plan.selection) {
         (Runner::Nextest, Selection::All) => vec![call(&["nextest", "run"], ALL, &filterset, &[])],
         (Runner::Nextest, Selection::Host) => vec![call(&["nextest", "run"], HOST, &[], &[])],
@@ -215,15 +315,17 @@ fn invocations(runner: Runner, plan: &Plan) -> Vec<Vec<String>> {
         }
         (Runner::Cargo, Selection::Host) => vec![call(&["test"], HOST, &[], &[])],
         (Runner::Cargo, Selection::EndToEnd) => {
-            let targets = plan.missing.map_or_else(Vec::new, |missing| {
+            let targets = if plan.left_out.is_empty() {
+                Vec::new()
+            } else {
                 let files = plan.test_files.iter();
                 files
-                    .filter(|file| !file.starts_with(missing.files()))
+                    .filter(|file| !plan.left_out.contains(file))
                     .map(|file| format!("--test={file}"))
                     .chain(["--lib".to_owned()])
                     .collect()
-            });
-            vec![call(&["test"], LABS, &targets, TWO_LABS)]
+            };
+            vec![call(&["test"], LABS, &targets, LABS_AT_A_TIME)]
         }
         (Runner::Cargo, Selection::All) => [Selection::Host, Selection::EndToEnd]
             .into_iter()
@@ -265,8 +367,9 @@ mod tests {
         Plan {
             selection,
             filter: None,
-            missing: None,
+            left_out: Vec::new(),
             test_files: ["kube_api", "kube_proxy", "nat"].map(str::to_owned).into(),
+            may_be_empty: false,
         }
     }
 
@@ -284,24 +387,36 @@ mod tests {
     }
 
     #[test]
-    fn without_an_api_server_the_files_that_need_it_are_left_out() {
-        let plan = |missing| Plan {
-            missing: Some(missing),
+    fn files_are_left_out_with_either_runner() {
+        let plan = Plan {
+            left_out: ["kube_api", "kube_proxy"].map(str::to_owned).into(),
             ..plan(Selection::EndToEnd)
         };
-        let calls = invocations(Runner::Cargo, &plan(Missing::ApiServer)).concat();
+        let calls = invocations(Runner::Cargo, &plan).concat();
         assert!(calls.contains(&"--test=nat".into()), "{calls:?}");
         assert!(calls.contains(&"--lib".into()), "{calls:?}");
         assert!(
             !calls.iter().any(|word| word.contains("kube_")),
             "{calls:?}"
         );
-        let calls = invocations(Runner::Cargo, &plan(Missing::KubeProxy)).concat();
-        assert!(calls.contains(&"--test=kube_api".into()), "{calls:?}");
-        assert!(!calls.contains(&"--test=kube_proxy".into()), "{calls:?}");
-        let calls = invocations(Runner::Nextest, &plan(Missing::KubeProxy)).concat();
-        let filter = "not (package(tests) & binary(/^kube_proxy/))";
+        let calls = invocations(Runner::Nextest, &plan).concat();
+        let filter = "not (package(tests) & binary(/^(kube_api|kube_proxy)$/))";
         assert!(calls.contains(&filter.into()), "{calls:?}");
+    }
+
+    #[test]
+    fn each_variant_is_a_round_and_host_tests_run_once() {
+        let all = rounds(Selection::All, Variants::All);
+        assert_eq!(all.len(), 7);
+        let with_host = all
+            .iter()
+            .filter(|(selection, _)| *selection == Selection::All);
+        assert_eq!(with_host.count(), 1);
+        assert_eq!(rounds(Selection::Host, Variants::All).len(), 1);
+        assert_eq!(
+            rounds(Selection::All, Variants::One(Variant::DEFAULT)),
+            [(Selection::EndToEnd, Scope::Only(Variant::DEFAULT))]
+        );
     }
 
     #[test]

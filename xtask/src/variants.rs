@@ -1,0 +1,114 @@
+//! Which end-to-end tests run in which variant of the lab.
+//!
+//! A file of tests runs in every variant, unless its tests choose for themselves or can't hold there. The names are
+//! those of the files in `tests/tests`.
+
+use std::fmt;
+
+use lab::{Datapath, Overlay, Variant};
+
+/// Their tests choose datapath and overlay themselves, or are about neither: they run in the default variant only.
+const INDEPENDENT: &[&str] = &[
+    "bad_input",
+    "demonstration",
+    "figures",
+    "kube_demonstration",
+    "kube_deploy",
+    "kube_lab",
+    "kube_load",
+    "kube_networks",
+    "kube_proxy_stack",
+    "stack",
+    "the_lab",
+    "xdp_attach",
+];
+
+/// Their tests choose the overlay themselves: once with each datapath.
+const ABOUT_AN_OVERLAY: &[&str] = &["overlays"];
+
+/// Their tests are about services as the bridge translates them. With the stack path that is up to kube-proxy.
+const NOT_WITH_STACK: &[&str] = &["kube_outage", "kube_proxy", "kube_services", "services"];
+
+/// The variants that the whole suite has to pass in.
+pub fn all() -> impl Iterator<Item = Variant> {
+    let datapaths = [Datapath::Stack, Datapath::Tc, Datapath::Xdp];
+    datapaths.into_iter().flat_map(|datapath| {
+        Overlay::ALL
+            .into_iter()
+            .map(move |overlay| Variant { datapath, overlay })
+    })
+}
+
+/// What of the end-to-end tests is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All files, in the default variant.
+    Everything,
+    /// The files that run in the default variant only.
+    Independent,
+    /// The files that depend on the variant, in this one.
+    Only(Variant),
+}
+
+impl Scope {
+    /// Whether the tests of this file run.
+    pub fn has(self, file: &str) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Independent => INDEPENDENT.contains(&file),
+            Self::Only(Variant { datapath, overlay }) => {
+                let is_of_another_round = INDEPENDENT.contains(&file)
+                    || ABOUT_AN_OVERLAY.contains(&file) && overlay != Variant::DEFAULT.overlay;
+                let is_impossible = NOT_WITH_STACK.contains(&file) && datapath.is_stack();
+                !is_of_another_round && !is_impossible
+            }
+        }
+    }
+
+    /// The variant of its labs.
+    pub fn variant(self) -> Variant {
+        match self {
+            Self::Everything | Self::Independent => Variant::DEFAULT,
+            Self::Only(variant) => variant,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => write!(formatter, "{}", Variant::DEFAULT),
+            Self::Independent => formatter.write_str("once for all variants"),
+            Self::Only(variant) => write!(formatter, "{variant}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_file_that_is_named_is_there() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests");
+        for file in [INDEPENDENT, ABOUT_AN_OVERLAY, NOT_WITH_STACK].concat() {
+            let path = directory.join(file).with_extension("rs");
+            assert!(path.is_file(), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn all_variants_together_leave_no_file_out_and_repeat_no_independent_one() {
+        let rounds = |file: &str| {
+            let scopes = all().map(Scope::Only).chain([Scope::Independent]);
+            scopes.filter(|scope| scope.has(file)).count()
+        };
+        assert_eq!(rounds("reach"), 6, "stack, tc and xdp on two overlays");
+        assert_eq!(rounds("overlays"), 3);
+        assert_eq!(rounds("services"), 4);
+        assert_eq!(rounds("bad_input"), 1);
+        assert_eq!(rounds("a file that is new"), 6);
+    }
+}
