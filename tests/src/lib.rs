@@ -21,7 +21,8 @@
 //! * [`Lab`] puts all of it together;
 //! * [`host`] is what a test does on a host, [`capture`] what it sees on a wire, [`frames`] whole frames
 //!   that no program would send, [`portless`] packets that are neither TCP nor UDP;
-//! * [`reach`] is what the office wants first; [`wait`] waits for what has to come;
+//! * [`reach`] is what the office wants first; [`wait`] waits for what has to come; [`stream`] tells how long a
+//!   flow is interrupted, [`carried`] which layer of the bridge has forwarded it;
 //! * [`variant`] is which datapath and overlay all of that is done with;
 //! * [`bridge`] runs the program under test on node-30, [`pod`] does as the pod of applied manifests;
 //!   [`demo`] plays the office developer.
@@ -37,6 +38,7 @@
 pub mod api;
 pub mod bridge;
 pub mod capture;
+pub mod carried;
 pub mod cluster;
 pub mod demo;
 pub mod dns;
@@ -57,6 +59,7 @@ pub mod reach;
 pub mod rules;
 pub mod run_dir;
 pub mod serve;
+pub mod stream;
 pub mod variant;
 pub mod wait;
 mod xdp_pass;

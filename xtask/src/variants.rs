@@ -20,7 +20,9 @@ const INDEPENDENT: &[&str] = &[
     "kube_proxy_stack",
     "stack",
     "the_lab",
+    "xdp",
     "xdp_attach",
+    "xdp_changes",
 ];
 
 /// Their tests choose the overlay themselves: once with each datapath.
