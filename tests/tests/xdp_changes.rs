@@ -101,11 +101,12 @@ fn change_mac(host: &Host, interface: &str) {
     ip(host, &format!("link set dev {interface} address {NEW_MAC}"));
 }
 
-/// Moves worker-1 to another address, which its old one goes with.
+/// Moves worker-1 to another card with another address, and says nothing: whoever sends to the old one is not heard.
 fn move_worker(lab: &Lab) {
     let worker = lab.worker_1();
     let keep_others = ("net/ipv4/conf/eth0/promote_secondaries", "1");
     worker.namespace().sysctl(&[keep_others]).unwrap();
+    ip(worker, &format!("link set dev eth0 address {NEW_MAC}"));
     ip(worker, &format!("addr add {NEW_ADDRESS}/24 dev eth0"));
     ip(worker, &format!("addr del {WORKER_1}/24 dev eth0"));
 }
