@@ -11,7 +11,7 @@ use network_types::tcp::TcpHdr;
 
 use crate::checksum::{Difference, Sum, pseudo_header};
 use crate::layout::{DestinationKind, Ipv4};
-use crate::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
+use crate::packet::{Answerable, ChecksumKind, OutOfBounds, QUOTE_MAX};
 use crate::parse::{Datagram, ICMP, Payload, TCP, UDP, checksum_offset, icmp_type};
 use crate::rewrite::addresses;
 use crate::tables::Tables;
@@ -82,7 +82,7 @@ const ICMP_HEADER: usize = Icmpv4Hdr::LEN;
 /// Turns the packet, still as it arrived, into its answer. `false` where none is due or possible; the packet may be
 /// spoilt then and must not go on. `kind` is an [`AnswerKind`] as a number.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn write<P: Packet, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu: u32) -> bool {
+pub fn write<P: Answerable, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu: u32) -> bool {
     let Some(kind) = AnswerKind::from_number(kind) else {
         return false;
     };
@@ -114,7 +114,7 @@ pub fn write<P: Packet, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu: u3
 }
 
 #[inline(always)]
-fn echo_reply<P: Packet>(packet: &mut P, datagram: &Datagram) -> Result<(), OutOfBounds> {
+fn echo_reply<P: Answerable>(packet: &mut P, datagram: &Datagram) -> Result<(), OutOfBounds> {
     let icmp = datagram.header_len;
     let [kind, code] = packet.load::<2>(icmp)?;
     if kind != icmp_type::ECHO_REQUEST || datagram.is_fragment() {
@@ -161,7 +161,7 @@ fn ip_header(
 }
 
 #[inline(always)]
-fn tcp_reset<P: Packet, T: Tables>(
+fn tcp_reset<P: Answerable, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,
@@ -222,7 +222,7 @@ fn tcp_reset<P: Packet, T: Tables>(
 }
 
 #[inline(always)]
-fn icmp_error<P: Packet, T: Tables>(
+fn icmp_error<P: Answerable, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,

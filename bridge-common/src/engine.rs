@@ -7,7 +7,7 @@ use crate::icmp_error;
 use crate::layout::{DestinationKind, Layer, Reply, ReplyKey, Route};
 use crate::lifetime::{is_expired, since};
 use crate::mss;
-use crate::packet::Packet;
+use crate::packet::{Answerable, Packet};
 use crate::parse::{Datagram, Payload, Transport};
 use crate::rewrite::{Endpoint, Translation, translate};
 use crate::tables::{Slot, Tables};
@@ -24,13 +24,13 @@ pub enum Side {
 }
 
 /// Handles a packet to the end: decides, translates or answers it, and counts what became of it.
-pub fn run<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
+pub fn run<P: Answerable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
     handle(packet, tables, side).into()
 }
 
 /// [`run`], with the verdict in a register.
 #[inline(always)]
-pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
+pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
     let mut verdict = forward(packet, tables, side);
     if verdict.tag() == tag::OPEN_FLOW {
         verdict = flow::open(packet, tables);
@@ -224,7 +224,8 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
         backend_port: transport.source_port,
         nat_port: transport.destination_port,
         protocol: datagram.protocol(),
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     let Some(slot) = tables.reply(&key) else {
         return Verdict::Pass;
@@ -245,16 +246,13 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
     };
     if let Verdict::Forward { .. } | Verdict::Continue = verdict {
         let (packets, bytes) = (packet.segments(), datagram.total_len);
-        slot.with(|reply| {
-            flow::touch(
-                &mut reply.last_seen,
-                &mut reply.tcp_seen,
-                now,
-                transport.tcp_flags,
-            );
-            reply.packets = reply.packets.wrapping_add(packets);
-            reply.bytes = reply.bytes.wrapping_add(u64::from(bytes));
+        let is_brimful = slot.with(|reply| {
+            flow::record_reply(reply, now, transport.tcp_flags, packets, bytes);
+            reply.is_brimful()
         });
+        if is_brimful {
+            flow::pour(tables, &key);
+        }
         tables.count(Count::ToClient, packets, bytes);
     }
     verdict

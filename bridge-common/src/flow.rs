@@ -73,7 +73,8 @@ pub const fn key(datagram: &Datagram, transport: &Transport) -> FlowKey {
         client_port: transport.source_port,
         destination_port: transport.destination_port,
         protocol: datagram.protocol(),
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     }
 }
 
@@ -93,8 +94,27 @@ pub fn find<T: Tables>(tables: &T, key: &FlowKey, transport: &Transport) -> Opti
 #[inline(always)]
 pub fn record(flow: &mut Flow, now: Seconds, tcp_flags: u8, packets: u32, bytes: u32) {
     touch(&mut flow.last_seen, &mut flow.tcp_seen, now, tcp_flags);
-    flow.packets = flow.packets.wrapping_add(packets);
-    flow.bytes = flow.bytes.wrapping_add(u64::from(bytes));
+    flow.count(packets, bytes);
+}
+
+/// Counts a packet from the backend.
+#[inline(always)]
+pub fn record_reply(reply: &mut Reply, now: Seconds, tcp_flags: u8, packets: u32, bytes: u32) {
+    touch(&mut reply.last_seen, &mut reply.tcp_seen, now, tcp_flags);
+    reply.count(packets, bytes);
+}
+
+/// Adds the counters of a reply entry to those of its flow. A packet of the client that comes by on another CPU in the
+/// same instant may cost them: they are statistics.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn pour<T: Tables>(tables: &T, key: &ReplyKey) {
+    let Some(slot) = tables.reply(key) else {
+        return;
+    };
+    let reply = slot.with(|reply| *reply);
+    if let Some(flow) = tables.flow(&key.flow_key(&reply)) {
+        flow.with(|flow| slot.with(|reply| reply.pour_into(flow)));
+    }
 }
 
 /// Notes when and with which flags a direction was last used. A second reset does not refresh
@@ -163,16 +183,15 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
 
 const fn reply_of(key: &FlowKey, now: Seconds, layer: u8) -> Reply {
     Reply {
-        bytes: 0,
         client: key.client,
         destination: key.destination,
         client_port: key.client_port,
         destination_port: key.destination_port,
         last_seen: now,
+        bytes: 0,
         packets: 0,
         tcp_seen: 0,
         layer,
-        pad: [0; 2],
     }
 }
 
@@ -301,7 +320,8 @@ fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
         client_port: transport.destination_port,
         destination_port: transport.source_port,
         protocol: datagram.protocol(),
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     match tables.flow(&key) {
         Some(slot) => {
@@ -322,16 +342,13 @@ fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
 #[inline(always)]
 fn leave<T: Tables>(tables: &T, key: &FlowKey) {
     let flow = Flow {
-        bytes: 0,
         backend: key.destination,
         nat: key.client,
         backend_port: key.destination_port,
         nat_port: key.client_port,
         last_seen: tables.now(),
-        packets: 0,
-        tcp_seen: 0,
         layer: Layer::Kernel as u8,
-        pad: [0; 2],
+        ..Flow::default()
     };
     // Should the table be full, the answers are taken for new flows, as they were without this.
     let _ = tables.insert_flow(key, &flow);
@@ -490,7 +507,8 @@ fn add<T: Tables>(
         backend_port: backend.port,
         nat_port: 0,
         protocol: key.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     match ports::claim(tables, key, &reply_key, &reply_of(key, now, layer as u8)) {
         Ok(port) => reply_key.nat_port = port,
@@ -502,16 +520,13 @@ fn add<T: Tables>(
         }
     }
     let flow = Flow {
-        bytes: 0,
         backend: backend.address,
         nat,
         backend_port: backend.port,
         nat_port: reply_key.nat_port,
         last_seen: now,
-        packets: 0,
-        tcp_seen: 0,
         layer: layer as u8,
-        pad: [0; 2],
+        ..Flow::default()
     };
     match tables.insert_flow(key, &flow) {
         Insertion::Done => {
@@ -552,7 +567,8 @@ fn refuse<T: Tables>(
         client_port: key.client_port,
         destination_port: key.destination_port,
         protocol: key.protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     });
     Err(Verdict::Reject(
         reason,

@@ -7,11 +7,13 @@ use std::rc::Rc;
 use std::vec::Vec;
 
 use crate::checksum::{Difference, Sum};
+use crate::frame::Frame;
 use crate::layout::{
-    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment,
-    FragmentKey, Ipv4, NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
+    Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
+    ServiceKey, Settings, Vtep,
 };
-use crate::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
+use crate::packet::{Answerable, ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
 use crate::tables::{Insertion, Slot, Tables};
 use crate::verdict::Count;
 
@@ -94,7 +96,9 @@ impl Packet for BytePacket {
         };
         self.store(offset, &updated)
     }
+}
 
+impl Answerable for BytePacket {
     fn checksum_is_partial(&mut self, _offset: u32) -> bool {
         self.checksum_is_partial
     }
@@ -116,6 +120,71 @@ impl Packet for BytePacket {
 
     fn prepend<const N: usize>(&mut self) -> Result<(), OutOfBounds> {
         self.bytes.splice(0..0, [0; N]);
+        Ok(())
+    }
+}
+
+/// A frame in a vector, from its Ethernet header on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByteFrame {
+    /// The interface that it came in by.
+    pub ingress: u32,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Bytes that may still be put in front.
+    pub headroom: u32,
+}
+
+impl ByteFrame {
+    /// A frame with as much headroom as XDP drivers leave (`XDP_PACKET_HEADROOM`, linux/bpf.h).
+    #[must_use]
+    pub fn new(ingress: u32, bytes: Vec<u8>) -> Self {
+        Self {
+            ingress,
+            bytes,
+            headroom: 256,
+        }
+    }
+
+    fn range(&self, offset: u32, len: usize) -> Result<core::ops::Range<usize>, OutOfBounds> {
+        let start = offset as usize;
+        let end = start.checked_add(len).ok_or(OutOfBounds)?;
+        (end <= self.bytes.len())
+            .then_some(start..end)
+            .ok_or(OutOfBounds)
+    }
+}
+
+impl Frame for ByteFrame {
+    fn ingress(&self) -> u32 {
+        self.ingress
+    }
+
+    fn len(&self) -> u32 {
+        u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], OutOfBounds> {
+        let range = self.range(offset, N)?;
+        self.bytes[range].try_into().map_err(|_| OutOfBounds)
+    }
+
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
+        let range = self.range(offset, N)?;
+        self.bytes[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn grow(&mut self, len: u32) -> Result<(), OutOfBounds> {
+        self.headroom = self.headroom.checked_sub(len).ok_or(OutOfBounds)?;
+        let room = core::iter::repeat_n(0, len as usize);
+        self.bytes.splice(0..0, room);
+        Ok(())
+    }
+
+    fn shrink(&mut self, len: u32) -> Result<(), OutOfBounds> {
+        let range = self.range(0, len as usize)?;
+        self.bytes.drain(range);
         Ok(())
     }
 }
@@ -143,6 +212,12 @@ pub struct HostTables {
     pub office: Vec<(Ipv4, u32)>,
     /// Prefix, its length, and the route.
     pub routes: Vec<(Ipv4, u32, Route)>,
+    /// What XDP needs to know of the node.
+    pub fast_path: FastPath,
+    /// Next hops, by their number.
+    pub next_hops: Vec<NextHop>,
+    /// Remote VTEPs, by their number.
+    pub vteps: Vec<Vtep>,
     /// Services.
     pub services: HashMap<ServiceKey, Service>,
     /// Backends.
@@ -176,6 +251,9 @@ impl Default for HostTables {
             destinations: Vec::new(),
             office: Vec::new(),
             routes: Vec::new(),
+            fast_path: FastPath::default(),
+            next_hops: Vec::new(),
+            vteps: Vec::new(),
             services: HashMap::new(),
             backends: HashMap::new(),
             affinity: RefCell::default(),
@@ -299,6 +377,18 @@ impl Tables for HostTables {
             address,
         )
         .copied()
+    }
+
+    fn fast_path(&self) -> Option<&FastPath> {
+        Some(&self.fast_path)
+    }
+
+    fn next_hop(&self, number: u16) -> Option<&NextHop> {
+        self.next_hops.get(usize::from(number))
+    }
+
+    fn vtep(&self, number: u16) -> Option<&Vtep> {
+        self.vteps.get(usize::from(number))
     }
 
     fn service(&self, key: &ServiceKey) -> Option<Service> {

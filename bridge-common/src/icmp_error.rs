@@ -257,7 +257,8 @@ fn find_flow<T: Tables>(tables: &T, quote: &Quote, found: &mut Found) -> bool {
         client_port: quote.transport.destination_port,
         destination_port: quote.transport.source_port,
         protocol: quote.datagram.protocol(),
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     let Some(slot) = tables.flow(&key) else {
         return false;
@@ -286,7 +287,8 @@ fn find_reply<T: Tables>(tables: &T, quote: &Quote, source: Ipv4, found: &mut Fo
         backend_port: quote.transport.destination_port,
         nat_port: quote.transport.source_port,
         protocol: quote.datagram.protocol(),
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     };
     let Some(slot) = tables.reply(&key) else {
         return false;

@@ -7,14 +7,17 @@
 //! A change of any key or value must raise [`LAYOUT_VERSION`]: tables are pinned below a directory
 //! that carries it, and a running older bridge keeps its own.
 
-/// Version of everything in this module; part of the pin directory (`…/v2`).
-pub const LAYOUT_VERSION: u32 = 2;
+/// Version of everything in this module; part of the pin directory (`…/v3`).
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// An IPv4 address in network order.
 pub type Ipv4 = [u8; 4];
 
 /// Seconds of `CLOCK_MONOTONIC`.
 pub type Seconds = u32;
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
 
 /// Names of the tables, at most 15 characters (`BPF_OBJ_NAME_LEN` less its NUL).
 pub mod name {
@@ -24,6 +27,14 @@ pub mod name {
     pub const CLUSTER_CIDRS: &str = "cluster_cidrs";
     /// The kernel's routes as the bridge mirrors them, [`super::Route`] by longest prefix.
     pub const ROUTES: &str = "routes";
+    /// [`super::NextHop`] by the number that [`super::Route::next_hop`] gives.
+    pub const NEXT_HOPS: &str = "next_hops";
+    /// [`super::Vtep`] by the number that [`super::NextHop::vtep`] gives: the VXLAN devices' FDBs.
+    pub const VTEP_FDB: &str = "vtep_fdb";
+    /// One [`super::FastPath`].
+    pub const FAST_PATH: &str = "fast_path";
+    /// Interfaces that XDP may send to, by [`super::NextHop::port`] (`BPF_MAP_TYPE_DEVMAP`).
+    pub const XDP_PORTS: &str = "xdp_ports";
     /// [`super::ServiceKey`] to [`super::Service`].
     pub const SERVICES: &str = "services";
     /// [`super::BackendKey`] to [`super::Backend`].
@@ -56,6 +67,14 @@ pub mod capacity {
     pub const CLUSTER_CIDRS: usize = 1024;
     /// Prefixes in `routes`.
     pub const ROUTES: usize = 16_384;
+    /// Next hops that XDP knows; number 0 is none.
+    pub const NEXT_HOPS: usize = 32_768;
+    /// Remote VTEPs; number 0 is none.
+    pub const VTEP_FDB: usize = 16_384;
+    /// Interfaces with XDP.
+    pub const XDP_PORTS: usize = 4;
+    /// VXLAN devices that XDP decapsulates for.
+    pub const TUNNELS: usize = 2;
     /// Service ports.
     pub const SERVICES: usize = 65_536;
     /// Backends of all services, twice over while a list is being replaced.
@@ -132,16 +151,18 @@ pub struct Route {
     /// Bytes of the largest IPv4 packet that the interface takes.
     pub mtu: u32,
     /// [`Route::TUNNEL`], [`Route::LOCAL`], [`Route::UNREACHABLE`].
-    pub flags: u32,
+    pub flags: u16,
+    /// Number of the [`NextHop`] by which XDP sends there; 0 if it can't.
+    pub next_hop: u16,
 }
 
 impl Route {
     /// The interface encapsulates; a packet above its MTU is fragmented outside the tunnel.
-    pub const TUNNEL: u32 = 1;
+    pub const TUNNEL: u16 = 1;
     /// The address is the node's own.
-    pub const LOCAL: u32 = 2;
+    pub const LOCAL: u16 = 2;
     /// There is no way, or only the default route back to where the packet came from.
-    pub const UNREACHABLE: u32 = 4;
+    pub const UNREACHABLE: u16 = 4;
 
     /// Whether the interface encapsulates.
     #[must_use]
@@ -163,6 +184,95 @@ impl Route {
     pub const fn is_local(&self) -> bool {
         self.flags & Self::LOCAL != 0
     }
+}
+
+/// Value of `next_hops`: what XDP writes in front of a packet, and where it sends it.
+///
+/// A number that was given up is not given to another next hop before the epoch has advanced, see
+/// [`FastPath::epoch`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NextHop {
+    /// Egress interface, of a tunnel the one under it; 0 in an unused entry.
+    pub ifindex: u32,
+    /// The interface's index in `xdp_ports`.
+    pub port: u16,
+    /// Number of the [`Vtep`] that the packet is sent to in VXLAN; 0 without a tunnel.
+    pub vtep: u16,
+    /// Bytes of the largest IPv4 packet, before encapsulation.
+    pub mtu: u32,
+    /// The neighbour's Ethernet address.
+    pub destination: Mac,
+    /// The interface's own.
+    pub source: Mac,
+}
+
+/// Value of `vtep_fdb`: a remote tunnel end, as the FDB of a kernel's VXLAN device has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Vtep {
+    /// Its address.
+    pub remote: Ipv4,
+    /// Our own address.
+    pub local: Ipv4,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: u16,
+    /// The lowest UDP source port.
+    pub source_port_min: u16,
+    /// How many source ports there are from that on; at least 1.
+    pub source_port_count: u16,
+    /// TTL of the outer packet.
+    pub ttl: u8,
+    /// TOS byte of the outer packet, without its ECN bits.
+    pub tos: u8,
+    /// Ethernet address of the remote VXLAN device.
+    pub inner_destination: Mac,
+    /// Ethernet address of our VXLAN device.
+    pub inner_source: Mac,
+}
+
+/// An interface with XDP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct XdpPort {
+    /// Its index; 0 in an unused entry.
+    pub ifindex: u32,
+    /// Its Ethernet address: frames for others are left alone.
+    pub mac: Mac,
+    /// 1 where clients come in.
+    pub is_uplink: u8,
+    /// Always 0.
+    pub pad: u8,
+}
+
+/// A VXLAN device of this node whose packets XDP decapsulates.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The outer destination address.
+    pub local: Ipv4,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP destination port; 0 in an unused entry.
+    pub port: u16,
+    /// Ethernet address of the device.
+    pub mac: Mac,
+}
+
+/// Value of `fast_path`: what XDP needs to know of the node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FastPath {
+    /// Advances with every change of routes, neighbours or FDB, once `routes` and `next_hops` hold it: a flow's cached
+    /// next hop counts in the epoch that it was cached in only. The lower 16 bits count and are never 0, which is a new
+    /// flow's epoch.
+    pub epoch: u32,
+    /// The interfaces, at their index in `xdp_ports`.
+    pub ports: [XdpPort; capacity::XDP_PORTS],
+    /// The VXLAN devices.
+    pub tunnels: [Tunnel; capacity::TUNNELS],
 }
 
 /// Key of `services`.
@@ -248,15 +358,15 @@ pub struct FlowKey {
     /// IANA protocol number.
     pub protocol: u8,
     /// Always 0.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// Always 0; a field of its own, so that no access to it is wider than it is aligned.
+    pub pad2: u16,
 }
 
 /// Value of `flows`: how packets from the client are translated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
-    /// Bytes from the client, IPv4 header included.
-    pub bytes: u64,
     /// The pod that really gets it.
     pub backend: Ipv4,
     /// Source address that the backend sees.
@@ -267,14 +377,40 @@ pub struct Flow {
     pub nat_port: u16,
     /// When the client's last packet came by.
     pub last_seen: Seconds,
-    /// Packets from the client; wraps.
+    /// Packets from the client, and those from the backend that no longer fit into its [`Reply`]; wraps.
     pub packets: u32,
+    /// Bytes of these, IPv4 header included: the lower 32 bits.
+    pub bytes_low: u32,
+    /// The upper 16 bits.
+    pub bytes_high: u16,
+    /// The [`FastPath::epoch`] that `next_hop` was cached in.
+    pub epoch: u16,
+    /// Number of the [`NextHop`] towards the backend; 0 if XDP can't send there.
+    pub next_hop: u16,
     /// [`crate::tcp::Seen`] of the client's packets.
     pub tcp_seen: u8,
     /// A [`Layer`] as a number.
     pub layer: u8,
-    /// Always 0.
-    pub pad: [u8; 2],
+}
+
+impl Flow {
+    /// Bytes counted, IPv4 headers included.
+    #[must_use]
+    #[inline]
+    pub const fn bytes(&self) -> u64 {
+        (self.bytes_high as u64) << 32 | self.bytes_low as u64
+    }
+
+    /// Counts packets and bytes.
+    #[inline(always)]
+    pub const fn count(&mut self, packets: u32, bytes: u32) {
+        self.packets = self.packets.wrapping_add(packets);
+        let (low, carry) = self.bytes_low.overflowing_add(bytes);
+        self.bytes_low = low;
+        if carry {
+            self.bytes_high = self.bytes_high.wrapping_add(1);
+        }
+    }
 }
 
 /// Key of `replies`: what the backend wrote on the packet.
@@ -292,15 +428,15 @@ pub struct ReplyKey {
     /// IANA protocol number.
     pub protocol: u8,
     /// Always 0.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// Always 0; a field of its own, so that no access to it is wider than it is aligned.
+    pub pad2: u16,
 }
 
 /// Value of `replies`: how packets from the backend are translated.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
-    /// Bytes from the backend, IPv4 header included.
-    pub bytes: u64,
     /// Office host.
     pub client: Ipv4,
     /// What the client addressed, so what it expects as the source.
@@ -311,14 +447,41 @@ pub struct Reply {
     pub destination_port: u16,
     /// When the backend's last packet came by; when the flow was opened, before the first.
     pub last_seen: Seconds,
-    /// Packets from the backend; wraps.
-    pub packets: u32,
+    /// Bytes from the backend, IPv4 header included, since they were last added to the flow's.
+    pub bytes: u32,
+    /// Packets from the backend since then; 0 only before the first.
+    pub packets: u16,
     /// [`crate::tcp::Seen`] of the backend's packets.
     pub tcp_seen: u8,
     /// A [`Layer`] as a number.
     pub layer: u8,
-    /// Always 0.
-    pub pad: [u8; 2],
+}
+
+impl Reply {
+    /// Whether the counters are about to run out of bits: they are to be added to the flow's then. Leaves room for one
+    /// more packet of any size.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_brimful(&self) -> bool {
+        self.packets & 0x8000 != 0 || self.bytes & 0x8000_0000 != 0
+    }
+
+    /// Counts packets and bytes.
+    #[inline(always)]
+    pub const fn count(&mut self, packets: u32, bytes: u32) {
+        self.packets = self.packets.saturating_add(packets as u16);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// Adds the counters to the flow's, but for one packet: that there was one is what tells an answered flow.
+    #[inline(always)]
+    pub const fn pour_into(&mut self, flow: &mut Flow) {
+        flow.count(self.packets.saturating_sub(1) as u32, self.bytes);
+        self.bytes = 0;
+        if self.packets > 1 {
+            self.packets = 1;
+        }
+    }
 }
 
 /// The layer that carries a flow. A flow stays on the layer that created it.
@@ -367,7 +530,8 @@ impl FlowKey {
             backend_port: flow.backend_port,
             nat_port: flow.nat_port,
             protocol: self.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         }
     }
 }
@@ -383,7 +547,8 @@ impl ReplyKey {
             client_port: reply.client_port,
             destination_port: reply.destination_port,
             protocol: self.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         }
     }
 }
@@ -535,7 +700,9 @@ pub struct Event {
     /// IANA protocol number.
     pub protocol: u8,
     /// Always 0.
-    pub pad: [u8; 3],
+    pub pad: u8,
+    /// Always 0; a field of its own, so that no access to it is wider than it is aligned.
+    pub pad2: u16,
 }
 
 /// What an [`Event`] tells.
@@ -567,10 +734,15 @@ const _: () = {
     assert!(size_of::<BackendKey>() == 8);
     assert!(size_of::<Backend>() == 8);
     assert!(size_of::<Route>() == 16);
+    assert!(size_of::<NextHop>() == 24);
+    assert!(size_of::<Vtep>() == 32);
+    assert!(size_of::<XdpPort>() == 12);
+    assert!(size_of::<Tunnel>() == 16);
+    assert!(size_of::<FastPath>() == 84);
     assert!(size_of::<FlowKey>() == 16);
     assert!(size_of::<Flow>() == 32);
     assert!(size_of::<ReplyKey>() == 16);
-    assert!(size_of::<Reply>() == 32);
+    assert!(size_of::<Reply>() == 24);
     assert!(size_of::<FragmentKey>() == 12);
     assert!(size_of::<Fragment>() == 8);
     assert!(size_of::<NatPort>() == 4);
@@ -584,8 +756,8 @@ const _: () = {
 mod pod {
     use super::{
         Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, Event,
-        Flow, FlowKey, Fragment, FragmentKey, NatPort, OfficeCidr, Reply, ReplyKey, Route, Service,
-        ServiceKey, Settings,
+        FastPath, Flow, FlowKey, Fragment, FragmentKey, NatPort, NextHop, OfficeCidr, Reply,
+        ReplyKey, Route, Service, ServiceKey, Settings, Vtep,
     };
 
     macro_rules! pod {
@@ -604,11 +776,13 @@ mod pod {
         ClusterCidr,
         Counter,
         Event,
+        FastPath,
         Flow,
         FlowKey,
         Fragment,
         FragmentKey,
         NatPort,
+        NextHop,
         OfficeCidr,
         Reply,
         ReplyKey,
@@ -616,5 +790,6 @@ mod pod {
         Service,
         ServiceKey,
         Settings,
+        Vtep,
     );
 }

@@ -9,7 +9,8 @@
 //! 4. [`rewrite`] translates addresses, ports and checksums ([`checksum`]), clamps the MSS
 //!    ([`mss`]) and counts the TTL down; [`icmp_error`] does the same inside ICMP errors;
 //! 5. [`stack`] is the journey of what the kernel routes itself, around netfilter;
-//! 6. [`verdict`] says what becomes of the packet, and why; [`answer`] turns a packet that goes no
+//! 6. [`fast`] is the shorter journey of whatever XDP can send on by itself, in [`frame`]s, into and out of [`vxlan`];
+//! 7. [`verdict`] says what becomes of the packet, and why; [`answer`] turns a packet that goes no
 //!    further into the ICMP error, TCP reset or echo reply that its sender gets.
 //!
 //! [`tcp`] and [`lifetime`] say in which state a flow is and how long it lives; [`fragment`] remembers
@@ -36,8 +37,10 @@ extern crate std;
 pub mod answer;
 pub mod checksum;
 pub mod engine;
+pub mod fast;
 pub mod flow;
 pub mod fragment;
+pub mod frame;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
 pub mod icmp_error;
@@ -52,3 +55,4 @@ pub mod stack;
 pub mod tables;
 pub mod tcp;
 pub mod verdict;
+pub mod vxlan;

@@ -12,7 +12,7 @@ use crate::flow::{self, Mapping};
 use crate::fragment;
 use crate::icmp_error;
 use crate::layout::{DestinationKind, Layer};
-use crate::packet::Packet;
+use crate::packet::{Answerable, Packet};
 use crate::parse::{Datagram, ICMP, Payload, TCP, Transport};
 use crate::tables::{Slot, Tables};
 use crate::verdict::{Count, Detour, DropReason, PackedVerdict, Verdict, tag};
@@ -20,13 +20,13 @@ use crate::verdict::{Count, Detour, DropReason, PackedVerdict, Verdict, tag};
 /// Handles a packet that came in as [`Verdict::ToStack`] and leaves by an interface behind which pods are, routed by the kernel.
 ///
 /// [`Verdict::Bounce`] is an answer that has to come in by this interface as if from the pod.
-pub fn depart<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+pub fn depart<P: Answerable, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     handle(packet, tables).into()
 }
 
 /// [`depart`], with the verdict in a register.
 #[inline(always)]
-pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
+pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
     let mut verdict = leave(packet, tables);
     if verdict.tag() == tag::OPEN_FLOW {
         verdict = open(packet, tables);

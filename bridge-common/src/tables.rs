@@ -1,8 +1,9 @@
 //! How the engine reaches the tables.
 
 use crate::layout::{
-    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment,
-    FragmentKey, Ipv4, NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
+    Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
+    ServiceKey, Settings, Vtep,
 };
 use crate::verdict::Count;
 
@@ -45,6 +46,12 @@ pub trait Tables {
     fn is_office(&self, address: Ipv4) -> bool;
     /// The kernel's route to an address.
     fn route(&self, address: Ipv4) -> Option<Route>;
+    /// What XDP needs to know of the node.
+    fn fast_path(&self) -> Option<&FastPath>;
+    /// The next hop of this number.
+    fn next_hop(&self, number: u16) -> Option<&NextHop>;
+    /// The remote VTEP of this number.
+    fn vtep(&self, number: u16) -> Option<&Vtep>;
     /// A service.
     fn service(&self, key: &ServiceKey) -> Option<Service>;
     /// A backend.

@@ -227,6 +227,10 @@ pub enum Count {
     ToBackend,
     /// Forwarded from a backend to a client.
     ToClient,
+    /// Forwarded from a client to a backend by XDP; not among [`Self::ToBackend`].
+    XdpToBackend,
+    /// Forwarded from a backend to a client by XDP; not among [`Self::ToClient`].
+    XdpToClient,
     /// Flows opened.
     FlowOpened,
     /// Answers sent: ICMP errors, resets, echo replies.
@@ -256,6 +260,8 @@ impl Count {
             Self::Answered => 3,
             Self::AnswerSuppressed => 4,
             Self::PingAnswered => 5,
+            Self::XdpToBackend => 6,
+            Self::XdpToClient => 7,
             Self::Drop(reason) => Self::FIRST_DROP + reason as u32,
         }
     }
@@ -264,6 +270,8 @@ impl Count {
     pub const TRAFFIC: &[Self] = &[
         Self::ToBackend,
         Self::ToClient,
+        Self::XdpToBackend,
+        Self::XdpToClient,
         Self::FlowOpened,
         Self::Answered,
         Self::AnswerSuppressed,
@@ -276,6 +284,8 @@ impl Count {
         match self {
             Self::ToBackend => "to-backend",
             Self::ToClient => "to-client",
+            Self::XdpToBackend => "xdp-to-backend",
+            Self::XdpToClient => "xdp-to-client",
             Self::FlowOpened => "flow-opened",
             Self::Answered => "answered",
             Self::AnswerSuppressed => "answer-suppressed",

@@ -1,8 +1,8 @@
-//! office-bridge's engine in the kernel: three TC programs over one set of tables.
+//! office-bridge's engine in the kernel: TC and XDP programs over one set of tables.
 //!
 //! [`maps`] declares the tables and binds them to the engine's `Tables`, [`skb`] binds a socket buffer
-//! to its `Packet`. What to do with a packet is decided in `bridge-common`; this crate only turns the
-//! verdict into a TC action.
+//! to its `Packet` and [`xdp`] a frame to its `Frame`. What to do with a packet is decided in `bridge-common`;
+//! this crate only turns the verdict into an action.
 
 #![no_std]
 #![no_main]
@@ -26,17 +26,20 @@
 
 mod maps;
 mod skb;
+mod xdp;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
 use bridge_common::engine::{Side, handle};
+use bridge_common::fast;
 use bridge_common::stack;
 use bridge_common::verdict::{DropReason, PackedVerdict, tag};
 
 use crate::maps::Maps;
 use crate::skb::Skb;
+use crate::xdp::Xdp;
 
 /// Interfaces where clients come in.
 #[classifier]
@@ -77,6 +80,20 @@ pub fn any_egress(context: TcContext) -> i32 {
 fn leave(context: &TcContext, packet: &mut Skb) -> i32 {
     let verdict = stack::handle(packet, &Maps);
     act(context, packet, verdict, Hook::Egress)
+}
+
+/// Interfaces of both sides.
+#[xdp]
+pub fn xdp_fast(context: XdpContext) -> u32 {
+    let mut frame = Xdp::<false>::new(&context);
+    Xdp::<false>::act(fast::handle(&mut frame, &Maps))
+}
+
+/// [`xdp_fast`] where the MTU is too large for one page.
+#[xdp(frags)]
+pub fn xdp_fast_frags(context: XdpContext) -> u32 {
+    let mut frame = Xdp::<true>::new(&context);
+    Xdp::<true>::act(fast::handle(&mut frame, &Maps))
 }
 
 /// Where an answer that goes back to its sender starts.

@@ -16,7 +16,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::TcContext;
 use bridge_common::checksum::{Difference, Sum};
-use bridge_common::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
+use bridge_common::packet::{Answerable, ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
 
 use crate::maps::scratch;
 
@@ -217,7 +217,9 @@ impl Packet for Skb {
         }
         Ok(())
     }
+}
 
+impl Answerable for Skb {
     /// `__sk_buff` does not say; but the kernel leaves such a checksum alone when payload changes.
     #[inline(always)]
     fn checksum_is_partial(&mut self, offset: u32) -> bool {

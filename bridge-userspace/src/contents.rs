@@ -233,6 +233,7 @@ fn routes(desired: &DesiredState, network: &NetworkState) -> BTreeMap<Ipv4Net, R
                 source: route.preferred_source.octets(),
                 mtu: route.mtu,
                 flags: if route.tunnel { Route::TUNNEL } else { 0 },
+                next_hop: 0,
             }
         };
         routes.insert(route.prefix, entry);

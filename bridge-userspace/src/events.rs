@@ -100,7 +100,8 @@ fn parse(record: &[u8]) -> Option<Event> {
         client_port: number(12),
         destination_port: number(14),
         protocol: bytes[16],
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     })
 }
 

@@ -381,7 +381,8 @@ mod tests {
             client_port: entry.port,
             destination_port: 80,
             protocol: entry.protocol,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         };
         let flow = Flow {
             backend: key.destination,
@@ -399,7 +400,7 @@ mod tests {
             client_port: key.client_port,
             destination_port: key.destination_port,
             last_seen: NOW - entry.idle,
-            packets: u32::from(entry.replied),
+            packets: u16::from(entry.replied),
             tcp_seen: entry.seen.1,
             layer: Layer::Tc as u8,
             ..Reply::default()

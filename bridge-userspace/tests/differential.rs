@@ -56,6 +56,7 @@ fn contents() -> Contents {
         source,
         mtu,
         flags,
+        next_hop: 0,
     };
     let mut ports = HostTables::default();
     // All that the test's clients use is allowed, so that the choice is no matter of chance.

@@ -68,7 +68,7 @@ fn a_handshake_establishes_one_flow_and_counts_it() {
     assert_eq!(state(&flow, &reply), State::Established);
     assert_eq!((flow.packets, reply.packets), (2, 1));
     let len = Wire::tcp(CLIENT, WEB, SYN).bytes().len() as u64;
-    assert_eq!((flow.bytes, reply.bytes), (2 * len, len));
+    assert_eq!((flow.bytes(), u64::from(reply.bytes)), (2 * len, len));
     assert_eq!(opened(&tables), 1);
     assert_eq!(tables.counted(Count::ToBackend), 2);
     assert_eq!(tables.counted(Count::ToClient), 1);

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use bridge_common::engine::{Side, run};
 use bridge_common::host::{BytePacket, HostTables};
 use bridge_common::layout::{
-    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, Flow, FlowKey, Fragment,
-    FragmentKey, Ipv4, NatPort, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
+    Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
+    ServiceKey, Settings, Vtep,
 };
 use bridge_common::rewrite::Endpoint;
 use bridge_common::tables::{Insertion, Tables};
@@ -71,6 +72,15 @@ impl Tables for Raced<'_> {
     }
     fn route(&self, address: Ipv4) -> Option<Route> {
         self.shared.route(address)
+    }
+    fn fast_path(&self) -> Option<&FastPath> {
+        self.shared.fast_path()
+    }
+    fn next_hop(&self, number: u16) -> Option<&NextHop> {
+        self.shared.next_hop(number)
+    }
+    fn vtep(&self, number: u16) -> Option<&Vtep> {
+        self.shared.vtep(number)
     }
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         self.shared.service(key)

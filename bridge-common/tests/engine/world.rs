@@ -58,12 +58,13 @@ pub fn backend(slot: u32) -> Ipv4 {
     [10, 244, 1, 100 + u8::try_from(slot).unwrap()]
 }
 
-const fn route(ifindex: u32, source: Ipv4, mtu: u32, flags: u32) -> Route {
+const fn route(ifindex: u32, source: Ipv4, mtu: u32, flags: u16) -> Route {
     Route {
         ifindex,
         source,
         mtu,
         flags,
+        next_hop: 0,
     }
 }
 
@@ -150,7 +151,8 @@ pub fn flow_key(protocol: u8, client: Endpoint, destination: Endpoint) -> FlowKe
         client_port: client.port,
         destination_port: destination.port,
         protocol,
-        pad: [0; 3],
+        pad: 0,
+        pad2: 0,
     }
 }
 

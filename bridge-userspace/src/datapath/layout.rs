@@ -5,9 +5,9 @@
 
 use aya::maps::{MapInfo, MapType};
 use bridge_common::layout::{
-    Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, Flow, FlowKey,
-    Fragment, FragmentKey, NatPort, OfficeCidr, Reply, ReplyKey, Route, Service, ServiceKey,
-    Settings, capacity, name,
+    Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, FastPath, Flow,
+    FlowKey, Fragment, FragmentKey, NatPort, NextHop, OfficeCidr, Reply, ReplyKey, Route, Service,
+    ServiceKey, Settings, Vtep, capacity, name,
 };
 use bridge_common::verdict::Count;
 
@@ -15,6 +15,9 @@ use super::Pins;
 
 /// Bytes of an LPM trie's key: the prefix length and an IPv4 address.
 const PREFIX: usize = 8;
+
+/// `struct bpf_devmap_val` (linux/bpf.h): interface index and program.
+type DevmapValue = [u8; 8];
 
 /// A pinned table that is not what this version works with.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +82,18 @@ pub(super) fn tables(flow_capacity: u32) -> Vec<Table> {
             entries(capacity::CLUSTER_CIDRS),
         ),
         table::<[u8; PREFIX], Route>(name::ROUTES, MapType::LpmTrie, entries(capacity::ROUTES)),
+        table::<u32, NextHop>(
+            name::NEXT_HOPS,
+            MapType::Array,
+            entries(capacity::NEXT_HOPS),
+        ),
+        table::<u32, Vtep>(name::VTEP_FDB, MapType::Array, entries(capacity::VTEP_FDB)),
+        table::<u32, FastPath>(name::FAST_PATH, MapType::Array, 1),
+        table::<u32, DevmapValue>(
+            name::XDP_PORTS,
+            MapType::DevMap,
+            entries(capacity::XDP_PORTS),
+        ),
         table::<ServiceKey, Service>(name::SERVICES, MapType::Hash, entries(capacity::SERVICES)),
         table::<BackendKey, Backend>(name::BACKENDS, MapType::Hash, entries(capacity::BACKENDS)),
         table::<AffinityKey, Affinity>(

@@ -141,7 +141,8 @@ mod tests {
             client_port,
             destination_port: 80,
             protocol: TCP,
-            pad: [0; 3],
+            pad: 0,
+            pad2: 0,
         };
         let flow = Flow {
             packets,

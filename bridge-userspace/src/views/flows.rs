@@ -61,7 +61,7 @@ impl FlowView {
             nat: endpoint(flow.nat, flow.nat_port),
             state: state.to_owned(),
             packets: u64::from(flow.packets) + u64::from(reply.packets),
-            bytes: flow.bytes + reply.bytes,
+            bytes: flow.bytes() + u64::from(reply.bytes),
             idle_seconds,
             layer: layer.to_owned(),
         }

@@ -1,0 +1,422 @@
+//! The fast path: a frame that XDP can send on by itself.
+//!
+//! It gives the same translation as [`crate::engine`], from the same tables, to packets that need nothing but that: TCP,
+//! UDP and ICMP echo without IPv4 options, in one piece, that fit, may live longer, and whose next hop is known. Every
+//! other frame is left as it is, for the TC programs behind it. Nothing is written before all of that is settled.
+
+use network_types::ip::Ipv4Hdr;
+
+use crate::engine::to_client;
+use crate::flow::{self, Mapping};
+use crate::frame::{ETHERNET, Frame, Inside};
+use crate::layout::{
+    DestinationKind, FastPath, FlowKey, Layer, NextHop, ReplyKey, Tunnel, XdpPort,
+};
+use crate::lifetime::since;
+use crate::mss;
+use crate::packet::Packet;
+use crate::parse::{Datagram, Payload, Transport};
+use crate::rewrite::{Translation, translate};
+use crate::tables::{Slot, Tables};
+use crate::tcp::flag;
+use crate::verdict::{Count, DropReason, tag};
+use crate::vxlan::{self, ETH_P_IP, INNER, OVERHEAD};
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Untouched: the kernel's, and the TC programs'.
+    Pass,
+    /// Out of the interface that it came in by.
+    Bounce,
+    /// Out of the interface at this index of `xdp_ports`.
+    Redirect(u16),
+    /// Goes no further: half written.
+    Drop,
+    /// Needs a flow first. Only [`handle`] and the fast path say this to each other.
+    OpenFlow,
+}
+
+/// A step in one register, the way in which it crosses function calls in the kernel; see
+/// [`crate::verdict::PackedVerdict`]. The port of a redirect, or [`PackedStep::NO_PORT`] plus another step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct PackedStep(u32);
+
+impl PackedStep {
+    const NO_PORT: u32 = 1 << 16;
+    const OPEN_FLOW: Self = Self(Self::NO_PORT + 3);
+}
+
+impl From<Step> for PackedStep {
+    #[inline(always)]
+    fn from(step: Step) -> Self {
+        match step {
+            Step::Redirect(port) => Self(port as u32),
+            Step::Pass => Self(Self::NO_PORT),
+            Step::Bounce => Self(Self::NO_PORT + 1),
+            Step::Drop => Self(Self::NO_PORT + 2),
+            Step::OpenFlow => Self::OPEN_FLOW,
+        }
+    }
+}
+
+impl From<PackedStep> for Step {
+    #[inline(always)]
+    fn from(packed: PackedStep) -> Self {
+        match packed.0.checked_sub(PackedStep::NO_PORT) {
+            None => Self::Redirect(packed.0 as u16),
+            Some(1) => Self::Bounce,
+            Some(2) => Self::Drop,
+            Some(3) => Self::OpenFlow,
+            Some(_) => Self::Pass,
+        }
+    }
+}
+
+/// A packet that can be sent on, and how.
+struct Departure<'a> {
+    datagram: Datagram,
+    transport: Transport,
+    translation: Translation,
+    hop: &'a NextHop,
+    /// For the tunnel's source port.
+    hash: u32,
+    /// The largest TCP packet that both directions take; 0 to leave the MSS alone.
+    clamp: u32,
+}
+
+/// Handles a frame to the end.
+#[inline(always)]
+pub fn handle<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let mut step = forward(frame, tables);
+    if step == PackedStep::OPEN_FLOW {
+        // Beside the fast path, not below it: the stack of a program in the kernel is for a whole chain of calls.
+        let packet = Inside::<F, ETHERNET>(frame);
+        if flow::open(&packet, tables).tag() != tag::OPEN_FLOW {
+            // Whoever is refused is told so by TC, which finds the same.
+            return Step::Pass;
+        }
+        step = forward(frame, tables);
+    }
+    match step.into() {
+        // The flow went as soon as it had come: another CPU's doing.
+        Step::OpenFlow => Step::Pass,
+        step => step,
+    }
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> PackedStep {
+    try_forward(frame, tables).into()
+}
+
+#[inline(always)]
+fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let Some(fast) = tables.fast_path() else {
+        return Step::Pass;
+    };
+    let Some(port) = port(frame, fast) else {
+        return Step::Pass;
+    };
+    let Some(outer) = header(&Inside::<F, ETHERNET>(frame)) else {
+        return Step::Pass;
+    };
+    let kind = tables.destination(outer.destination());
+    match kind {
+        Some(DestinationKind::Nat) => {}
+        Some(_) if port.is_uplink != 0 => return request(frame, tables, fast, outer),
+        _ => {}
+    }
+    if tunnel(frame, fast, &outer) {
+        let Some(inner) = header(&Inside::<F, INNER>(frame)) else {
+            return Step::Pass;
+        };
+        return match tables.destination(inner.destination()) {
+            Some(DestinationKind::Nat) => reply::<F, T, INNER>(frame, tables, inner),
+            _ => Step::Pass,
+        };
+    }
+    match kind {
+        Some(DestinationKind::Nat) => reply::<F, T, ETHERNET>(frame, tables, outer),
+        _ => Step::Pass,
+    }
+}
+
+/// The interface that the frame came in by, if it is IPv4 for us.
+#[inline(always)]
+fn port<'a, F: Frame>(frame: &F, fast: &'a FastPath) -> Option<&'a XdpPort> {
+    let [d0, d1, d2, d3, d4, d5, .., t0, t1] = frame.load::<{ ETHERNET as usize }>(0).ok()?;
+    let ingress = frame.ingress();
+    let port = fast.ports.iter().find(|port| port.ifindex == ingress)?;
+    (port.mac == [d0, d1, d2, d3, d4, d5] && [t0, t1] == ETH_P_IP).then_some(port)
+}
+
+/// The header of a packet that the fast path may take: no options, no fragment.
+#[inline(always)]
+fn header<P: Packet>(packet: &P) -> Option<Datagram> {
+    let mut datagram = Datagram::parse(packet)?;
+    if datagram.header_len != Ipv4Hdr::LEN as u32 || datagram.is_fragment() {
+        return None;
+    }
+    // A constant from here on, and with it every offset.
+    datagram.header_len = Ipv4Hdr::LEN as u32;
+    Some(datagram)
+}
+
+/// Whether the frame comes out of one of our tunnels.
+#[inline(always)]
+fn tunnel<F: Frame>(frame: &F, fast: &FastPath, outer: &Datagram) -> bool {
+    fast.tunnels
+        .iter()
+        .any(|tunnel: &Tunnel| vxlan::belongs(frame, outer, tunnel))
+}
+
+#[inline(always)]
+fn request<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    fast: &FastPath,
+    datagram: Datagram,
+) -> Step {
+    let packet = Inside::<F, ETHERNET>(frame);
+    let Payload::Transport(transport) = Payload::of(&packet, &datagram) else {
+        return Step::Pass;
+    };
+    if datagram.ip.ttl <= 1 {
+        return Step::Pass;
+    }
+    let key = flow::key(&datagram, &transport);
+    let Some(slot) = flow::find(tables, &key, &transport) else {
+        return Step::OpenFlow;
+    };
+    // Read before the route: a change that comes in between advances it again.
+    let epoch = fast.epoch as u16;
+    let (mapping, cached, cached_in) =
+        slot.with(|flow| (Mapping::of(flow), flow.next_hop, flow.epoch));
+    if mapping.layer != Layer::Tc as u8 {
+        return Step::Pass;
+    }
+    let number = if cached_in == epoch {
+        cached
+    } else {
+        let number = next_hop(tables, mapping.backend.address);
+        slot.with(|flow| (flow.next_hop, flow.epoch) = (number, epoch));
+        number
+    };
+    let Some(hop) = usable(tables, number) else {
+        return Step::Pass;
+    };
+    let departure = Departure {
+        datagram,
+        transport,
+        translation: mapping.translation(),
+        hop,
+        hash: if hop.vtep == 0 {
+            0
+        } else {
+            vxlan::flow_hash(&key)
+        },
+        clamp: clamp(tables, &datagram, &transport, hop),
+    };
+    let step = depart_native(frame, tables, &departure);
+    if leaves(step) {
+        let now = tables.now();
+        slot.with(|flow| {
+            flow::record(flow, now, transport.tcp_flags, 1, datagram.total_len);
+        });
+        tables.count(Count::XdpToBackend, 1, datagram.total_len);
+    }
+    step
+}
+
+/// Seconds of silence after which a reply is left to TC, which looks whether its flow has run out.
+const QUESTIONABLE: u32 = 8;
+
+#[inline(always)]
+fn reply<F: Frame, T: Tables, const AT: u32>(
+    frame: &mut F,
+    tables: &T,
+    datagram: Datagram,
+) -> Step {
+    let packet = Inside::<F, AT>(frame);
+    let Payload::Transport(transport) = Payload::of(&packet, &datagram) else {
+        return Step::Pass;
+    };
+    if datagram.ip.ttl <= 1 {
+        return Step::Pass;
+    }
+    let key = ReplyKey {
+        backend: datagram.source(),
+        nat: datagram.destination(),
+        backend_port: transport.source_port,
+        nat_port: transport.destination_port,
+        protocol: datagram.protocol(),
+        pad: 0,
+        pad2: 0,
+    };
+    let Some(slot) = tables.reply(&key) else {
+        return Step::Pass;
+    };
+    let now = tables.now();
+    let (translation, seen, layer) =
+        slot.with(|reply| (to_client(reply), reply.last_seen, reply.layer));
+    if layer != Layer::Tc as u8 || since(now, seen) >= QUESTIONABLE {
+        return Step::Pass;
+    }
+    let client = translation.destination;
+    let Some(hop) = usable(tables, next_hop(tables, client.address)) else {
+        return Step::Pass;
+    };
+    let departure = Departure {
+        datagram,
+        transport,
+        translation,
+        hop,
+        hash: if hop.vtep == 0 {
+            0
+        } else {
+            vxlan::flow_hash(&FlowKey {
+                client: datagram.source(),
+                destination: client.address,
+                client_port: transport.source_port,
+                destination_port: client.port,
+                protocol: datagram.protocol(),
+                pad: 0,
+                pad2: 0,
+            })
+        },
+        clamp: clamp(tables, &datagram, &transport, hop),
+    };
+    let step = if AT == INNER {
+        depart_decapsulated(frame, tables, &departure)
+    } else {
+        depart_native(frame, tables, &departure)
+    };
+    if leaves(step) {
+        let is_brimful = slot.with(|reply| {
+            flow::record_reply(reply, now, transport.tcp_flags, 1, datagram.total_len);
+            reply.is_brimful()
+        });
+        if is_brimful {
+            flow::pour(tables, &key);
+        }
+        tables.count(Count::XdpToClient, 1, datagram.total_len);
+    }
+    step
+}
+
+const fn leaves(step: Step) -> bool {
+    matches!(step, Step::Bounce | Step::Redirect(_))
+}
+
+#[inline(always)]
+fn next_hop<T: Tables>(tables: &T, address: [u8; 4]) -> u16 {
+    tables.route(address).map_or(0, |route| route.next_hop)
+}
+
+#[inline(always)]
+fn usable<T: Tables>(tables: &T, number: u16) -> Option<&NextHop> {
+    if number == 0 {
+        return None;
+    }
+    tables.next_hop(number).filter(|hop| hop.ifindex != 0)
+}
+
+/// The largest packet that both directions of a connection take, asked for with a SYN only.
+#[inline(always)]
+fn clamp<T: Tables>(tables: &T, datagram: &Datagram, transport: &Transport, hop: &NextHop) -> u32 {
+    if transport.tcp_flags & flag::SYN == 0 {
+        return 0;
+    }
+    match tables.route(datagram.source()) {
+        Some(back) if back.mtu < hop.mtu => back.mtu,
+        _ => hop.mtu,
+    }
+}
+
+/// Sends a packet that came without a tunnel.
+#[inline(always)]
+fn depart_native<F: Frame, T: Tables>(frame: &mut F, tables: &T, departure: &Departure) -> Step {
+    let hop = departure.hop;
+    // What pads a short frame goes into the tunnel too.
+    if frame.len() - ETHERNET > hop.mtu {
+        return Step::Pass;
+    }
+    if hop.vtep == 0 {
+        let written = rewrite::<F, ETHERNET>(frame, departure)
+            && frame
+                .store(0, &vxlan::ethernet(hop.destination, hop.source))
+                .is_ok();
+        return step(frame, tables, departure, written);
+    }
+    let Some(vtep) = tables.vtep(hop.vtep) else {
+        return Step::Pass;
+    };
+    if frame.grow(OVERHEAD).is_err() {
+        return Step::Pass;
+    }
+    let written = rewrite::<F, INNER>(frame, departure)
+        && vxlan::encapsulate(frame, hop, vtep, &departure.datagram, departure.hash).is_ok();
+    step(frame, tables, departure, written)
+}
+
+/// Sends a packet that came out of a tunnel.
+#[inline(always)]
+fn depart_decapsulated<F: Frame, T: Tables>(
+    frame: &mut F,
+    tables: &T,
+    departure: &Departure,
+) -> Step {
+    let hop = departure.hop;
+    if hop.vtep != 0 || frame.len() - INNER > hop.mtu {
+        return Step::Pass;
+    }
+    let written = rewrite::<F, INNER>(frame, departure)
+        && frame
+            .store(OVERHEAD, &vxlan::ethernet(hop.destination, hop.source))
+            .is_ok()
+        && frame.shrink(OVERHEAD).is_ok();
+    step(frame, tables, departure, written)
+}
+
+#[inline(always)]
+fn rewrite<F: Frame, const AT: u32>(frame: &mut F, departure: &Departure) -> bool {
+    let Departure {
+        datagram,
+        transport,
+        translation,
+        clamp,
+        ..
+    } = departure;
+    let mut packet = Inside::<F, AT>(frame);
+    if *clamp != 0
+        && mss::clamp(
+            &mut packet,
+            datagram.header_len,
+            transport.header_len,
+            *clamp,
+        )
+        .is_err()
+    {
+        return false;
+    }
+    let ttl = datagram.ip.ttl.wrapping_sub(1);
+    translate(&mut packet, datagram, transport, translation, ttl).is_ok()
+}
+
+#[inline(always)]
+fn step<F: Frame, T: Tables>(frame: &F, tables: &T, departure: &Departure, written: bool) -> Step {
+    if !written {
+        tables.count(
+            Count::Drop(DropReason::RewriteFailed),
+            1,
+            departure.datagram.total_len,
+        );
+        return Step::Drop;
+    }
+    if departure.hop.ifindex == frame.ingress() {
+        Step::Bounce
+    } else {
+        Step::Redirect(departure.hop.port)
+    }
+}

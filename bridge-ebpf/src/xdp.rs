@@ -1,0 +1,108 @@
+//! A frame at the XDP hook as the engine's frame: direct access to its linear part, which holds every header.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len};
+use aya_ebpf::programs::XdpContext;
+use bridge_common::fast::Step;
+use bridge_common::frame::Frame;
+use bridge_common::packet::OutOfBounds;
+
+use crate::maps::redirect;
+
+/// A frame. With `FRAGS` it may go on in other pages.
+pub struct Xdp<const FRAGS: bool> {
+    context: *mut xdp_md,
+}
+
+impl<const FRAGS: bool> Xdp<FRAGS> {
+    /// The frame of an XDP hook.
+    #[inline(always)]
+    pub fn new(context: &XdpContext) -> Self {
+        Self {
+            context: context.as_ptr().cast(),
+        }
+    }
+
+    /// The XDP action for what becomes of it.
+    #[inline(always)]
+    pub fn act(step: Step) -> u32 {
+        match step {
+            Step::Pass | Step::OpenFlow => xdp_action::XDP_PASS,
+            Step::Bounce => xdp_action::XDP_TX,
+            Step::Redirect(port) => redirect(port),
+            Step::Drop => xdp_action::XDP_DROP,
+        }
+    }
+
+    /// `N` bytes at `offset`, if they are there.
+    #[inline(always)]
+    fn bytes<const N: usize>(&self, offset: u32) -> Result<*mut [u8; N], OutOfBounds> {
+        let context = self.context;
+        // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
+        let (data, end) = unsafe { ((*context).data as usize, (*context).data_end as usize) };
+        let start = data + offset as usize;
+        if start + N > end {
+            return Err(OutOfBounds);
+        }
+        Ok(start as *mut [u8; N])
+    }
+
+    #[inline(always)]
+    fn adjust_head(&mut self, by: i32) -> Result<(), OutOfBounds> {
+        // SAFETY: takes no pointer but the context.
+        match unsafe { bpf_xdp_adjust_head(self.context, by) } {
+            0 => Ok(()),
+            _ => Err(OutOfBounds),
+        }
+    }
+}
+
+impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
+    #[inline(always)]
+    fn ingress(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
+        unsafe { (*self.context).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        let context = self.context;
+        if FRAGS {
+            // SAFETY: takes no pointer but the context.
+            unsafe { bpf_xdp_get_buff_len(context) as u32 }
+        } else {
+            // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
+            let (data, end) = unsafe { ((*context).data as usize, (*context).data_end as usize) };
+            let len = end.wrapping_sub(data);
+            // SAFETY: a local variable. It is read like this to keep the compiler from moving terms of later sums to
+            // the pointers, which the verifier refuses.
+            unsafe { core::ptr::read_volatile(&raw const len) as u32 }
+        }
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], OutOfBounds> {
+        let bytes = self.bytes(offset)?;
+        // SAFETY: checked to lie within the frame, which nobody else has.
+        Ok(unsafe { *bytes })
+    }
+
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
+        let target = self.bytes(offset)?;
+        // SAFETY: checked to lie within the frame, which nobody else has.
+        unsafe { *target = *bytes };
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn grow(&mut self, len: u32) -> Result<(), OutOfBounds> {
+        self.adjust_head(-(len as i32))
+    }
+
+    #[inline(always)]
+    fn shrink(&mut self, len: u32) -> Result<(), OutOfBounds> {
+        self.adjust_head(len as i32)
+    }
+}
