@@ -27,6 +27,7 @@
 
 mod flows;
 mod frame;
+#[allow(dead_code, reason = "the bench needs more of it than the programs")]
 mod layout;
 
 use core::ptr::NonNull;
@@ -132,9 +133,7 @@ pub fn sink(context: XdpContext) -> u32 {
 /// One of [`outcome`], or nothing if it is no IPv4.
 #[inline(always)]
 fn judge(data: usize, end: usize, expected: &Expectation) -> Option<u32> {
-    let Some(frame) = at::<Frame>(data, end).filter(|frame| frame.is_ipv4()) else {
-        return None;
-    };
+    let frame = at::<Frame>(data, end).filter(|frame| frame.is_ipv4())?;
     let inner = if expected.tunnel_port == 0 {
         Some(frame)
     } else if frame.is_udp() && u32::from(frame.udp[1]) == expected.tunnel_port {

@@ -116,6 +116,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let programs = programs(workspace)?;
     let effort = Effort::of(options);
     let interrupted = Interrupt::expect()?.watch()?;
+    machine::go_first()?;
     let started = Instant::now();
     let (results, failures) = {
         let _room = ConntrackRoom::make()?;
