@@ -114,13 +114,13 @@ fn from_client<P: Packet, T: Tables>(
         }
     };
     let key = flow::key(datagram, &transport);
-    let Some(slot) = flow::find(tables, &key, &transport) else {
+    let now = tables.now();
+    let Some(slot) = flow::find(tables, &key, &transport, now) else {
         return Verdict::Detour(Detour::OpenFlow);
     };
     let mapping = slot.with(|flow| Mapping::of(flow));
     let (packets, bytes) = (packet.segments(), datagram.total_len);
     let record = || {
-        let now = tables.now();
         slot.with(|flow| flow::record(flow, now, transport.tcp_flags, packets, bytes));
     };
     if mapping.layer != Layer::Tc as u8 {

@@ -10,7 +10,7 @@ use crate::engine::to_client;
 use crate::flow::{self, Mapping};
 use crate::frame::{ETHERNET, Frame, Inside};
 use crate::layout::{
-    DestinationKind, FastPath, FlowKey, Layer, NextHop, ReplyKey, Tunnel, XdpPort,
+    DestinationKind, FastPath, FlowKey, Ipv4, Layer, NextHop, ReplyKey, Tunnel, XdpPort,
 };
 use crate::lifetime::since;
 use crate::mss;
@@ -29,8 +29,11 @@ pub enum Step {
     Pass,
     /// Out of the interface that it came in by.
     Bounce,
-    /// Out of the interface at this index of `xdp_ports`.
-    Redirect(u16),
+    /// Out of another interface.
+    Redirect {
+        /// Its index.
+        ifindex: u32,
+    },
     /// Goes no further: half written.
     Drop,
     /// Needs a flow first. Only [`handle`] and the fast path say this to each other.
@@ -38,23 +41,25 @@ pub enum Step {
 }
 
 /// A step in one register, the way in which it crosses function calls in the kernel; see
-/// [`crate::verdict::PackedVerdict`]. The port of a redirect, or [`PackedStep::NO_PORT`] plus another step.
+/// [`crate::verdict::PackedVerdict`]. The index of the interface to redirect to, or one of the steps above all indices.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct PackedStep(u32);
+struct PackedStep(u64);
 
 impl PackedStep {
-    const NO_PORT: u32 = 1 << 16;
-    const OPEN_FLOW: Self = Self(Self::NO_PORT + 3);
+    const PASS: Self = Self(1 << 32);
+    const BOUNCE: Self = Self(2 << 32);
+    const DROP: Self = Self(3 << 32);
+    const OPEN_FLOW: Self = Self(4 << 32);
 }
 
 impl From<Step> for PackedStep {
     #[inline(always)]
     fn from(step: Step) -> Self {
         match step {
-            Step::Redirect(port) => Self(port as u32),
-            Step::Pass => Self(Self::NO_PORT),
-            Step::Bounce => Self(Self::NO_PORT + 1),
-            Step::Drop => Self(Self::NO_PORT + 2),
+            Step::Redirect { ifindex } => Self(u64::from(ifindex)),
+            Step::Pass => Self::PASS,
+            Step::Bounce => Self::BOUNCE,
+            Step::Drop => Self::DROP,
             Step::OpenFlow => Self::OPEN_FLOW,
         }
     }
@@ -63,12 +68,14 @@ impl From<Step> for PackedStep {
 impl From<PackedStep> for Step {
     #[inline(always)]
     fn from(packed: PackedStep) -> Self {
-        match packed.0.checked_sub(PackedStep::NO_PORT) {
-            None => Self::Redirect(packed.0 as u16),
-            Some(1) => Self::Bounce,
-            Some(2) => Self::Drop,
-            Some(3) => Self::OpenFlow,
-            Some(_) => Self::Pass,
+        match packed {
+            PackedStep::PASS => Self::Pass,
+            PackedStep::BOUNCE => Self::Bounce,
+            PackedStep::DROP => Self::Drop,
+            PackedStep::OPEN_FLOW => Self::OpenFlow,
+            PackedStep(ifindex) => Self::Redirect {
+                ifindex: ifindex as u32,
+            },
         }
     }
 }
@@ -121,7 +128,7 @@ fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let Some(outer) = header(&Inside::<F, ETHERNET>(frame)) else {
         return Step::Pass;
     };
-    let kind = tables.destination(outer.destination());
+    let kind = destination(tables, fast, outer.destination());
     match kind {
         Some(DestinationKind::Nat) => {}
         Some(_) if port.is_uplink != 0 => return request(frame, tables, fast, outer),
@@ -131,7 +138,7 @@ fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         let Some(inner) = header(&Inside::<F, INNER>(frame)) else {
             return Step::Pass;
         };
-        return match tables.destination(inner.destination()) {
+        return match destination(tables, fast, inner.destination()) {
             Some(DestinationKind::Nat) => reply::<F, T, INNER>(frame, tables, inner),
             _ => Step::Pass,
         };
@@ -163,6 +170,12 @@ fn header<P: Packet>(packet: &P) -> Option<Datagram> {
     Some(datagram)
 }
 
+#[inline(always)]
+fn destination<T: Tables>(tables: &T, fast: &FastPath, address: Ipv4) -> Option<DestinationKind> {
+    fast.destination(address)
+        .unwrap_or_else(|| tables.destination(address))
+}
+
 /// Whether the frame comes out of one of our tunnels.
 #[inline(always)]
 fn tunnel<F: Frame>(frame: &F, fast: &FastPath, outer: &Datagram) -> bool {
@@ -186,7 +199,8 @@ fn request<F: Frame, T: Tables>(
         return Step::Pass;
     }
     let key = flow::key(&datagram, &transport);
-    let Some(slot) = flow::find(tables, &key, &transport) else {
+    let now = tables.now();
+    let Some(slot) = flow::find(tables, &key, &transport, now) else {
         return Step::OpenFlow;
     };
     // Read before the route: a change that comes in between advances it again.
@@ -220,7 +234,6 @@ fn request<F: Frame, T: Tables>(
     };
     let step = depart_native(frame, tables, &departure);
     if leaves(step) {
-        let now = tables.now();
         slot.with(|flow| {
             flow::record(flow, now, transport.tcp_flags, 1, datagram.total_len);
         });
@@ -306,7 +319,7 @@ fn reply<F: Frame, T: Tables, const AT: u32>(
 }
 
 const fn leaves(step: Step) -> bool {
-    matches!(step, Step::Bounce | Step::Redirect(_))
+    matches!(step, Step::Bounce | Step::Redirect { .. })
 }
 
 #[inline(always)]
@@ -417,6 +430,8 @@ fn step<F: Frame, T: Tables>(frame: &F, tables: &T, departure: &Departure, writt
     if departure.hop.ifindex == frame.ingress() {
         Step::Bounce
     } else {
-        Step::Redirect(departure.hop.port)
+        Step::Redirect {
+            ifindex: departure.hop.ifindex,
+        }
     }
 }

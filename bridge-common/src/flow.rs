@@ -80,10 +80,15 @@ pub const fn key(datagram: &Datagram, transport: &Transport) -> FlowKey {
 
 /// The entry of a flow that is there and alive.
 #[inline(always)]
-pub fn find<T: Tables>(tables: &T, key: &FlowKey, transport: &Transport) -> Option<T::FlowSlot> {
+pub fn find<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    transport: &Transport,
+    now: Seconds,
+) -> Option<T::FlowSlot> {
     let slot = tables.flow(key)?;
     let seen = slot.with(|flow| flow.last_seen);
-    let due = seen / CONFIRM_PERIOD != tables.now() / CONFIRM_PERIOD;
+    let due = seen / CONFIRM_PERIOD != now / CONFIRM_PERIOD;
     if (due || transport.tcp_flags & flag::SYN != 0) && !confirm(tables, key, transport.tcp_flags) {
         return None;
     }

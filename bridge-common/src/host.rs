@@ -387,8 +387,8 @@ impl Tables for HostTables {
         self.next_hops.get(usize::from(number))
     }
 
-    fn vtep(&self, number: u16) -> Option<&Vtep> {
-        self.vteps.get(usize::from(number))
+    fn vtep(&self, number: u32) -> Option<&Vtep> {
+        self.vteps.get(number as usize)
     }
 
     fn service(&self, key: &ServiceKey) -> Option<Service> {

@@ -33,8 +33,6 @@ pub mod name {
     pub const VTEP_FDB: &str = "vtep_fdb";
     /// One [`super::FastPath`].
     pub const FAST_PATH: &str = "fast_path";
-    /// Interfaces that XDP may send to, by [`super::NextHop::port`] (`BPF_MAP_TYPE_DEVMAP`).
-    pub const XDP_PORTS: &str = "xdp_ports";
     /// [`super::ServiceKey`] to [`super::Service`].
     pub const SERVICES: &str = "services";
     /// [`super::BackendKey`] to [`super::Backend`].
@@ -75,6 +73,8 @@ pub mod capacity {
     pub const XDP_PORTS: usize = 4;
     /// VXLAN devices that XDP decapsulates for.
     pub const TUNNELS: usize = 2;
+    /// Prefixes of `cluster_cidrs` that XDP compares one by one.
+    pub const DESTINATIONS: usize = 8;
     /// Service ports.
     pub const SERVICES: usize = 65_536;
     /// Backends of all services, twice over while a list is being replaced.
@@ -195,10 +195,8 @@ impl Route {
 pub struct NextHop {
     /// Egress interface, of a tunnel the one under it; 0 in an unused entry.
     pub ifindex: u32,
-    /// The interface's index in `xdp_ports`.
-    pub port: u16,
     /// Number of the [`Vtep`] that the packet is sent to in VXLAN; 0 without a tunnel.
-    pub vtep: u16,
+    pub vtep: u32,
     /// Bytes of the largest IPv4 packet, before encapsulation.
     pub mtu: u32,
     /// The neighbour's Ethernet address.
@@ -261,6 +259,28 @@ pub struct Tunnel {
     pub mac: Mac,
 }
 
+/// A prefix of `cluster_cidrs`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// Its network address.
+    pub network: Ipv4,
+    /// Its mask.
+    pub mask: Ipv4,
+    /// A [`DestinationKind`] as a number; 0 in an unused entry, which all others stand before.
+    pub kind: u32,
+}
+
+impl Destination {
+    /// Whether the address lies in the prefix.
+    #[must_use]
+    #[inline(always)]
+    pub const fn contains(&self, address: Ipv4) -> bool {
+        u32::from_ne_bytes(address) & u32::from_ne_bytes(self.mask)
+            == u32::from_ne_bytes(self.network)
+    }
+}
+
 /// Value of `fast_path`: what XDP needs to know of the node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -269,10 +289,38 @@ pub struct FastPath {
     /// next hop counts in the epoch that it was cached in only. The lower 16 bits count and are never 0, which is a new
     /// flow's epoch.
     pub epoch: u32,
-    /// The interfaces, at their index in `xdp_ports`.
+    /// The interfaces.
     pub ports: [XdpPort; capacity::XDP_PORTS],
     /// The VXLAN devices.
     pub tunnels: [Tunnel; capacity::TUNNELS],
+    /// What `cluster_cidrs` holds, the longest prefix first: a handful is compared faster than looked up. None where
+    /// there are more than fit; XDP looks them up then.
+    pub destinations: [Destination; capacity::DESTINATIONS],
+}
+
+impl FastPath {
+    /// What an address is to us: `Some` of the answer, `None` where `cluster_cidrs` is to be asked.
+    #[must_use]
+    #[inline(always)]
+    pub fn destination(&self, address: Ipv4) -> Option<Option<DestinationKind>> {
+        if self.destinations[0].kind == 0 {
+            return None;
+        }
+        for destination in &self.destinations {
+            if destination.kind == 0 {
+                break;
+            }
+            if destination.contains(address) {
+                return Some(
+                    ClusterCidr {
+                        kind: destination.kind,
+                    }
+                    .kind(),
+                );
+            }
+        }
+        Some(None)
+    }
 }
 
 /// Key of `services`.
@@ -738,7 +786,8 @@ const _: () = {
     assert!(size_of::<Vtep>() == 32);
     assert!(size_of::<XdpPort>() == 12);
     assert!(size_of::<Tunnel>() == 16);
-    assert!(size_of::<FastPath>() == 84);
+    assert!(size_of::<Destination>() == 12);
+    assert!(size_of::<FastPath>() == 180);
     assert!(size_of::<FlowKey>() == 16);
     assert!(size_of::<Flow>() == 32);
     assert!(size_of::<ReplyKey>() == 16);

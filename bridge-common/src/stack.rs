@@ -83,7 +83,8 @@ fn try_leave<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
         Err(verdict) => return verdict,
     };
     let key = flow::key(&datagram, &transport);
-    let Some(slot) = flow::find(tables, &key, &transport) else {
+    let now = tables.now();
+    let Some(slot) = flow::find(tables, &key, &transport, now) else {
         return Verdict::Detour(Detour::OpenFlow);
     };
     let mapping = slot.with(|flow| Mapping::of(flow));
@@ -103,7 +104,6 @@ fn try_leave<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
         &mapping.translation(),
     );
     if verdict == Verdict::Continue {
-        let now = tables.now();
         slot.with(|flow| flow::record(flow, now, transport.tcp_flags, packets, bytes));
         tables.count(Count::ToBackend, packets, bytes);
     }

@@ -51,7 +51,7 @@ pub trait Tables {
     /// The next hop of this number.
     fn next_hop(&self, number: u16) -> Option<&NextHop>;
     /// The remote VTEP of this number.
-    fn vtep(&self, number: u16) -> Option<&Vtep>;
+    fn vtep(&self, number: u32) -> Option<&Vtep>;
     /// A service.
     fn service(&self, key: &ServiceKey) -> Option<Service>;
     /// A backend.

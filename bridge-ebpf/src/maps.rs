@@ -2,9 +2,8 @@
 
 use core::ptr::NonNull;
 
-use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use bridge_common::layout::{
@@ -33,9 +32,6 @@ static VTEP_FDB: Array<Vtep, { capacity::VTEP_FDB }> = Array::new();
 
 #[btf_map(name = "fast_path")]
 static FAST_PATH: Array<FastPath, 1> = Array::new();
-
-#[btf_map(name = "xdp_ports")]
-static XDP_PORTS: DevMap<{ capacity::XDP_PORTS }> = DevMap::new();
 
 #[btf_map(name = "services")]
 static SERVICES: HashMap<ServiceKey, Service, { capacity::SERVICES }> = HashMap::new();
@@ -83,15 +79,6 @@ static LAST_LOG: PerCpuArray<Seconds, 1> = PerCpuArray::new();
 #[inline(always)]
 pub fn scratch() -> Option<NonNull<[u64; QUOTE_MAX as usize / 8]>> {
     SCRATCH.get_ptr_mut(0).and_then(NonNull::new)
-}
-
-/// Sends a frame out of the interface at this index of `xdp_ports`. Without one it goes no further: it is half the other
-/// interface's already.
-#[inline(always)]
-pub fn redirect(port: u16) -> u32 {
-    match XDP_PORTS.redirect(u32::from(port), u64::from(xdp_action::XDP_DROP)) {
-        Ok(action) | Err(action) => action,
-    }
 }
 
 /// `BPF_NOEXIST` (linux/bpf.h).
@@ -190,8 +177,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn vtep(&self, number: u16) -> Option<&Vtep> {
-        VTEP_FDB.get(u32::from(number))
+    fn vtep(&self, number: u32) -> Option<&Vtep> {
+        VTEP_FDB.get(number)
     }
 
     #[inline(always)]

@@ -2,13 +2,11 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
 use bridge_common::fast::Step;
 use bridge_common::frame::Frame;
 use bridge_common::packet::OutOfBounds;
-
-use crate::maps::redirect;
 
 /// A frame. With `FRAGS` it may go on in other pages.
 pub struct Xdp<const FRAGS: bool> {
@@ -30,7 +28,8 @@ impl<const FRAGS: bool> Xdp<FRAGS> {
         match step {
             Step::Pass | Step::OpenFlow => xdp_action::XDP_PASS,
             Step::Bounce => xdp_action::XDP_TX,
-            Step::Redirect(port) => redirect(port),
+            // SAFETY: takes no pointer.
+            Step::Redirect { ifindex } => unsafe { bpf_redirect(ifindex, 0) as u32 },
             Step::Drop => xdp_action::XDP_DROP,
         }
     }
@@ -83,16 +82,32 @@ impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
 
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], OutOfBounds> {
-        let bytes = self.bytes(offset)?;
-        // SAFETY: checked to lie within the frame, which nobody else has.
-        Ok(unsafe { *bytes })
+        let source = self.bytes::<N>(offset)?;
+        let mut bytes = [0; N];
+        let (pairs, last) = bytes.as_chunks_mut::<2>();
+        for (at, pair) in pairs.iter_mut().enumerate() {
+            // SAFETY: checked to lie within the frame, which nobody else has.
+            *pair = unsafe { source.cast::<u16>().add(at).read() }.to_ne_bytes();
+        }
+        if let [last] = last {
+            // SAFETY: as above.
+            *last = unsafe { source.cast::<u8>().add(N - 1).read() };
+        }
+        Ok(bytes)
     }
 
     #[inline(always)]
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
-        let target = self.bytes(offset)?;
-        // SAFETY: checked to lie within the frame, which nobody else has.
-        unsafe { *target = *bytes };
+        let target = self.bytes::<N>(offset)?;
+        let (pairs, last) = bytes.as_chunks::<2>();
+        for (at, pair) in pairs.iter().enumerate() {
+            // SAFETY: checked to lie within the frame, which nobody else has.
+            unsafe { target.cast::<u16>().add(at).write(u16::from_ne_bytes(*pair)) };
+        }
+        if let [last] = last {
+            // SAFETY: as above.
+            unsafe { target.cast::<u8>().add(N - 1).write(*last) };
+        }
         Ok(())
     }
 

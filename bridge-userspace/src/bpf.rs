@@ -10,14 +10,25 @@ use std::path::Path;
 use aya::Pod;
 use nix::libc;
 
+/// `BPF_OBJ_PIN` of `enum bpf_cmd` (linux/bpf.h).
+const BPF_OBJ_PIN: libc::c_int = 6;
 /// `BPF_OBJ_GET` of `enum bpf_cmd` (linux/bpf.h).
 const BPF_OBJ_GET: libc::c_int = 7;
 /// `BPF_OBJ_GET_INFO_BY_FD` of `enum bpf_cmd` (linux/bpf.h).
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 /// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd` (linux/bpf.h).
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+/// `BPF_LINK_CREATE` of `enum bpf_cmd` (linux/bpf.h).
+const BPF_LINK_CREATE: libc::c_int = 28;
+/// `BPF_LINK_UPDATE` of `enum bpf_cmd` (linux/bpf.h).
+const BPF_LINK_UPDATE: libc::c_int = 29;
 /// `BPF_LINK_DETACH` of `enum bpf_cmd` (linux/bpf.h).
 const BPF_LINK_DETACH: libc::c_int = 34;
+
+/// `BPF_XDP` of `enum bpf_attach_type` (linux/bpf.h).
+const BPF_XDP: u32 = 37;
+/// `XDP_FLAGS_DRV_MODE` (`linux/if_link.h`): in the driver or not at all.
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
 /// The part of `union bpf_attr` that batch commands use (linux/bpf.h).
 #[repr(C)]
@@ -33,9 +44,9 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// The part of `union bpf_attr` that `BPF_OBJ_GET` uses (linux/bpf.h).
+/// The part of `union bpf_attr` that `BPF_OBJ_PIN` and `BPF_OBJ_GET` use (linux/bpf.h).
 #[repr(C)]
-struct ObjGetAttr {
+struct ObjPinAttr {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
@@ -49,16 +60,33 @@ struct ObjInfoAttr {
     info: u64,
 }
 
-/// The first part of `struct bpf_link_info` as a TCX link fills it (linux/bpf.h).
+/// The first part of `struct bpf_link_info` as a TCX or XDP link fills it (linux/bpf.h).
 #[repr(C)]
 #[derive(Default)]
-struct TcxLinkInfo {
+struct LinkInfo {
     kind: u32,
     id: u32,
     prog_id: u32,
     pad: u32,
     ifindex: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_LINK_CREATE` uses (linux/bpf.h).
+#[repr(C)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target_ifindex: u32,
     attach_type: u32,
+    flags: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_LINK_UPDATE` uses (linux/bpf.h).
+#[repr(C)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
 }
 
 /// The part of `union bpf_attr` that `BPF_LINK_DETACH` uses (linux/bpf.h).
@@ -120,18 +148,68 @@ pub(crate) fn lookup_batch<K: Pod, V: Pod>(
     result.map(|_| count).map_err(|error| (count, error))
 }
 
-/// The interface that a pinned TCX link is attached to; 0 once that interface is gone.
-pub(crate) fn pinned_tcx_ifindex(pin: &Path) -> io::Result<u32> {
+/// A pinned link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PinnedLink {
+    /// The interface that it is attached to; 0 once that is gone, or somebody has detached it.
+    pub(crate) ifindex: u32,
+    /// The program's id.
+    pub(crate) program: u32,
+}
+
+/// What a pinned TCX or XDP link leads to.
+pub(crate) fn pinned_link(pin: &Path) -> io::Result<PinnedLink> {
     let link = open_pin(pin)?;
-    let mut info = TcxLinkInfo::default();
+    let mut info = LinkInfo::default();
     let mut attr = ObjInfoAttr {
         bpf_fd: number(link.as_fd()),
-        info_len: u32::try_from(size_of::<TcxLinkInfo>()).unwrap_or_default(),
+        info_len: u32::try_from(size_of::<LinkInfo>()).unwrap_or_default(),
         info: std::ptr::from_mut(&mut info) as u64,
     };
     // SAFETY: `info` outlives the call, and the kernel writes at most `info_len` bytes to it.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    Ok(info.ifindex)
+    Ok(PinnedLink {
+        ifindex: info.ifindex,
+        program: info.prog_id,
+    })
+}
+
+/// Attaches an XDP program to an interface by a link, in the driver, and pins the link. aya would attach by netlink where
+/// that is refused with `EINVAL`, and such an attachment can't be pinned.
+pub(crate) fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, pin: &Path) -> io::Result<()> {
+    let mut attr = LinkCreateAttr {
+        prog_fd: number(program),
+        target_ifindex: ifindex,
+        attach_type: BPF_XDP,
+        flags: XDP_FLAGS_DRV_MODE,
+    };
+    // SAFETY: there are no pointers in it.
+    let link = unsafe { bpf(BPF_LINK_CREATE, &mut attr) }?;
+    // SAFETY: the kernel has just opened this descriptor for us.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut attr = ObjPinAttr {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: number(link.as_fd()),
+        file_flags: 0,
+    };
+    // SAFETY: `path` outlives the call.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attr) }?;
+    Ok(())
+}
+
+/// Puts another program into a pinned link, in one step.
+pub(crate) fn replace_program(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    let link = open_pin(pin)?;
+    let mut attr = LinkUpdateAttr {
+        link_fd: number(link.as_fd()),
+        new_prog_fd: number(program),
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    // SAFETY: there are no pointers in it.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }?;
+    Ok(())
 }
 
 /// Detaches a pinned link at once and removes the pin. Without this the kernel detaches some time after the last
@@ -149,7 +227,7 @@ pub(crate) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
 
 fn open_pin(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut attr = ObjGetAttr {
+    let mut attr = ObjPinAttr {
         pathname: path.as_ptr() as u64,
         bpf_fd: 0,
         file_flags: 0,

@@ -13,8 +13,7 @@ use ipnet::Ipv4Net;
 
 use crate::cluster::{CidrKind, DesiredState};
 use crate::config::{self, Config, Datapath};
-use crate::datapath::{AttachPoint, AttachPoints, Program};
-use crate::netlink::{self, Link, LinkKind, NetworkState, cluster_interfaces};
+use crate::netlink::{self, NetworkState};
 use crate::networks::overlaps;
 use crate::ports::PortSet;
 
@@ -66,54 +65,10 @@ pub fn interest(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
 }
 
 /// The networks on the cluster's side of [`interest`].
-fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
+pub(crate) fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
     let mut networks = interest(config, desired);
     networks.retain(|network| !config.office_cidrs.contains(network));
     networks
-}
-
-/// What to attach where; nothing on the uplink while that is missing.
-#[must_use]
-pub fn attach_points(
-    config: &Config,
-    desired: &DesiredState,
-    network: &NetworkState,
-) -> AttachPoints {
-    let uplink = network.link_named(&config.uplink);
-    let routed: Vec<&Link> = cluster_interfaces(network, &backend_networks(config, desired))
-        .into_iter()
-        .filter_map(|ifindex| network.links.get(&ifindex))
-        // Packets of other devices have no Ethernet header to read past.
-        .filter(|link| link.mac.is_some())
-        .collect();
-    // A pod's packets are met at the bridge's port, before bridge netfilter (`bridge-nf-call-iptables`, on wherever
-    // kube-proxy runs) puts fragments together that could not be sent on whole. What the kernel routes to a pod leaves
-    // through the bridge itself.
-    let is_port = |link: &&Link| {
-        routed
-            .iter()
-            .any(|bridge| bridge.kind == LinkKind::Bridge && link.master == Some(bridge.index))
-    };
-    let ports = network.links.values().filter(is_port);
-    let replies = routed
-        .iter()
-        .copied()
-        .chain(ports)
-        // The uplink's own program takes replies too.
-        .filter(|link| Some(link.index) != uplink.map(|uplink| uplink.index))
-        .map(|link| (Program::ClusterIngress, link));
-    let requests = uplink.map(|link| (Program::UplinkIngress, link));
-    let routed = routed.iter().map(|&link| (Program::ClusterEgress, link));
-    replies
-        .chain(requests)
-        .chain(routed)
-        .map(|(program, link)| AttachPoint {
-            ifindex: link.index,
-            interface: link.name.clone(),
-            program,
-        })
-        .map(|point| (point.key(), point))
-        .collect()
 }
 
 impl Contents {

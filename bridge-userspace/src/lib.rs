@@ -4,6 +4,7 @@
 //! reconciler brings the tables to it, the datapath reads the tables, the views read the counters.
 
 mod affinity;
+pub mod attach_points;
 mod bpf;
 pub mod cli;
 pub mod cluster;

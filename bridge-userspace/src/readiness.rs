@@ -2,7 +2,7 @@
 
 use bridge_common::layout::{OfficeCidr, name};
 
-use crate::datapath::{AttachPoint, Mode, Pins, Program, attached};
+use crate::datapath::{AttachPoint, Mode, Pins, Program, Side, attached};
 use crate::preflight::InstanceLock;
 use crate::state::State;
 use crate::tables::{TableError, Tables, access};
@@ -40,12 +40,14 @@ pub enum Obstacle {
 pub struct Attachment {
     /// Which, and where.
     pub point: AttachPoint,
+    /// On which side of the bridge.
+    pub side: Side,
     /// How it is attached, and `None` where the kernel shows no program of ours any more.
     pub mode: Option<Mode>,
 }
 
 impl Attachment {
-    /// `tcx`, `clsact`, or `detached`.
+    /// `tcx`, `clsact`, `native`, or `detached`.
     #[must_use]
     pub fn mode_name(&self) -> String {
         self.mode
@@ -74,10 +76,10 @@ impl Readiness {
         let mut attachments = Vec::new();
         if let Some(state) = &state {
             for point in &state.attach_points {
-                let is_attached = attached(pins, point, state.mode).await;
                 attachments.push(Attachment {
+                    mode: attached(pins, point, state.mode).await,
+                    side: point.side(&state.uplink),
                     point: point.clone(),
-                    mode: is_attached.then_some(state.mode),
                 });
             }
         }
@@ -139,12 +141,14 @@ mod tests {
     use super::*;
 
     fn attachment(interface: &str, program: Program, mode: Option<Mode>) -> Attachment {
+        let point = AttachPoint {
+            ifindex: 2,
+            interface: interface.to_owned(),
+            program,
+        };
         Attachment {
-            point: AttachPoint {
-                ifindex: 2,
-                interface: interface.to_owned(),
-                program,
-            },
+            side: point.side("eth0"),
+            point,
             mode,
         }
     }
@@ -154,6 +158,7 @@ mod tests {
         let attachments = [
             attachment("eth0", Program::UplinkIngress, Some(Mode::Tcx)),
             attachment("cni0", Program::ClusterEgress, Some(Mode::Tcx)),
+            attachment("eth0", Program::XdpFast, Some(Mode::Native)),
         ];
         assert_eq!(obstacles(&attachments, true), []);
     }

@@ -12,9 +12,10 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
+use crate::attach_points::{attach_points, has_unfinished_checksums};
 use crate::cluster::{self, CidrKind, Connection, DesiredState, Feed, Rules, Update, static_state};
-use crate::config::{Config, Environment, RunArgs};
-use crate::contents::{Contents, attach_points, interest};
+use crate::config::{Config, Datapath as Layer, Environment, RunArgs};
+use crate::contents::{Contents, interest};
 use crate::datapath::{Attachments, Datapath, Mode, Pins, Program, detach_filters, has_filter};
 use crate::events;
 use crate::http::{self, SyncLag};
@@ -22,7 +23,9 @@ use crate::journal::Journal;
 use crate::listeners::{Listeners, Served};
 use crate::netlink::{self, NetworkState};
 use crate::ports::PortSet;
-use crate::preflight::{InstanceLock, check_machine, check_network, forwarding, reserved_ports};
+use crate::preflight::{
+    InstanceLock, check_machine, check_network, check_xdp, forwarding, reserved_ports,
+};
 use crate::reconcile::Reconciler;
 use crate::state::{CidrState, ClusterState, State};
 use crate::sweep::{Policy, Sweeper};
@@ -71,6 +74,8 @@ struct Bridge {
     attachments: Attachments,
     reconciler: Reconciler,
     policy: watch::Sender<Policy>,
+    /// Where XDP is wanted and of no use, and why.
+    xdp_remarks: Vec<String>,
     /// Why not all that is wanted is in the tables.
     trouble: Option<String>,
     /// What `status` shows, as written last.
@@ -127,6 +132,7 @@ impl Bridge {
             warn!("{remark}");
         }
         let pins = Pins::new(&config.pin_path);
+        check_xdp(&config, &pins, &network.state.borrow().clone()).await?;
         for other in pins.other_layouts() {
             warn!(
                 "tables of another version are pinned below {}/{other}",
@@ -160,13 +166,17 @@ impl Bridge {
             journal,
             before: before.as_ref(),
         };
-        let started = Self::start(start, &pins);
+        let started = Self::start(start, &pins).await;
         let (bridge, log) = match started {
             Ok(started) => started,
             Err(error) => {
                 if is_new {
                     // Nothing of a start that failed stays behind; the first error is the one to tell.
+                    let left = State::read(pins.root()).ok().flatten();
                     let _ = pins.remove_all();
+                    if let Some(left) = left.filter(|left| left.mode == Mode::Clsact) {
+                        detach_filters(&left.attach_points).await;
+                    }
                     let _ = State::remove(pins.root());
                 }
                 return Err(error);
@@ -178,7 +188,7 @@ impl Bridge {
             // Unlike links, filters that are no longer wanted leave no trace but this.
             let attachments = &bridge.attachments;
             let unwanted = before.attach_points.iter().filter(|point| {
-                attachments.mode() == Mode::Tcx || !has_filter(attachments.points(), point)
+                attachments.tc_mode() == Mode::Tcx || !has_filter(attachments.points(), point)
             });
             detach_filters(unwanted).await;
         }
@@ -186,7 +196,7 @@ impl Bridge {
     }
 
     /// Loads, fills and attaches. Call it inside of the runtime.
-    fn start(start: Start<'_>, pins: &Pins) -> anyhow::Result<(Self, events::Events)> {
+    async fn start(start: Start<'_>, pins: &Pins) -> anyhow::Result<(Self, events::Events)> {
         let mut datapath = Datapath::load(pins, start.config.flow_capacity)?;
         let events = events::Events::open(&mut datapath)?;
         let tables = Tables::open(pins)?;
@@ -208,6 +218,7 @@ impl Bridge {
             datapath,
             reconciler,
             policy,
+            xdp_remarks: Vec::new(),
             trouble: None,
             written: None,
         };
@@ -216,13 +227,14 @@ impl Bridge {
             let known: Vec<CidrState> = before.cluster_cidrs().cloned().collect();
             bridge.journal.note_cidrs(&known, &cidrs);
         }
-        bridge.apply()?;
+        bridge.apply().await?;
+        bridge.announce_layer()?;
         Ok((bridge, events))
     }
 
     /// Brings tables and attachments to the state of cluster and kernel, as far as possible.
-    fn apply(&mut self) -> anyhow::Result<()> {
-        let outcome = self.try_apply();
+    async fn apply(&mut self) -> anyhow::Result<()> {
+        let outcome = self.try_apply().await;
         self.trouble = outcome
             .as_ref()
             .err()
@@ -231,10 +243,10 @@ impl Bridge {
         outcome.and(written)
     }
 
-    fn try_apply(&mut self) -> anyhow::Result<()> {
+    async fn try_apply(&mut self) -> anyhow::Result<()> {
         let desired = Arc::clone(&self.accepted);
         let network = self.network.borrow_and_update().clone();
-        let contents = Contents::new(&self.config, &desired, &network, &self.reserved);
+        let contents = self.contents(&desired, &network);
         if contents.settings.nat_port_count == 0 {
             bail!(
                 "no port is left for NAT: net.ipv4.ip_local_port_range, net.ipv4.ip_local_reserved_ports and \
@@ -269,9 +281,65 @@ impl Bridge {
         {
             warn!("the uplink {} is gone; waiting for it", self.config.uplink);
         }
-        let attached = self.attachments.reconcile(&mut self.datapath, &wanted);
+        let before = self.attachments.xdp_ports().clone();
+        let attached = self
+            .attachments
+            .reconcile(&mut self.datapath, &wanted)
+            .await;
+        self.note_xdp();
         reconciled?;
+        if *self.attachments.xdp_ports() != before {
+            let contents = self.contents(&desired, &network);
+            self.reconciler.apply(&contents)?;
+        }
         Ok(attached?)
+    }
+
+    fn contents(&self, desired: &DesiredState, network: &NetworkState) -> Contents {
+        Contents::new(&self.config, desired, network, &self.reserved)
+    }
+
+    /// Tells once what XDP was wanted for and can't do.
+    fn note_xdp(&mut self) {
+        let refusals = self.attachments.xdp_refusals().values();
+        let refusals = refusals.map(|refusal| format!("{refusal}: packets take the TC path there"));
+        let useless = self.attachments.receive_only().values().cloned();
+        let now: Vec<String> = refusals.chain(useless).collect();
+        let is_asked_for = self.config.datapath == Layer::Xdp;
+        for remark in &now {
+            if self.xdp_remarks.contains(remark) {
+                continue;
+            }
+            if is_asked_for {
+                warn!("{remark}");
+                self.journal.note(format!("degraded: {remark}"));
+            } else {
+                info!("{remark}");
+            }
+        }
+        self.xdp_remarks = now;
+    }
+
+    /// What becomes of `--datapath` at the uplink.
+    fn announce_layer(&self) -> anyhow::Result<()> {
+        let network = self.network.borrow();
+        let Some(uplink) = network.link_named(&self.config.uplink) else {
+            return Ok(());
+        };
+        match self.config.datapath {
+            Layer::Xdp => {
+                if let Some(refusal) = self.attachments.xdp_refusals().get(&uplink.index) {
+                    bail!("--datapath xdp: {refusal}");
+                }
+            }
+            Layer::Auto if has_unfinished_checksums(uplink) => info!(
+                uplink = %uplink.name,
+                "the uplink is a veth: packets from this host's own namespaces have unfinished checksums, which XDP \
+                 can't see. They take the TC path; --datapath xdp forces XDP"
+            ),
+            Layer::Auto | Layer::Tc | Layer::Stack => {}
+        }
+        Ok(())
     }
 
     fn write_state(&mut self) -> anyhow::Result<()> {
@@ -293,6 +361,7 @@ impl Bridge {
             source: "configuration".to_owned(),
         });
         let listen = self.config.dns.iter().flat_map(|dns| &dns.listen);
+        let is_asked_for = self.config.datapath == Layer::Xdp;
         State {
             pid: std::process::id(),
             uplink: self.config.uplink.clone(),
@@ -302,12 +371,18 @@ impl Bridge {
                 &self.feed.connection.borrow(),
             )),
             events: self.journal.events(),
-            mode: self.attachments.mode(),
+            mode: self.attachments.tc_mode(),
             attach_points: self.attachments.points().values().cloned().collect(),
             cidrs: office.chain(cluster_cidrs(desired)).collect(),
             problems: desired
                 .problems
                 .iter()
+                .chain(
+                    is_asked_for
+                        .then_some(&self.xdp_remarks)
+                        .into_iter()
+                        .flatten(),
+                )
                 .chain(&self.trouble)
                 .cloned()
                 .collect(),
@@ -374,7 +449,7 @@ impl Bridge {
                     if !self.accept() {
                         continue;
                     }
-                    self.apply()
+                    self.apply().await
                 }
                 Ok(()) = self.feed.connection.changed() => {
                     let now = self.feed.connection.borrow_and_update().clone();
@@ -382,11 +457,11 @@ impl Bridge {
                     connection = now;
                     self.write_state()
                 }
-                Ok(()) = self.network.changed() => self.apply(),
+                Ok(()) = self.network.changed() => self.apply().await,
                 _ = ports.tick() => match reserved_ports() {
                     Ok(reserved) => {
                         self.reserved = reserved;
-                        self.apply()
+                        self.apply().await
                     }
                     Err(error) => Err(error.into()),
                 },

@@ -15,18 +15,21 @@ pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
     let state = State::read(pins.root())?;
     let points = state.as_ref().map(|state| &state.attach_points[..]);
     let points = points.unwrap_or_default();
+    let remove_failed = || {
+        format!(
+            "can't remove what is pinned below {}",
+            pins.root().display()
+        )
+    };
+    // XDP first: what it passes on in its last moments is for the TC programs.
+    let links = pins.detach_links().with_context(remove_failed)?;
     if state
         .as_ref()
         .is_some_and(|state| state.mode == Mode::Clsact)
     {
         datapath::detach_filters(points).await;
     }
-    let removed = pins.remove_all().with_context(|| {
-        format!(
-            "can't remove what is pinned below {}",
-            pins.root().display()
-        )
-    })?;
+    let removed = links + pins.remove_all().with_context(remove_failed)?;
     State::remove(pins.root())?;
     let mut interfaces: Vec<&str> = points
         .iter()

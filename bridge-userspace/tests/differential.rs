@@ -221,6 +221,7 @@ impl Pair {
             UplinkIngress => run(&mut on_host, &self.host, Side::Uplink),
             ClusterIngress => run(&mut on_host, &self.host, Side::Cluster),
             ClusterEgress => depart(&mut on_host, &self.host),
+            Program::XdpFast => unreachable!("it has a context of another kind"),
         };
         let classifier: &mut SchedClassifier = self
             .datapath

@@ -14,7 +14,7 @@ use crate::envtest::{self, Programs};
 use crate::host::Host;
 use crate::kube_proxy::KubeProxy;
 use crate::manifests;
-use crate::netns::{self, Batch};
+use crate::netns::{self, Batch, Namespace};
 use crate::node::{self, Overlay};
 use crate::plan::{self, PodPlan, port};
 use crate::process::Daemon;
@@ -402,6 +402,12 @@ impl Lab {
     #[must_use]
     pub fn manifests(&self) -> PathBuf {
         self.run.path().join("manifests")
+    }
+
+    /// The namespace of the switches, where the hosts' cables end: node-30's `eth0` in `lan-node-30`.
+    #[must_use]
+    pub fn switch(&self) -> Namespace {
+        self.run.namespace(SWITCH)
     }
 
     /// The lab's own directory: configurations, logs, captures.

@@ -5,6 +5,7 @@
 
 mod affinity;
 mod answers;
+mod fast;
 mod flows;
 mod fragments;
 mod icmp_errors;

@@ -79,7 +79,7 @@ impl Tables for Raced<'_> {
     fn next_hop(&self, number: u16) -> Option<&NextHop> {
         self.shared.next_hop(number)
     }
-    fn vtep(&self, number: u16) -> Option<&Vtep> {
+    fn vtep(&self, number: u32) -> Option<&Vtep> {
         self.shared.vtep(number)
     }
     fn service(&self, key: &ServiceKey) -> Option<Service> {

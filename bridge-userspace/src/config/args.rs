@@ -65,7 +65,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
 
-    /// The way of new flows: `auto`, `tc` (past the kernel's IP stack; what the tables don't know takes
+    /// The way of new flows: `auto` (the fastest that each interface can), `xdp` (in the uplink's driver, or no start;
+    /// what XDP can't finish takes the TC path), `tc` (past the kernel's IP stack; what the tables don't know takes
     /// the stack path) or `stack` (routed by the kernel, through netfilter) [default: auto]
     #[arg(long, value_name = "LAYER")]
     pub datapath: Option<String>,

@@ -284,11 +284,9 @@ fn datapath(text: Option<&str>) -> Result<Datapath, UsageError> {
         Some("auto") => Ok(Datapath::Auto),
         Some("tc") => Ok(Datapath::Tc),
         Some("stack") => Ok(Datapath::Stack),
-        Some("xdp") => Err(UsageError::new(
-            "--datapath xdp: this version has no XDP path yet; write `auto`, `tc` or `stack`",
-        )),
+        Some("xdp") => Ok(Datapath::Xdp),
         Some(text) => Err(UsageError::new(format!(
-            "--datapath: `{text}` is no datapath; write `auto`, `tc` or `stack`"
+            "--datapath: `{text}` is no datapath; write `auto`, `xdp`, `tc` or `stack`"
         ))),
     }
 }

@@ -78,6 +78,8 @@ pub enum Datapath {
     /// The fastest that works on each interface, and the stack path for what the tables don't know.
     #[default]
     Auto,
+    /// As `Auto`, but XDP on the uplink or nothing.
+    Xdp,
     /// The TC path, and the stack path for what the tables don't know.
     Tc,
     /// The stack path alone: the kernel routes, netfilter sees everything.

@@ -347,10 +347,10 @@ fn sources_and_datapaths_that_do_not_exist_are_refused() {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains(expected), "{error}");
     }
-    refused_with_base("--datapath xdp", "this version has no XDP path yet");
     refused_with_base("--datapath dpdk", "`dpdk` is no datapath");
     for (name, datapath) in [
         ("auto", Datapath::Auto),
+        ("xdp", Datapath::Xdp),
         ("tc", Datapath::Tc),
         ("stack", Datapath::Stack),
     ] {

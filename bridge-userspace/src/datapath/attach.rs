@@ -1,30 +1,20 @@
-//! Attaching programs to interfaces: TCX links from kernel 6.6 on, clsact filters below.
+//! What is attached where, and bringing it to what is wanted.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::io;
-use std::path::Path;
 
-use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
-    qdisc_detach_program,
-};
-use aya::programs::{ProgramError, SchedClassifier, TcError};
-use aya::util::KernelVersion;
+use bridge_common::layout::capacity;
 use serde::{Deserialize, Serialize};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::load::{LoadError, classifier};
 use super::program::{AttachPoint, AttachPoints, Hook, Program};
-use super::{Datapath, Pins};
-use crate::bpf::{detach_pinned_link, pinned_tcx_ifindex};
-use crate::netlink;
-
-/// Priority of our clsact filter: before the default 49152 that filters without one get.
-const PRIORITY: u16 = 50;
-/// Handle of our clsact filter, so that a successor replaces it in place.
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+use super::tc::{attach_clsact, attach_tcx, detach_clsact, has_filter, warn_of_others};
+use super::xdp::{self, XdpRefusal};
+use super::{Datapath, Pins, TcAttach};
+use crate::bpf::{detach_pinned_link, pinned_link};
+use crate::netlink::{self, XdpFeatures};
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +24,8 @@ pub enum Mode {
     Tcx,
     /// A filter of the clsact qdisc.
     Clsact,
+    /// An XDP link to the driver.
+    Native,
 }
 
 impl fmt::Display for Mode {
@@ -41,30 +33,8 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::Native => "native",
         })
-    }
-}
-
-/// Which way of attaching is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TcAttach {
-    /// TCX where the kernel has it.
-    #[default]
-    Auto,
-    /// Always clsact.
-    Clsact,
-}
-
-impl TcAttach {
-    /// The mode to use on this kernel.
-    #[must_use]
-    pub fn mode(self) -> Mode {
-        let tcx =
-            KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
-        match self {
-            Self::Auto if tcx => Mode::Tcx,
-            Self::Auto | Self::Clsact => Mode::Clsact,
-        }
     }
 }
 
@@ -96,10 +66,19 @@ pub enum AttachError {
     },
 }
 
+/// Interfaces with XDP that can be redirected to, and the place in the devmap `xdp_ports` that each keeps while it is
+/// attached to.
+pub type XdpPorts = BTreeMap<u32, u16>;
+
 /// What is attached, and how to change it.
 pub struct Attachments {
-    mode: Mode,
+    tc: Mode,
     attached: AttachPoints,
+    ports: XdpPorts,
+    /// Interfaces that XDP is wanted on and not to be had, and why.
+    refusals: BTreeMap<u32, XdpRefusal>,
+    /// Interfaces that have XDP and can't be redirected to.
+    receive_only: BTreeMap<u32, String>,
 }
 
 impl Attachments {
@@ -107,15 +86,18 @@ impl Attachments {
     #[must_use]
     pub fn new(wanted: TcAttach) -> Self {
         Self {
-            mode: wanted.mode(),
+            tc: wanted.mode(),
             attached: AttachPoints::new(),
+            ports: XdpPorts::new(),
+            refusals: BTreeMap::new(),
+            receive_only: BTreeMap::new(),
         }
     }
 
-    /// How programs are attached.
+    /// How TC programs are attached.
     #[must_use]
-    pub fn mode(&self) -> Mode {
-        self.mode
+    pub fn tc_mode(&self) -> Mode {
+        self.tc
     }
 
     /// Where programs are attached.
@@ -124,237 +106,241 @@ impl Attachments {
         &self.attached
     }
 
+    /// Interfaces that XDP can send through.
+    #[must_use]
+    pub fn xdp_ports(&self) -> &XdpPorts {
+        &self.ports
+    }
+
+    /// Interfaces, by index, that XDP is wanted on and not to be had; the TC path serves them.
+    #[must_use]
+    pub fn xdp_refusals(&self) -> &BTreeMap<u32, XdpRefusal> {
+        &self.refusals
+    }
+
+    /// Interfaces, by index, that XDP is attached to without use, and what to do.
+    #[must_use]
+    pub fn receive_only(&self) -> &BTreeMap<u32, String> {
+        &self.receive_only
+    }
+
     /// Attaches where it is wanted and detaches from the rest, links of an earlier `run` included.
-    /// What is attached already stays as it is.
+    /// What is attached already stays as it is. Where XDP is refused there is none: see
+    /// [`Self::xdp_refusals`].
     ///
     /// # Errors
-    /// The first refusal; the other points are attached all the same.
-    pub fn reconcile(
+    /// The first refusal at TC; the other points are attached all the same, but for XDP.
+    pub async fn reconcile(
         &mut self,
         datapath: &mut Datapath,
         wanted: &AttachPoints,
     ) -> Result<(), AttachError> {
         let mut result = Ok(());
-        for (&key, point) in wanted {
-            if self.attached.get(&key) == Some(point) && self.is_intact(datapath.pins(), point) {
-                continue;
-            }
-            match self.attach(datapath, point) {
-                Ok(()) => {
-                    info!(interface = %point.interface, program = point.program.name(), mode = %self.mode, "attached");
-                    warn_of_others(datapath, point);
-                    self.attached.insert(key, point.clone());
-                }
+        let is_tc = |point: &&AttachPoint| point.program.hook() != Hook::Xdp;
+        for point in wanted.values().filter(is_tc) {
+            match self.ensure_tc(datapath, point) {
+                Ok(()) => {}
                 Err(error) if result.is_ok() => result = Err(error),
                 Err(error) => warn!("{error}"),
             }
         }
+        let xdp = wanted.values().filter(|point| !is_tc(point));
+        self.refusals
+            .retain(|&ifindex, _| wanted.contains_key(&(Program::XdpFast, ifindex)));
+        for point in xdp {
+            // What XDP passes on must find the others at their place.
+            if result.is_ok() {
+                self.ensure_xdp(datapath, point).await;
+            }
+        }
+        self.detach_unwanted(wanted);
+        self.assign_ports().await;
+        result.and(self.remove_stale(datapath.pins(), wanted))
+    }
+
+    fn ensure_tc(
+        &mut self,
+        datapath: &mut Datapath,
+        point: &AttachPoint,
+    ) -> Result<(), AttachError> {
+        // Filters are not looked at.
+        if self.attached.get(&point.key()) == Some(point)
+            && (self.tc != Mode::Tcx || is_linked(datapath.pins(), point))
+        {
+            return Ok(());
+        }
+        let pin = datapath.pins().link(point.program, point.ifindex);
+        let program = classifier(&mut datapath.ebpf, point.program)?;
+        let attached = match self.tc {
+            Mode::Clsact => attach_clsact(program, point),
+            Mode::Tcx | Mode::Native => attach_tcx(program, point, &pin),
+        };
+        attached.map_err(|source| AttachError::Refused {
+            program: point.program,
+            interface: point.interface.clone(),
+            mode: self.tc,
+            source,
+        })?;
+        info!(interface = %point.interface, program = point.program.name(), mode = %self.tc, "attached");
+        warn_of_others(datapath, point);
+        self.attached.insert(point.key(), point.clone());
+        Ok(())
+    }
+
+    async fn ensure_xdp(&mut self, datapath: &mut Datapath, point: &AttachPoint) {
+        let has_xdp = self.attached.get(&point.key()) == Some(point);
+        if has_xdp && is_linked(datapath.pins(), point) {
+            return;
+        }
+        let others = self
+            .attached
+            .keys()
+            .filter(|&&(program, ifindex)| program == Program::XdpFast && ifindex != point.ifindex);
+        let outcome = if others.count() >= capacity::XDP_PORTS {
+            Err(XdpRefusal::NoRoom {
+                interface: point.interface.clone(),
+                room: capacity::XDP_PORTS,
+            })
+        } else {
+            xdp::attach(datapath, point).await
+        };
+        match outcome {
+            Ok(()) => {
+                info!(interface = %point.interface, program = point.program.name(), mode = %Mode::Native, "attached");
+                self.refusals.remove(&point.ifindex);
+                self.attached.insert(point.key(), point.clone());
+            }
+            Err(refusal) => {
+                self.attached.remove(&point.key());
+                self.refusals.insert(point.ifindex, refusal);
+            }
+        }
+    }
+
+    /// Forgets what is not wanted any more, and removes filters; links go with their pins.
+    fn detach_unwanted(&mut self, wanted: &AttachPoints) {
         self.attached.retain(|key, point| {
             let keep = wanted.get(key) == Some(point);
             if !keep {
                 info!(interface = %point.interface, program = point.program.name(), "no longer needed, detached");
-                if self.mode == Mode::Clsact && !has_filter(wanted, point) {
+                if self.tc == Mode::Clsact && !has_filter(wanted, point) {
                     detach_clsact(point);
                 }
             }
             keep
         });
-        result.and(remove_stale(datapath.pins(), wanted, self.mode))
     }
 
-    /// Whether a link is still where it was put: somebody may have cleaned up behind our back. Filters are not
-    /// looked at.
-    fn is_intact(&self, pins: &Pins, point: &AttachPoint) -> bool {
-        self.mode != Mode::Tcx || is_linked(pins, point)
-    }
-
-    fn attach(&self, datapath: &mut Datapath, point: &AttachPoint) -> Result<(), AttachError> {
-        let pin = datapath.pins().link(point.program, point.ifindex);
-        let program = classifier(&mut datapath.ebpf, point.program)?;
-        let attached = match self.mode {
-            Mode::Tcx => attach_tcx(program, point, &pin),
-            Mode::Clsact => attach_clsact(program, point),
-        };
-        attached.map_err(|source| AttachError::Refused {
-            program: point.program,
-            interface: point.interface.clone(),
-            mode: self.mode,
-            source,
-        })
-    }
-}
-
-/// Puts the program into the link of an earlier `run`, in one step, or makes a link.
-fn attach_tcx(
-    program: &mut SchedClassifier,
-    point: &AttachPoint,
-    pin: &Path,
-) -> Result<(), anyhow::Error> {
-    if pin.exists() {
-        let taken_over = PinnedLink::from_pin(pin)
-            .map_err(anyhow::Error::from)
-            .and_then(|old| Ok(SchedClassifierLink::try_from(FdLink::from(old))?))
-            .and_then(|link| Ok(program.attach_to_link(link)?));
-        match taken_over {
-            Ok(id) => {
-                // The pin keeps it alive; dropping our descriptor changes nothing.
-                drop(program.take_link(id)?);
-                debug!(interface = point.interface, "took over the link");
-                return Ok(());
+    /// Gives the interfaces that XDP can send through their places.
+    async fn assign_ports(&mut self) {
+        let mut able = Vec::new();
+        self.receive_only.clear();
+        for point in self.attached.values() {
+            if point.program.hook() != Hook::Xdp {
+                continue;
             }
-            // Its interface was deleted and the index is in use again: a dead link.
-            Err(error) => debug!(
-                interface = point.interface,
-                "old link is of no use: {error:#}"
-            ),
+            let features = netlink::xdp_features(point.ifindex).await;
+            if features.is_none_or(XdpFeatures::transmits) {
+                able.push(point.ifindex);
+            } else {
+                let interface = &point.interface;
+                self.receive_only.insert(
+                    point.ifindex,
+                    format!(
+                        "{interface} receives by XDP and can't send by it (no `ndo-xmit` in `xdp-features`), so the TC \
+                         path serves it; a veth can as soon as its peer has GRO on (`ethtool -K PEER gro on`) or an \
+                         XDP program"
+                    ),
+                );
+            }
         }
-        fs::remove_file(pin)?;
+        assign(&mut self.ports, &able);
     }
-    let id = program.attach_with_options(
-        &point.interface,
-        point.program.hook().attach_type(),
-        TcAttachOptions::TcxOrder(LinkOrder::first()),
-    )?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
-    link.pin(pin)?;
-    Ok(())
-}
 
-/// Warns of programs of another office-bridge on the interface: of another pin path, or pinned on a bpffs that another
-/// has been mounted over. They would take packets that ours should get.
-fn warn_of_others(datapath: &mut Datapath, point: &AttachPoint) {
-    let own = classifier(&mut datapath.ebpf, point.program)
-        .ok()
-        .and_then(|program| Some(program.info().ok()?.id()));
-    let hook = point.program.hook();
-    let Ok((_, programs)) = SchedClassifier::query_tcx(&point.interface, hook.attach_type()) else {
-        return;
-    };
-    for other in programs {
-        let is_ours_by_name = other
-            .name_as_str()
-            .and_then(Program::from_name)
-            .is_some_and(|program| program.hook() == hook);
-        if is_ours_by_name && own.is_some_and(|own| own != other.id()) {
-            warn!(
-                interface = %point.interface,
-                hook = hook.name(),
-                program = other.id(),
-                "another office-bridge is attached here too; `bpftool link` shows its link, and `office-bridge \
-                 uninstall` with its --pin-path removes it"
-            );
+    /// Removes links of interfaces that are gone, no longer wanted or refused, and those of the other mode.
+    fn remove_stale(&self, pins: &Pins, wanted: &AttachPoints) -> Result<(), AttachError> {
+        let links = pins.pinned_links().map_err(|source| AttachError::Unpin {
+            path: pins.links().display().to_string(),
+            source,
+        })?;
+        for (name, ifindex, path) in links {
+            let keep = Program::from_name(&name).is_some_and(|program| match program.hook() {
+                // After a failure at TC the one of an earlier `run` goes on.
+                Hook::Xdp => {
+                    wanted.contains_key(&(program, ifindex))
+                        && !self.refusals.contains_key(&ifindex)
+                }
+                Hook::TcIngress | Hook::TcEgress => {
+                    self.tc == Mode::Tcx && wanted.contains_key(&(program, ifindex))
+                }
+            });
+            if !keep {
+                detach_pinned_link(&path).map_err(|source| AttachError::Unpin {
+                    path: path.display().to_string(),
+                    source,
+                })?;
+            }
         }
+        Ok(())
     }
 }
 
-fn attach_clsact(program: &mut SchedClassifier, point: &AttachPoint) -> Result<(), anyhow::Error> {
-    let interface = &point.interface;
-    let hook = point.program.hook().attach_type();
-    if let Err(error) = qdisc_add_clsact(interface)
-        && !already_there(&error)
-    {
-        return Err(error.into());
-    }
-    let options = NlOptions {
-        priority: PRIORITY,
-        handle: HANDLE,
-        classid: None,
-    };
-    let id = match program.attach_with_options(interface, hook, TcAttachOptions::Netlink(options)) {
-        Err(ProgramError::TcError(error)) if already_there(&error) => {
-            let old = SchedClassifierLink::attached(interface, hook, PRIORITY, HANDLE, None)?;
-            program.attach_to_link(old)?
+/// Who has a place keeps it; the others get the lowest that are free.
+fn assign(ports: &mut XdpPorts, able: &[u32]) {
+    ports.retain(|ifindex, _| able.contains(ifindex));
+    for &ifindex in able {
+        if ports.contains_key(&ifindex) {
+            continue;
         }
-        attached => attached?,
-    };
-    // A filter lives until it is removed; dropping the link would remove it.
-    std::mem::forget(program.take_link(id)?);
-    Ok(())
-}
-
-fn already_there(error: &TcError) -> bool {
-    /// `EEXIST` (asm-generic/errno-base.h).
-    const EEXIST: i32 = 17;
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if matches!(
-            error.downcast_ref::<TcError>(),
-            Some(TcError::AlreadyAttached)
-        ) || error
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.raw_os_error() == Some(EEXIST))
-        {
-            return true;
-        }
-        source = error.source();
+        let free = (0..)
+            .take(capacity::XDP_PORTS)
+            .find(|place| ports.values().all(|taken| taken != place));
+        ports.extend(free.map(|place| (ifindex, place)));
     }
-    false
 }
 
-/// Whether a filter of this name belongs on the interface of this name. Filters are detached by these names, under
-/// which a new interface may have another by now.
-#[must_use]
-pub fn has_filter(wanted: &AttachPoints, point: &AttachPoint) -> bool {
-    wanted
-        .values()
-        .any(|other| other.program == point.program && other.interface == point.interface)
-}
-
-fn detach_clsact(point: &AttachPoint) {
-    // The filter may be gone, or another program's by now, and so may the interface.
-    let _ = qdisc_detach_program(
-        &point.interface,
-        point.program.hook().attach_type(),
-        point.program.name(),
-    );
-}
-
-/// Removes links of interfaces that are gone or no longer wanted, and those of the other mode.
-fn remove_stale(pins: &Pins, wanted: &AttachPoints, mode: Mode) -> Result<(), AttachError> {
-    let links = pins.pinned_links().map_err(|source| AttachError::Unpin {
-        path: pins.links().display().to_string(),
-        source,
-    })?;
-    for (name, ifindex, path) in links {
-        let keep = mode == Mode::Tcx
-            && Program::from_name(&name)
-                .is_some_and(|program| wanted.contains_key(&(program, ifindex)));
-        if !keep {
-            detach_pinned_link(&path).map_err(|source| AttachError::Unpin {
-                path: path.display().to_string(),
-                source,
-            })?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether the pinned link leads to the interface. One whose interface was deleted is still pinned, but leads nowhere.
+/// Whether the pinned link leads to the interface. One that was detached, or whose interface was deleted, is still
+/// pinned, but leads nowhere.
 fn is_linked(pins: &Pins, point: &AttachPoint) -> bool {
-    pinned_tcx_ifindex(&pins.link(point.program, point.ifindex))
-        .is_ok_and(|ifindex| ifindex == point.ifindex)
+    pinned_link(&pins.link(point.program, point.ifindex))
+        .is_ok_and(|link| link.ifindex == point.ifindex)
 }
 
-/// Whether our program is attached there right now, asked of the kernel.
-pub async fn attached(pins: &Pins, point: &AttachPoint, mode: Mode) -> bool {
-    match mode {
-        Mode::Tcx => is_linked(pins, point),
-        Mode::Clsact => {
-            let programs = match point.program.hook() {
-                Hook::TcIngress => netlink::ingress_programs(point.ifindex).await,
-                Hook::TcEgress => netlink::egress_programs(point.ifindex).await,
-            };
-            programs.is_ok_and(|programs| programs.iter().any(|name| name == point.program.name()))
+/// How our program is attached there right now, asked of the kernel; `None` where it is not. `tc` is how TC programs
+/// are attached.
+pub async fn attached(pins: &Pins, point: &AttachPoint, tc: Mode) -> Option<Mode> {
+    let hook = point.program.hook();
+    let mode = if hook == Hook::Xdp { Mode::Native } else { tc };
+    let is_attached = match (mode, hook) {
+        (Mode::Clsact, Hook::TcEgress) => {
+            has_name(netlink::egress_programs(point.ifindex).await, point)
         }
-    }
+        (Mode::Clsact, _) => has_name(netlink::ingress_programs(point.ifindex).await, point),
+        (Mode::Tcx | Mode::Native, _) => is_linked(pins, point),
+    };
+    is_attached.then_some(mode)
 }
 
-/// Detaches our clsact filters from these points, and removes the qdisc where nothing else uses it.
-pub async fn detach_filters(points: impl IntoIterator<Item = &AttachPoint>) {
-    for point in points {
-        detach_clsact(point);
-        if let Err(error) = netlink::remove_unused_clsact(point.ifindex).await {
-            debug!(interface = %point.interface, "the clsact qdisc stays: {error}");
-        }
+fn has_name(programs: Result<Vec<String>, netlink::NetlinkError>, point: &AttachPoint) -> bool {
+    programs.is_ok_and(|programs| programs.iter().any(|name| name == point.program.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_keeps_its_place_in_the_devmap_while_others_come_and_go() {
+        let mut ports = XdpPorts::new();
+        assign(&mut ports, &[2, 5, 9]);
+        assert_eq!(ports, XdpPorts::from([(2, 0), (5, 1), (9, 2)]));
+        assign(&mut ports, &[3, 9]);
+        assert_eq!(ports, XdpPorts::from([(3, 0), (9, 2)]));
+        assign(&mut ports, &[3, 4, 5, 9, 10]);
+        assert_eq!(
+            ports,
+            XdpPorts::from([(3, 0), (4, 1), (5, 3), (9, 2)]),
+            "there is room for four"
+        );
     }
 }

@@ -16,9 +16,6 @@ use super::Pins;
 /// Bytes of an LPM trie's key: the prefix length and an IPv4 address.
 const PREFIX: usize = 8;
 
-/// `struct bpf_devmap_val` (linux/bpf.h): interface index and program.
-type DevmapValue = [u8; 8];
-
 /// A pinned table that is not what this version works with.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
@@ -89,11 +86,6 @@ pub(super) fn tables(flow_capacity: u32) -> Vec<Table> {
         ),
         table::<u32, Vtep>(name::VTEP_FDB, MapType::Array, entries(capacity::VTEP_FDB)),
         table::<u32, FastPath>(name::FAST_PATH, MapType::Array, 1),
-        table::<u32, DevmapValue>(
-            name::XDP_PORTS,
-            MapType::DevMap,
-            entries(capacity::XDP_PORTS),
-        ),
         table::<ServiceKey, Service>(name::SERVICES, MapType::Hash, entries(capacity::SERVICES)),
         table::<BackendKey, Backend>(name::BACKENDS, MapType::Hash, entries(capacity::BACKENDS)),
         table::<AffinityKey, Affinity>(

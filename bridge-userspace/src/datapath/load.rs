@@ -2,14 +2,17 @@
 
 use std::io;
 
-use aya::programs::ProgramError;
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 
-use super::{LayoutError, Pins, Program, layout};
+use super::{Hook, LayoutError, Pins, Program, layout};
 
 /// The eBPF object that `cargo xtask build` makes.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/office-bridge.bpf.o"));
+
+/// [`Program::XdpFast`] for packets in several buffers too (kernel 5.18), so for MTUs above what fits into a page.
+const XDP_FRAGS: &str = "xdp_fast_frags";
 
 /// The programs could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +45,7 @@ pub enum LoadError {
         source: ProgramError,
     },
     /// The object lacks a program.
-    #[error("the eBPF object has no TC program {0}; the build is broken")]
+    #[error("the eBPF object has no program {0} of its kind; the build is broken")]
     Missing(&'static str),
 }
 
@@ -91,6 +94,9 @@ impl Datapath {
         }
         let mut ebpf = loader.load(OBJECT)?;
         for program in Program::ALL {
+            if program.hook() == Hook::Xdp {
+                continue;
+            }
             let name = program.name();
             classifier(&mut ebpf, program)?
                 .load()
@@ -106,6 +112,35 @@ impl Datapath {
     #[must_use]
     pub fn pins(&self) -> &Pins {
         &self.pins
+    }
+
+    /// The XDP program, loaded by the first call: without XDP nobody has to wait for its verification.
+    ///
+    /// Two programs of which one takes packets in several buffers can't share a devmap (`bpf_prog_map_compatible` in
+    /// kernel/bpf/core.c), not even one after the other. So the kernel's version decides for all interfaces.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
+        let has_frags =
+            KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 18, 0));
+        let name = if has_frags {
+            XDP_FRAGS
+        } else {
+            Program::XdpFast.name()
+        };
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(name)
+            .ok_or(LoadError::Missing(name))?
+            .try_into()
+            .map_err(|_| LoadError::Missing(name))?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .map_err(|source| LoadError::Program { name, source })?;
+        }
+        Ok(program)
     }
 
     /// The loaded object, for its log.

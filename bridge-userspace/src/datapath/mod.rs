@@ -8,11 +8,13 @@ mod layout;
 mod load;
 mod pins;
 mod program;
+mod tc;
+mod xdp;
 
-pub use self::attach::{
-    AttachError, Attachments, Mode, TcAttach, attached, detach_filters, has_filter,
-};
+pub use self::attach::{AttachError, Attachments, Mode, XdpPorts, attached};
 pub use self::layout::LayoutError;
 pub use self::load::{Datapath, LoadError};
 pub use self::pins::Pins;
 pub use self::program::{AttachPoint, AttachPoints, Hook, Program, Side};
+pub use self::tc::{TcAttach, detach_filters, has_filter};
+pub use self::xdp::{XdpRefusal, foreign_program};

@@ -82,7 +82,7 @@ impl Pins {
         fs::create_dir_all(self.links())
     }
 
-    /// Pinned links, as the name of the program, the index of the interface, and the path.
+    /// Pinned links, as the name of the program, the index of the interface, and the path; in the order of detaching.
     ///
     /// # Errors
     /// When the directory can't be read; one that is not there has no links.
@@ -102,8 +102,23 @@ impl Pins {
                 links.push((program.to_owned(), ifindex, path));
             }
         }
-        links.sort();
+        links.sort_by_cached_key(|(name, ifindex, _)| {
+            let unknown = Program::from_name(name).is_none();
+            std::cmp::Reverse((unknown, Program::from_name(name), *ifindex))
+        });
         Ok(links)
+    }
+
+    /// Detaches every pinned link and removes the pin. Returns how many there were.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn detach_links(&self) -> io::Result<usize> {
+        let links = self.pinned_links()?;
+        for (_, _, link) in &links {
+            detach_pinned_link(link)?;
+        }
+        Ok(links.len())
     }
 
     /// Removes every pin and directory of this bridge, links first so that no packet meets a program
@@ -112,13 +127,7 @@ impl Pins {
     /// # Errors
     /// When bpffs refuses.
     pub fn remove_all(&self) -> io::Result<usize> {
-        let mut removed = 0;
-        for (_, _, link) in self.pinned_links()? {
-            detach_pinned_link(&link)?;
-            removed += 1;
-        }
-        removed += remove_tree(&self.root)?;
-        Ok(removed)
+        Ok(self.detach_links()? + remove_tree(&self.root)?)
     }
 }
 

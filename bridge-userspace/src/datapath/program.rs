@@ -35,28 +35,34 @@ pub enum Hook {
     /// TC, after routing and netfilter.
     #[serde(rename = "tc-egress")]
     TcEgress,
+    /// XDP, in the driver.
+    #[serde(rename = "xdp")]
+    Xdp,
 }
 
 impl Hook {
-    /// `tc-ingress` or `tc-egress`.
+    /// `tc-ingress`, `tc-egress` or `xdp`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::TcIngress => "tc-ingress",
             Self::TcEgress => "tc-egress",
+            Self::Xdp => "xdp",
         }
     }
 
-    pub(super) const fn attach_type(self) -> TcAttachType {
+    pub(super) const fn tc(self) -> Option<TcAttachType> {
         match self {
-            Self::TcIngress => TcAttachType::Ingress,
-            Self::TcEgress => TcAttachType::Egress,
+            Self::TcIngress => Some(TcAttachType::Ingress),
+            Self::TcEgress => Some(TcAttachType::Egress),
+            Self::Xdp => None,
         }
     }
 }
 
 /// A program of the eBPF object, in the order of attaching: what translates replies comes first, so that no packet is
 /// translated before its answer has a way back. The uplink's does both, for its NIC may be the one to the workers too.
+/// XDP comes last, as what it passes on is for the others. Detached is in the reverse order.
 ///
 /// The aliases are how state files before the stack path named them, by their side alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,23 +76,28 @@ pub enum Program {
     UplinkIngress,
     /// Interfaces through which the kernel routes to the backends.
     ClusterEgress,
+    /// NICs on either side, before the kernel makes an skb. Of the two programs in the object the kernel gets one
+    /// (see `Datapath::xdp`).
+    XdpFast,
 }
 
 impl Program {
     /// All of them, in the order of attaching.
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 4] = [
         Self::ClusterIngress,
         Self::UplinkIngress,
         Self::ClusterEgress,
+        Self::XdpFast,
     ];
 
-    /// The name that the kernel and `bpftool` show.
+    /// The name that the kernel and `bpftool` show; with XDP perhaps followed by `_frags`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::ClusterIngress => "cluster_ingress",
             Self::UplinkIngress => "uplink_ingress",
             Self::ClusterEgress => "cluster_egress",
+            Self::XdpFast => "xdp_fast",
         }
     }
 
@@ -102,15 +113,7 @@ impl Program {
         match self {
             Self::ClusterIngress | Self::UplinkIngress => Hook::TcIngress,
             Self::ClusterEgress => Hook::TcEgress,
-        }
-    }
-
-    /// On which side of the bridge.
-    #[must_use]
-    pub const fn side(self) -> Side {
-        match self {
-            Self::UplinkIngress => Side::Uplink,
-            Self::ClusterIngress | Self::ClusterEgress => Side::Cluster,
+            Self::XdpFast => Hook::Xdp,
         }
     }
 }
@@ -133,6 +136,16 @@ impl AttachPoint {
     #[must_use]
     pub const fn key(&self) -> (Program, u32) {
         (self.program, self.ifindex)
+    }
+
+    /// On which side of the bridge with this uplink the program works.
+    #[must_use]
+    pub fn side(&self, uplink: &str) -> Side {
+        match self.program {
+            Program::UplinkIngress => Side::Uplink,
+            Program::XdpFast if self.interface == uplink => Side::Uplink,
+            Program::ClusterIngress | Program::ClusterEgress | Program::XdpFast => Side::Cluster,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use super::family::Family;
 use crate::readiness::Attachment;
 use crate::tables::{TableError, Tables};
-use crate::views::services;
+use crate::views::{services, total};
 
 const FORWARDED_PACKETS: Family = Family::new(
     "forwarded_packets",
@@ -20,6 +20,15 @@ const FORWARDED_PACKETS: Family = Family::new(
 const FORWARDED: Family = Family::new(
     "forwarded",
     "Bytes translated and sent on, from the IPv4 header on.",
+)
+.in_bytes();
+const XDP_FORWARDED_PACKETS: Family = Family::new(
+    "xdp_forwarded_packets",
+    "Packets among the forwarded ones that XDP has sent on.",
+);
+const XDP_FORWARDED: Family = Family::new(
+    "xdp_forwarded",
+    "Bytes among the forwarded ones that XDP has sent on.",
 )
 .in_bytes();
 const DROPPED_PACKETS: Family = Family::new(
@@ -56,6 +65,8 @@ const INTERFACE_MODE: Family = Family::new(
 pub struct Reading {
     to_backend: Counter,
     to_client: Counter,
+    xdp_to_backend: Counter,
+    xdp_to_client: Counter,
     flows_opened: u64,
     answered: u64,
     answers_suppressed: u64,
@@ -85,8 +96,10 @@ impl Reading {
 
     fn of_counters(count: impl Fn(Count) -> Counter, attachments: Vec<Attachment>) -> Self {
         Self {
-            to_backend: count(Count::ToBackend),
-            to_client: count(Count::ToClient),
+            to_backend: total(&count, Count::ToBackend),
+            to_client: total(&count, Count::ToClient),
+            xdp_to_backend: count(Count::XdpToBackend),
+            xdp_to_client: count(Count::XdpToClient),
             flows_opened: count(Count::FlowOpened).packets,
             answered: count(Count::Answered).packets,
             answers_suppressed: count(Count::AnswerSuppressed).packets,
@@ -120,13 +133,17 @@ fn by_protocol(protocols: impl IntoIterator<Item = u8>) -> [(&'static str, u32);
 impl Collector for Reading {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let encoder = &mut encoder;
-        let forwarded = [
-            (Count::ToBackend, self.to_backend),
-            (Count::ToClient, self.to_client),
-        ]
-        .map(|(direction, counter)| ([("direction", direction.name())], counter));
+        let by_direction = |to_backend, to_client| {
+            [(Count::ToBackend, to_backend), (Count::ToClient, to_client)].map(
+                |(direction, counter): (_, Counter)| ([("direction", direction.name())], counter),
+            )
+        };
+        let forwarded = by_direction(self.to_backend, self.to_client);
         FORWARDED_PACKETS.counters(encoder, forwarded.map(|(label, sum)| (label, sum.packets)))?;
         FORWARDED.counters(encoder, forwarded.map(|(label, sum)| (label, sum.bytes)))?;
+        let xdp = by_direction(self.xdp_to_backend, self.xdp_to_client);
+        XDP_FORWARDED_PACKETS.counters(encoder, xdp.map(|(label, sum)| (label, sum.packets)))?;
+        XDP_FORWARDED.counters(encoder, xdp.map(|(label, sum)| (label, sum.bytes)))?;
         DROPPED_PACKETS.counters(
             encoder,
             self.drops
@@ -159,7 +176,7 @@ impl Collector for Reading {
                     let point = &attachment.point;
                     let labels = [
                         ("iface", point.interface.as_str()),
-                        ("side", point.program.side().name()),
+                        ("side", attachment.side.name()),
                         ("hook", point.program.hook().name()),
                         ("mode", mode.as_str()),
                     ];
@@ -176,13 +193,17 @@ mod tests {
     use crate::http::metrics::{lines, text};
 
     fn reading() -> Reading {
-        let attachment = |interface: &str, program, mode| Attachment {
-            point: AttachPoint {
+        let attachment = |interface: &str, program, mode| {
+            let point = AttachPoint {
                 ifindex: 2,
                 interface: interface.to_owned(),
                 program,
-            },
-            mode,
+            };
+            Attachment {
+                side: point.side("eth0"),
+                point,
+                mode,
+            }
         };
         let count = |count: Count| Counter {
             packets: 100 + u64::from(count.index()),
@@ -198,6 +219,7 @@ mod tests {
                     attachment("eth0", Program::UplinkIngress, Some(Mode::Tcx)),
                     attachment("cni0", Program::ClusterIngress, Some(Mode::Tcx)),
                     attachment("cni0", Program::ClusterEgress, None),
+                    attachment("eth0", Program::XdpFast, Some(Mode::Native)),
                 ],
             )
         }
@@ -207,10 +229,14 @@ mod tests {
     fn counters_of_the_table_are_told_by_direction_and_reason() {
         let text = text(reading());
         for line in [
-            r#"office_bridge_forwarded_packets_total{direction="to-backend"} 100"#,
-            r#"office_bridge_forwarded_packets_total{direction="to-client"} 101"#,
-            r#"office_bridge_forwarded_bytes_total{direction="to-backend"} 1000"#,
-            r#"office_bridge_forwarded_bytes_total{direction="to-client"} 1001"#,
+            r#"office_bridge_forwarded_packets_total{direction="to-backend"} 206"#,
+            r#"office_bridge_forwarded_packets_total{direction="to-client"} 208"#,
+            r#"office_bridge_forwarded_bytes_total{direction="to-backend"} 2006"#,
+            r#"office_bridge_forwarded_bytes_total{direction="to-client"} 2008"#,
+            r#"office_bridge_xdp_forwarded_packets_total{direction="to-backend"} 106"#,
+            r#"office_bridge_xdp_forwarded_packets_total{direction="to-client"} 107"#,
+            r#"office_bridge_xdp_forwarded_bytes_total{direction="to-backend"} 1006"#,
+            r#"office_bridge_xdp_forwarded_bytes_total{direction="to-client"} 1007"#,
             "office_bridge_flows_opened_total 102",
             "office_bridge_answered_packets_total 103",
             "office_bridge_suppressed_answers_total 104",
@@ -241,6 +267,7 @@ mod tests {
             r#"office_bridge_interface_mode{iface="eth0",side="uplink",hook="tc-ingress",mode="tcx"} 1.0"#,
             r#"office_bridge_interface_mode{iface="cni0",side="cluster",hook="tc-ingress",mode="tcx"} 1.0"#,
             r#"office_bridge_interface_mode{iface="cni0",side="cluster",hook="tc-egress",mode="detached"} 1.0"#,
+            r#"office_bridge_interface_mode{iface="eth0",side="uplink",hook="xdp",mode="native"} 1.0"#,
         ] {
             assert!(lines(&text).contains(&line), "no `{line}` in:\n{text}");
         }

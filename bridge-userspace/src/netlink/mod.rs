@@ -7,8 +7,10 @@
 mod dump;
 mod filters;
 mod interfaces;
+mod netdev;
 mod routes;
 mod watch;
+mod xdp;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +22,9 @@ use serde::Serialize;
 pub use self::dump::read;
 pub use self::filters::{egress_programs, ingress_programs, remove_unused_clsact};
 pub use self::interfaces::cluster_interfaces;
+pub use self::netdev::{XdpFeatures, xdp_features};
 pub use self::watch::watch;
+pub use self::xdp::{XdpLink, xdp_link, xdp_refusal};
 
 /// What the kernel knows about the ways in and out of this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,7 +9,9 @@ mod table;
 
 use std::net::Ipv4Addr;
 
+use bridge_common::layout::Counter;
 use bridge_common::parse::{ICMP, TCP, UDP};
+use bridge_common::verdict::Count;
 
 /// `address:port`.
 fn endpoint(address: [u8; 4], port: u16) -> String {
@@ -23,6 +25,21 @@ fn protocol_name(protocol: u8) -> String {
         UDP => "udp".to_owned(),
         ICMP => "icmp".to_owned(),
         other => other.to_string(),
+    }
+}
+
+/// A counter as people understand it: what was forwarded in a direction includes what XDP has forwarded, which the
+/// datapath counts apart.
+#[must_use]
+pub fn total(count: impl Fn(Count) -> Counter, what: Count) -> Counter {
+    let sum = |a: Counter, b: Counter| Counter {
+        packets: a.packets + b.packets,
+        bytes: a.bytes + b.bytes,
+    };
+    match what {
+        Count::ToBackend => sum(count(what), count(Count::XdpToBackend)),
+        Count::ToClient => sum(count(what), count(Count::XdpToClient)),
+        _ => count(what),
     }
 }
 

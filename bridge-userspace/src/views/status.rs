@@ -6,7 +6,7 @@ use bridge_common::layout::{Layer, Settings};
 use bridge_common::verdict::{Count, DropReason};
 use serde::Serialize;
 
-use super::{print_json, table};
+use super::{print_json, table, total};
 use crate::cli::OutputFormat;
 use crate::datapath::{Hook, Pins, Side};
 use crate::journal::Event;
@@ -122,7 +122,7 @@ pub struct StatusView {
     pub services: usize,
     /// Where names are relayed.
     pub dns_listen: Vec<String>,
-    /// What was forwarded and answered.
+    /// What was forwarded and answered. What XDP has forwarded is told apart, and in the sum of its direction.
     pub traffic: BTreeMap<&'static str, TrafficView>,
     /// Packets by drop reason.
     pub drops: BTreeMap<&'static str, u64>,
@@ -146,7 +146,7 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
             layers: layers(&attachment, &settings),
             interface: attachment.point.interface,
             hook: attachment.point.program.hook(),
-            side: attachment.point.program.side(),
+            side: attachment.side,
         })
         .collect();
     let state = readiness.state;
@@ -154,7 +154,7 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
     let traffic = Count::TRAFFIC
         .iter()
         .map(|&traffic| {
-            let counter = count(traffic);
+            let counter = total(&count, traffic);
             (
                 traffic.name(),
                 TrafficView {
@@ -206,6 +206,7 @@ fn layers(attachment: &Attachment, settings: &Settings) -> Vec<&'static str> {
     let layers: &[Layer] = match (attachment.mode, attachment.point.program.hook()) {
         (None, _) => &[],
         (Some(_), Hook::TcIngress) if settings.stack_only == 0 => &[Layer::Tc, Layer::Stack],
+        (Some(_), Hook::Xdp) => &[Layer::Tc],
         (Some(_), Hook::TcIngress | Hook::TcEgress) => &[Layer::Stack],
     };
     layers.iter().map(|layer| layer.name()).collect()
