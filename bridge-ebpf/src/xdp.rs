@@ -102,7 +102,12 @@ impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
         let (pairs, last) = bytes.as_chunks::<2>();
         for (at, pair) in pairs.iter().enumerate() {
             // SAFETY: checked to lie within the frame, which nobody else has.
-            unsafe { target.cast::<u16>().add(at).write(u16::from_ne_bytes(*pair)) };
+            unsafe {
+                target
+                    .cast::<u16>()
+                    .add(at)
+                    .write(u16::from_ne_bytes(*pair))
+            };
         }
         if let [last] = last {
             // SAFETY: as above.

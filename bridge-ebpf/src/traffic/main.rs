@@ -63,6 +63,11 @@ static DETOUR: Array<Detour, 1> = Array::new();
 #[btf_map(name = "measured_xdp")]
 static MEASURED_XDP: ProgramArray<1> = ProgramArray::new();
 
+/// See [`MEASURED_XDP`]; for programs that take packets in more than one buffer. The kernel runs one kind after its like
+/// only, and a table holds one kind.
+#[btf_map(name = "measured_frags")]
+static MEASURED_FRAGS: ProgramArray<1> = ProgramArray::new();
+
 /// See [`MEASURED_XDP`].
 #[btf_map(name = "measured_tc")]
 static MEASURED_TC: ProgramArray<1> = ProgramArray::new();
@@ -191,12 +196,12 @@ pub fn measure_xdp(context: XdpContext) -> u32 {
     })
 }
 
-/// [`measure_xdp`] for programs that take packets in more than one buffer: the kernel runs one kind after its like only.
+/// [`measure_xdp`] for programs that take packets in more than one buffer.
 #[xdp(frags)]
 pub fn measure_frags(context: XdpContext) -> u32 {
     prepare_xdp(&context).map_or(xdp_action::XDP_ABORTED, |()| {
         // SAFETY: does not return, or else there is no program to run.
-        unsafe { MEASURED_XDP.tail_call(&context, 0) };
+        unsafe { MEASURED_FRAGS.tail_call(&context, 0) };
         xdp_action::XDP_ABORTED
     })
 }

@@ -92,9 +92,12 @@ impl Gauge {
         let length = u32::try_from(frame.len()).context("a short frame")?;
         let context = [0, length, 0, ingress, 0, 0].map(u32::to_ne_bytes).concat();
         let mut refused = None;
-        for name in ["measure_xdp", "measure_frags"] {
+        for (name, table) in [
+            ("measure_xdp", "measured_xdp"),
+            ("measure_frags", "measured_frags"),
+        ] {
             self.0.xdp(name)?;
-            if let Err(error) = self.jump_to("measured_xdp", program) {
+            if let Err(error) = self.jump_to(table, program) {
                 refused = Some(error);
                 continue;
             }
