@@ -28,7 +28,7 @@ mod maps;
 mod skb;
 mod xdp;
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
@@ -85,15 +85,18 @@ fn leave(context: &TcContext, packet: &mut Skb) -> i32 {
 /// Interfaces of both sides.
 #[xdp]
 pub fn xdp_fast(context: XdpContext) -> u32 {
-    let mut frame = Xdp::<false>::new(&context);
-    Xdp::<false>::act(fast::handle(&mut frame, &Maps))
+    Xdp::act(fast::handle(&mut Xdp::new(&context), &Maps))
 }
 
-/// [`xdp_fast`] where the MTU is too large for one page.
+/// [`xdp_fast`] where the MTU is too large for one buffer. Frames that need several are left to TC: not every driver
+/// that receives such frames can send them.
 #[xdp(frags)]
 pub fn xdp_fast_frags(context: XdpContext) -> u32 {
-    let mut frame = Xdp::<true>::new(&context);
-    Xdp::<true>::act(fast::handle(&mut frame, &Maps))
+    let mut frame = Xdp::new(&context);
+    if frame.has_frags() {
+        return xdp_action::XDP_PASS;
+    }
+    Xdp::act(fast::handle(&mut frame, &Maps))
 }
 
 /// Where an answer that goes back to its sender starts.

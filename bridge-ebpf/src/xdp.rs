@@ -8,18 +8,25 @@ use bridge_common::fast::Step;
 use bridge_common::frame::Frame;
 use bridge_common::packet::OutOfBounds;
 
-/// A frame. With `FRAGS` it may go on in other pages.
-pub struct Xdp<const FRAGS: bool> {
+/// A frame in one buffer.
+pub struct Xdp {
     context: *mut xdp_md,
 }
 
-impl<const FRAGS: bool> Xdp<FRAGS> {
+impl Xdp {
     /// The frame of an XDP hook.
     #[inline(always)]
     pub fn new(context: &XdpContext) -> Self {
         Self {
             context: context.as_ptr().cast(),
         }
+    }
+
+    /// Whether the frame goes on in other buffers.
+    #[inline(always)]
+    pub fn has_frags(&self) -> bool {
+        // SAFETY: takes no pointer but the context.
+        (unsafe { bpf_xdp_get_buff_len(self.context) } as u32) > self.len()
     }
 
     /// The XDP action for what becomes of it.
@@ -57,7 +64,7 @@ impl<const FRAGS: bool> Xdp<FRAGS> {
     }
 }
 
-impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
+impl Frame for Xdp {
     #[inline(always)]
     fn ingress(&self) -> u32 {
         // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
@@ -67,17 +74,12 @@ impl<const FRAGS: bool> Frame for Xdp<FRAGS> {
     #[inline(always)]
     fn len(&self) -> u32 {
         let context = self.context;
-        if FRAGS {
-            // SAFETY: takes no pointer but the context.
-            unsafe { bpf_xdp_get_buff_len(context) as u32 }
-        } else {
-            // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
-            let (data, end) = unsafe { ((*context).data as usize, (*context).data_end as usize) };
-            let len = end.wrapping_sub(data);
-            // SAFETY: a local variable. It is read like this to keep the compiler from moving terms of later sums to
-            // the pointers, which the verifier refuses.
-            unsafe { core::ptr::read_volatile(&raw const len) as u32 }
-        }
+        // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
+        let (data, end) = unsafe { ((*context).data as usize, (*context).data_end as usize) };
+        let len = end.wrapping_sub(data);
+        // SAFETY: a local variable. It is read like this to keep the compiler from moving terms of later sums to the
+        // pointers, which the verifier refuses.
+        unsafe { core::ptr::read_volatile(&raw const len) as u32 }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! What is attached where, and bringing it to what is wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 
@@ -66,9 +66,8 @@ pub enum AttachError {
     },
 }
 
-/// Interfaces with XDP that can be redirected to, and the place in the devmap `xdp_ports` that each keeps while it is
-/// attached to.
-pub type XdpPorts = BTreeMap<u32, u16>;
+/// Indices of the interfaces with XDP that can be redirected to.
+pub type XdpPorts = BTreeSet<u32>;
 
 /// What is attached, and how to change it.
 pub struct Attachments {
@@ -154,7 +153,7 @@ impl Attachments {
             }
         }
         self.detach_unwanted(wanted);
-        self.assign_ports().await;
+        self.find_ports().await;
         result.and(self.remove_stale(datapath.pins(), wanted))
     }
 
@@ -231,9 +230,9 @@ impl Attachments {
         });
     }
 
-    /// Gives the interfaces that XDP can send through their places.
-    async fn assign_ports(&mut self) {
-        let mut able = Vec::new();
+    /// Finds the interfaces that XDP can send through.
+    async fn find_ports(&mut self) {
+        self.ports.clear();
         self.receive_only.clear();
         for point in self.attached.values() {
             if point.program.hook() != Hook::Xdp {
@@ -241,7 +240,7 @@ impl Attachments {
             }
             let features = netlink::xdp_features(point.ifindex).await;
             if features.is_none_or(XdpFeatures::transmits) {
-                able.push(point.ifindex);
+                self.ports.insert(point.ifindex);
             } else {
                 let interface = &point.interface;
                 self.receive_only.insert(
@@ -254,7 +253,6 @@ impl Attachments {
                 );
             }
         }
-        assign(&mut self.ports, &able);
     }
 
     /// Removes links of interfaces that are gone, no longer wanted or refused, and those of the other mode.
@@ -285,20 +283,6 @@ impl Attachments {
     }
 }
 
-/// Who has a place keeps it; the others get the lowest that are free.
-fn assign(ports: &mut XdpPorts, able: &[u32]) {
-    ports.retain(|ifindex, _| able.contains(ifindex));
-    for &ifindex in able {
-        if ports.contains_key(&ifindex) {
-            continue;
-        }
-        let free = (0..)
-            .take(capacity::XDP_PORTS)
-            .find(|place| ports.values().all(|taken| taken != place));
-        ports.extend(free.map(|place| (ifindex, place)));
-    }
-}
-
 /// Whether the pinned link leads to the interface. One that was detached, or whose interface was deleted, is still
 /// pinned, but leads nowhere.
 fn is_linked(pins: &Pins, point: &AttachPoint) -> bool {
@@ -323,24 +307,4 @@ pub async fn attached(pins: &Pins, point: &AttachPoint, tc: Mode) -> Option<Mode
 
 fn has_name(programs: Result<Vec<String>, netlink::NetlinkError>, point: &AttachPoint) -> bool {
     programs.is_ok_and(|programs| programs.iter().any(|name| name == point.program.name()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_interface_keeps_its_place_in_the_devmap_while_others_come_and_go() {
-        let mut ports = XdpPorts::new();
-        assign(&mut ports, &[2, 5, 9]);
-        assert_eq!(ports, XdpPorts::from([(2, 0), (5, 1), (9, 2)]));
-        assign(&mut ports, &[3, 9]);
-        assert_eq!(ports, XdpPorts::from([(3, 0), (9, 2)]));
-        assign(&mut ports, &[3, 4, 5, 9, 10]);
-        assert_eq!(
-            ports,
-            XdpPorts::from([(3, 0), (4, 1), (5, 3), (9, 2)]),
-            "there is room for four"
-        );
-    }
 }

@@ -49,6 +49,28 @@ pub enum LoadError {
     Missing(&'static str),
 }
 
+/// In how many buffers the driver may hand over a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Buffers {
+    /// One.
+    One,
+    /// Several (XDP frags, kernel 5.18): some drivers run no other program with a large MTU.
+    Several,
+}
+
+impl Buffers {
+    /// What this kernel knows, in the order of trying.
+    pub(super) fn known() -> &'static [Self] {
+        let has_frags =
+            KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 18, 0));
+        if has_frags {
+            &[Self::One, Self::Several]
+        } else {
+            &[Self::One]
+        }
+    }
+}
+
 /// The loaded programs. Dropping it detaches nothing: links and tables are pinned.
 pub struct Datapath {
     pub(super) ebpf: Ebpf,
@@ -116,18 +138,12 @@ impl Datapath {
 
     /// The XDP program, loaded by the first call: without XDP nobody has to wait for its verification.
     ///
-    /// Two programs of which one takes packets in several buffers can't share a devmap (`bpf_prog_map_compatible` in
-    /// kernel/bpf/core.c), not even one after the other. So the kernel's version decides for all interfaces.
-    ///
     /// # Errors
     /// When the kernel refuses it.
-    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
-        let has_frags =
-            KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 18, 0));
-        let name = if has_frags {
-            XDP_FRAGS
-        } else {
-            Program::XdpFast.name()
+    pub(super) fn xdp(&mut self, buffers: Buffers) -> Result<&mut Xdp, LoadError> {
+        let name = match buffers {
+            Buffers::One => Program::XdpFast.name(),
+            Buffers::Several => XDP_FRAGS,
         };
         let program: &mut Xdp = self
             .ebpf

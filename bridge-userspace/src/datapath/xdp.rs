@@ -8,7 +8,7 @@ use aya::programs::loaded_programs;
 use nix::errno::Errno;
 use tracing::debug;
 
-use super::load::LoadError;
+use super::load::{Buffers, LoadError};
 use super::program::{AttachPoint, Program};
 use super::{Datapath, Pins};
 use crate::bpf::{attach_xdp, detach_pinned_link, pinned_link, replace_program};
@@ -125,19 +125,41 @@ pub(super) async fn attach(datapath: &mut Datapath, point: &AttachPoint) -> Resu
             id,
         });
     }
-    let program = datapath.xdp()?.fd().map_err(|source| LoadError::Program {
+    let mut outcome = Ok(());
+    for &buffers in Buffers::known() {
+        outcome = attach_variant(datapath, &pins, point, buffers).await;
+        if !matches!(outcome, Err(XdpRefusal::Mtu { .. })) {
+            break;
+        }
+    }
+    outcome
+}
+
+async fn attach_variant(
+    datapath: &mut Datapath,
+    pins: &Pins,
+    point: &AttachPoint,
+    buffers: Buffers,
+) -> Result<(), XdpRefusal> {
+    let program = datapath.xdp(buffers)?;
+    let program = program.fd().map_err(|source| LoadError::Program {
         name: Program::XdpFast.name(),
         source,
     })?;
-    match link(&pins, point, program.as_fd()) {
-        Ok(()) => Ok(()),
-        Err(source) => {
-            let reason = xdp_refusal(program.as_fd(), point.ifindex);
-            let features = xdp_features(point.ifindex).await;
-            let mtu = xdp_link(point.ifindex).await.ok().map(|link| link.mtu);
-            Err(explain(interface(), source, reason, features, mtu))
-        }
-    }
+    let Err(source) = link(pins, point, program.as_fd()) else {
+        debug!(interface = point.interface, ?buffers, "XDP is attached");
+        return Ok(());
+    };
+    let reason = xdp_refusal(program.as_fd(), point.ifindex);
+    let features = xdp_features(point.ifindex).await;
+    let mtu = xdp_link(point.ifindex).await.ok().map(|link| link.mtu);
+    Err(explain(
+        point.interface.clone(),
+        source,
+        reason,
+        features,
+        mtu,
+    ))
 }
 
 fn link(pins: &Pins, point: &AttachPoint, program: BorrowedFd<'_>) -> io::Result<()> {
