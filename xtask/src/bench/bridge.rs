@@ -87,6 +87,18 @@ impl Bridge {
         Ok(())
     }
 
+    /// Packets that it has forwarded, in both directions: all of them, and those among them in XDP.
+    pub fn forwarded(&self) -> Result<(u64, u64)> {
+        let status = status(&self.node, &self.binary, &self.pins)?;
+        let packets = |names: [&str; 2]| {
+            let counts = names.map(|name| status["traffic"][name]["packets"].as_u64());
+            counts.into_iter().sum::<Option<u64>>()
+        };
+        packets(["to-backend", "to-client"])
+            .zip(packets(["xdp-to-backend", "xdp-to-client"]))
+            .context("status does not tell what was forwarded")
+    }
+
     /// Octets that one flow takes in the tables of both directions, whether used or not.
     pub fn flow_memory(&self) -> Result<f64> {
         let mut octets = 0;

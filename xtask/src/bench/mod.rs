@@ -253,9 +253,19 @@ fn pay(
         if interrupted.load(Ordering::Relaxed) {
             bail!("interrupted");
         }
+        let before = in_xdp(visit, cell, &forwarder)?;
         let value = bench
             .measure(cell, visit, &mut forwarder, programs)
             .with_context(|| cell.to_string())?;
+        if let Some(((all, xdp), (all_before, xdp_before))) =
+            in_xdp(visit, cell, &forwarder)?.zip(before)
+        {
+            let (all, xdp) = (all - all_before, xdp - xdp_before);
+            ensure!(
+                xdp * 2 > all,
+                "{cell}: of {all} packets that office-bridge has forwarded, XDP has only {xdp}"
+            );
+        }
         results.add(visit.key(cell), value);
     }
     if let Bench::Sockets(sockets) = &bench
@@ -268,6 +278,16 @@ fn pay(
     drop(topology);
     machine::settle();
     Ok(())
+}
+
+/// What the XDP path's bridge has forwarded, where it has to forward in XDP: known flows.
+fn in_xdp(visit: &Visit, cell: Cell, forwarder: &Forwarder) -> Result<Option<(u64, u64)>> {
+    match (visit.contestant, cell, forwarder) {
+        (Contestant::Xdp, Cell::Rate { .. }, Forwarder::Bridge(bridge)) => {
+            bridge.forwarded().map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// What stands at the two ends of a contestant.
