@@ -68,6 +68,7 @@ fn contents() -> Contents {
         mtu,
         flags,
         next_hop: 0,
+        gateway: [0; 4],
     };
     let mut ports = HostTables::default();
     // All that the test's clients use is allowed, so that the choice is no matter of chance.
