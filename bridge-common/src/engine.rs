@@ -315,6 +315,7 @@ fn deliver<P: Packet, T: Tables>(
             return Verdict::Drop(DropReason::RewriteFailed);
         }
     }
+    packet.set_neighbour(route.neighbour(translation.destination.address));
     let ttl = datagram.ip.ttl.wrapping_sub(1);
     match translate(packet, datagram, transport, translation, ttl) {
         Ok(()) => Verdict::Forward {

@@ -10,12 +10,12 @@ use crate::engine::to_client;
 use crate::flow::{self, Mapping};
 use crate::frame::{ETHERNET, Frame, Inside};
 use crate::layout::{
-    DestinationKind, FastPath, FlowKey, Ipv4, Layer, NextHop, ReplyKey, Tunnel, XdpPort,
+    DestinationKind, FastPath, FlowKey, Layer, NextHop, ReplyKey, Tunnel, XdpPort,
 };
 use crate::lifetime::since;
 use crate::mss;
 use crate::packet::Packet;
-use crate::parse::{Datagram, Payload, Transport};
+use crate::parse::{Datagram, Payload, TCP, Transport, UDP};
 use crate::rewrite::{Translation, translate};
 use crate::tables::{Slot, Tables};
 use crate::tcp::flag;
@@ -128,7 +128,7 @@ fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let Some(outer) = header(&Inside::<F, ETHERNET>(frame)) else {
         return Step::Pass;
     };
-    let kind = destination(tables, fast, outer.destination());
+    let kind = tables.destination(outer.destination());
     match kind {
         Some(DestinationKind::Nat) => {}
         Some(_) if port.is_uplink != 0 => return request(frame, tables, fast, outer),
@@ -138,7 +138,7 @@ fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         let Some(inner) = header(&Inside::<F, INNER>(frame)) else {
             return Step::Pass;
         };
-        return match destination(tables, fast, inner.destination()) {
+        return match tables.destination(inner.destination()) {
             Some(DestinationKind::Nat) => reply::<F, T, INNER>(frame, tables, inner),
             _ => Step::Pass,
         };
@@ -168,12 +168,6 @@ fn header<P: Packet>(packet: &P) -> Option<Datagram> {
     // A constant from here on, and with it every offset.
     datagram.header_len = Ipv4Hdr::LEN as u32;
     Some(datagram)
-}
-
-#[inline(always)]
-fn destination<T: Tables>(tables: &T, fast: &FastPath, address: Ipv4) -> Option<DestinationKind> {
-    fast.destination(address)
-        .unwrap_or_else(|| tables.destination(address))
 }
 
 /// Whether the frame comes out of one of our tunnels.
@@ -267,6 +261,14 @@ fn reply<F: Frame, T: Tables, const AT: u32>(
         pad: 0,
         pad2: 0,
     };
+    // The node's own traffic, mostly; a flow that the port was left to is TC's.
+    if matches!(key.protocol, TCP | UDP)
+        && tables
+            .nat_port(key.nat_port)
+            .is_none_or(|port| port.reserved != 0)
+    {
+        return Step::Pass;
+    }
     let Some(slot) = tables.reply(&key) else {
         return Step::Pass;
     };

@@ -226,7 +226,7 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     if !tables.is_office(key.client) {
         return Err(Verdict::Pass);
     }
-    let settings = *tables.settings().ok_or(Verdict::Pass)?;
+    let settings = tables.settings().ok_or(Verdict::Pass)?;
     let is_service = matches!(kind, DestinationKind::Service);
     if is_service && settings.authoritative == 0 {
         // kube-proxy's, from the first packet to the last, whatever is known of the service by then.
@@ -248,7 +248,7 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
         return Err(Verdict::ToStack);
     }
     let backend = if is_service {
-        balance(tables, key, &settings)?
+        balance(tables, key, settings)?
     } else if transport.opens {
         Endpoint {
             address: key.destination,
@@ -259,6 +259,8 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
         fragment::remember(tables, &datagram, transport);
         return Err(Verdict::Pass);
     };
+    // Read before the route: a change that comes in between advances it again.
+    let epoch = tables.fast_path().map_or(0, |fast| fast.epoch as u16);
     let route = match tables.route(backend.address) {
         Some(route) if route.is_unreachable() => {
             return Err(Verdict::Reject(
@@ -271,8 +273,16 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
         Some(_) => return Err(Verdict::Drop(DropReason::LocalBackend)),
         None => return Err(Verdict::Drop(DropReason::NoRoute)),
     };
-    let nat = nat_address(key, &route, &settings);
-    add(tables, key, backend, nat, Layer::Tc)
+    let flow = Flow {
+        backend: backend.address,
+        nat: nat_address(key, &route, settings),
+        backend_port: backend.port,
+        epoch,
+        next_hop: route.next_hop,
+        layer: Layer::Tc as u8,
+        ..Flow::default()
+    };
+    add(tables, key, flow)
 }
 
 /// Opens a flow on the stack path for a packet that leaves for the pod `key.destination`.
@@ -290,12 +300,14 @@ pub(crate) fn open_departing<T: Tables>(
     if !transport.opens || route.is_unreachable() || route.is_local() {
         return Err(Verdict::Pass);
     }
-    let backend = Endpoint {
-        address: key.destination,
-        port: key.destination_port,
+    let flow = Flow {
+        backend: key.destination,
+        nat: nat_address(key, &route, settings),
+        backend_port: key.destination_port,
+        layer: Layer::Stack as u8,
+        ..Flow::default()
     };
-    let nat = nat_address(key, &route, settings);
-    add(tables, key, backend, nat, Layer::Stack)
+    add(tables, key, flow)
 }
 
 /// Notes that a pod sends to the office by itself: the answers, which look like new flows, are not ours.
@@ -497,25 +509,17 @@ fn nat_address(key: &FlowKey, route: &Route, settings: &Settings) -> Ipv4 {
         .unwrap_or(route.source)
 }
 
+/// Claims a NAT port for the flow, whose mapping is complete but for that, and adds both entries.
 #[inline(always)]
-fn add<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    backend: Endpoint,
-    nat: Ipv4,
-    layer: Layer,
-) -> Result<(), Verdict> {
-    let now = tables.now();
-    let mut reply_key = ReplyKey {
-        backend: backend.address,
-        nat,
-        backend_port: backend.port,
-        nat_port: 0,
-        protocol: key.protocol,
-        pad: 0,
-        pad2: 0,
-    };
-    match ports::claim(tables, key, &reply_key, &reply_of(key, now, layer as u8)) {
+fn add<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), Verdict> {
+    flow.last_seen = tables.now();
+    let mut reply_key = key.reply_key(&flow);
+    match ports::claim(
+        tables,
+        key,
+        &reply_key,
+        &reply_of(key, flow.last_seen, flow.layer),
+    ) {
         Ok(port) => reply_key.nat_port = port,
         Err(Refused::NoPort) => {
             return refuse(tables, key, EventKind::NoNatPort, DropReason::NoNatPort);
@@ -524,15 +528,7 @@ fn add<T: Tables>(
             return refuse(tables, key, EventKind::TableFull, DropReason::TableFull);
         }
     }
-    let flow = Flow {
-        backend: backend.address,
-        nat,
-        backend_port: backend.port,
-        nat_port: reply_key.nat_port,
-        last_seen: now,
-        layer: layer as u8,
-        ..Flow::default()
-    };
+    flow.nat_port = reply_key.nat_port;
     match tables.insert_flow(key, &flow) {
         Insertion::Done => {
             tables.count(Count::FlowOpened, 1, 0);

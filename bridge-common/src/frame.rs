@@ -3,6 +3,7 @@
 use network_types::eth::EthHdr;
 
 use crate::checksum::Difference;
+use crate::layout::Ipv4;
 use crate::packet::{ChecksumKind, OutOfBounds, Packet};
 
 /// Bytes of an Ethernet header.
@@ -75,6 +76,10 @@ impl<F: Frame, const AT: u32> Packet for Inside<'_, F, AT> {
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
         self.0.store(AT + offset, bytes)
     }
+
+    /// The next hop says it.
+    #[inline(always)]
+    fn set_neighbour(&mut self, _address: Ipv4) {}
 
     #[inline(always)]
     fn update_checksum(

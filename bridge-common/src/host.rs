@@ -26,6 +26,8 @@ pub struct BytePacket {
     pub segment_size: u32,
     /// Whether the transport checksum holds the sum of the pseudo-header only.
     pub checksum_is_partial: bool,
+    /// The neighbour that it is to be given to, once that is known.
+    pub neighbour: Option<Ipv4>,
 }
 
 impl BytePacket {
@@ -36,6 +38,7 @@ impl BytePacket {
             bytes,
             segment_size: 0,
             checksum_is_partial: false,
+            neighbour: None,
         }
     }
 
@@ -75,6 +78,10 @@ impl Packet for BytePacket {
         let range = self.range(offset, N)?;
         self.bytes[range].copy_from_slice(bytes);
         Ok(())
+    }
+
+    fn set_neighbour(&mut self, address: Ipv4) {
+        self.neighbour = Some(address);
     }
 
     fn update_checksum(
@@ -352,6 +359,9 @@ impl Tables for HostTables {
     }
 
     fn destination(&self, address: Ipv4) -> Option<DestinationKind> {
+        if let Some(known) = self.fast_path.destination(address) {
+            return known;
+        }
         longest(
             self.destinations
                 .iter()

@@ -221,12 +221,13 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found
         (Verdict::Continue, outer.ip.ttl)
     } else {
         match tables.route(found.destination) {
-            Some(route) if !route.is_unreachable() && !route.is_local() => (
-                Verdict::Forward {
+            Some(route) if !route.is_unreachable() && !route.is_local() => {
+                packet.set_neighbour(route.neighbour(found.destination));
+                let onward = Verdict::Forward {
                     ifindex: route.ifindex,
-                },
-                outer.ip.ttl.wrapping_sub(1),
-            ),
+                };
+                (onward, outer.ip.ttl.wrapping_sub(1))
+            }
             _ => return Verdict::Drop(DropReason::NoRoute),
         }
     };

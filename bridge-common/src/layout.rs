@@ -73,7 +73,7 @@ pub mod capacity {
     pub const XDP_PORTS: usize = 4;
     /// VXLAN devices that XDP decapsulates for.
     pub const TUNNELS: usize = 2;
-    /// Prefixes of `cluster_cidrs` that XDP compares one by one.
+    /// Prefixes of `cluster_cidrs` that are compared one by one.
     pub const DESTINATIONS: usize = 8;
     /// Service ports.
     pub const SERVICES: usize = 65_536;
@@ -154,6 +154,8 @@ pub struct Route {
     pub flags: u16,
     /// Number of the [`NextHop`] by which XDP sends there; 0 if it can't.
     pub next_hop: u16,
+    /// The neighbour that packets are given to; 0.0.0.0 if each destination is a neighbour itself.
+    pub gateway: Ipv4,
 }
 
 impl Route {
@@ -163,6 +165,16 @@ impl Route {
     pub const LOCAL: u16 = 2;
     /// There is no way, or only the default route back to where the packet came from.
     pub const UNREACHABLE: u16 = 4;
+
+    /// The neighbour that a packet to `destination` is given to.
+    #[must_use]
+    #[inline(always)]
+    pub const fn neighbour(&self, destination: Ipv4) -> Ipv4 {
+        match self.gateway {
+            [0, 0, 0, 0] => destination,
+            gateway => gateway,
+        }
+    }
 
     /// Whether the interface encapsulates.
     #[must_use]
@@ -294,7 +306,7 @@ pub struct FastPath {
     /// The VXLAN devices.
     pub tunnels: [Tunnel; capacity::TUNNELS],
     /// What `cluster_cidrs` holds, the longest prefix first: a handful is compared faster than looked up. None where
-    /// there are more than fit; XDP looks them up then.
+    /// there are more than fit: they are looked up then.
     pub destinations: [Destination; capacity::DESTINATIONS],
 }
 
@@ -781,7 +793,7 @@ const _: () = {
     assert!(size_of::<Affinity>() == 12);
     assert!(size_of::<BackendKey>() == 8);
     assert!(size_of::<Backend>() == 8);
-    assert!(size_of::<Route>() == 16);
+    assert!(size_of::<Route>() == 20);
     assert!(size_of::<NextHop>() == 24);
     assert!(size_of::<Vtep>() == 32);
     assert!(size_of::<XdpPort>() == 12);

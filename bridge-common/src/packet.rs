@@ -1,6 +1,7 @@
 //! How the engine reads and writes a packet.
 
 use crate::checksum::{Difference, Sum};
+use crate::layout::Ipv4;
 
 /// The packet could not be read or written there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,9 @@ pub trait Packet {
     /// # Errors
     /// When the packet ends before, or can't be made writable.
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds>;
+
+    /// Notes which neighbour the packet is to be given to.
+    fn set_neighbour(&mut self, address: Ipv4);
 
     /// Brings the transport checksum at `offset` up to date.
     ///

@@ -129,7 +129,7 @@ fn act(context: &TcContext, packet: &mut Skb, verdict: PackedVerdict, hook: Hook
             packet.note_from_uplink();
             TC_ACT_UNSPEC
         }
-        tag::FORWARD => Skb::redirect_to_neighbour(verdict.value()),
+        tag::FORWARD => packet.redirect_to_neighbour(verdict.value()),
         tag::BOUNCE => packet.bounce(hook == Hook::Egress),
         _ => {
             if verdict.tag() == tag::DROP {

@@ -151,9 +151,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn destination(&self, address: Ipv4) -> Option<DestinationKind> {
-        CLUSTER_CIDRS
-            .get(&Key::new(32, address))
-            .and_then(|cidr| cidr.kind())
+        let known = self.fast_path().and_then(|fast| fast.destination(address));
+        known.unwrap_or_else(|| {
+            CLUSTER_CIDRS
+                .get(&Key::new(32, address))
+                .and_then(|cidr| cidr.kind())
+        })
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use core::ffi::c_void;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT,
-    bpf_adj_room_mode,
+    bpf_adj_room_mode, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
@@ -16,12 +16,15 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::TcContext;
 use bridge_common::checksum::{Difference, Sum};
+use bridge_common::layout::Ipv4;
 use bridge_common::packet::{Answerable, ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
 
 use crate::maps::scratch;
 
 /// `ETH_P_IP` (`linux/if_ether.h`) as `__sk_buff.protocol` has it.
 const ETH_P_IP: u32 = 0x0800_u16.to_be() as u32;
+/// `AF_INET` (linux/socket.h).
+const AF_INET: u32 = 2;
 /// `PACKET_HOST` (`linux/if_packet.h`).
 const PACKET_HOST: u32 = 0;
 /// `ETH_HLEN` (`linux/if_ether.h`): the bridge attaches to Ethernet interfaces only.
@@ -35,6 +38,7 @@ const FROM_UPLINK: u32 = 0x0B1D;
 /// An IPv4 packet in a socket buffer.
 pub struct Skb {
     skb: *mut __sk_buff,
+    neighbour: Ipv4,
 }
 
 /// Reads a field of `__sk_buff`.
@@ -54,12 +58,18 @@ const fn done(result: i64) -> Result<(), OutOfBounds> {
 }
 
 impl Skb {
+    #[inline(always)]
+    fn of(context: &TcContext) -> Self {
+        Self {
+            skb: context.as_ptr().cast(),
+            neighbour: [0; 4],
+        }
+    }
+
     /// The packet of a TC hook, if it is untagged IPv4.
     #[inline(always)]
     pub fn ipv4(context: &TcContext) -> Option<Self> {
-        let skb = Self {
-            skb: context.as_ptr().cast(),
-        };
+        let skb = Self::of(context);
         (field!(skb, protocol) == ETH_P_IP && field!(skb, vlan_present) == 0).then_some(skb)
     }
 
@@ -90,18 +100,21 @@ impl Skb {
     /// The interface that the packet came in by.
     #[inline(always)]
     pub fn ifindex(context: &TcContext) -> u32 {
-        let skb = Self {
-            skb: context.as_ptr().cast(),
-        };
-        field!(skb, ifindex)
+        field!(Self::of(context), ifindex)
     }
 
-    /// Sends the packet out of `ifindex`; the kernel finds the neighbour by its own route to the
-    /// destination address.
+    /// Sends the packet out of `ifindex` to the neighbour that was noted on it; the kernel finds its link-layer
+    /// address, or asks for it.
     #[inline(always)]
-    pub fn redirect_to_neighbour(ifindex: u32) -> i32 {
-        // SAFETY: a null parameter block with length 0 asks for the route lookup.
-        unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+    pub fn redirect_to_neighbour(&self, ifindex: u32) -> i32 {
+        let mut neighbour = bpf_redir_neigh {
+            nh_family: AF_INET,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] },
+        };
+        neighbour.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(self.neighbour);
+        let len = size_of::<bpf_redir_neigh>() as i32;
+        // SAFETY: the block is as long as said.
+        unsafe { bpf_redirect_neigh(ifindex, &raw mut neighbour, len, 0) as i32 }
     }
 
     /// Sends the packet back to the link-layer address that it came from. One that was about to leave comes in
@@ -195,6 +208,11 @@ impl Packet for Skb {
     #[inline(always)]
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
         self.store_raw(ETH_HLEN + offset, bytes)
+    }
+
+    #[inline(always)]
+    fn set_neighbour(&mut self, address: Ipv4) {
+        self.neighbour = address;
     }
 
     #[inline(always)]

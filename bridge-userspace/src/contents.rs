@@ -201,6 +201,7 @@ fn routes(desired: &DesiredState, network: &NetworkState) -> BTreeMap<Ipv4Net, R
                 mtu: route.mtu,
                 flags: if route.tunnel { Route::TUNNEL } else { 0 },
                 next_hop: 0,
+                gateway: route.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
             }
         };
         routes.insert(route.prefix, entry);

@@ -4,20 +4,24 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::maps::lpm_trie::Key;
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use bridge_common::engine::{Side, run};
-use bridge_common::host::{BytePacket, HostTables};
+use bridge_common::fast::{self, Step};
+use bridge_common::host::{ByteFrame, BytePacket, HostTables};
 use bridge_common::layout::{
-    Backend, BackendKey, ClusterCidr, DestinationKind, OfficeCidr, Route, Service, ServiceKey,
-    Settings,
+    Backend, BackendKey, ClusterCidr, DestinationKind, FastPath, NextHop, OfficeCidr, Route,
+    Service, ServiceKey, Settings, Tunnel, Vtep, XdpPort, name,
 };
 use bridge_common::parse::{ICMP, TCP, UDP};
 use bridge_common::stack::depart;
 use bridge_common::verdict::Verdict;
 use bridge_userspace::contents::{Contents, ServiceEntry};
-use bridge_userspace::datapath::Program::{self, ClusterEgress, ClusterIngress, UplinkIngress};
+use bridge_userspace::datapath::Program::{
+    self, ClusterEgress, ClusterIngress, UplinkIngress, XdpFast,
+};
 use bridge_userspace::datapath::{Datapath, Pins};
-use bridge_userspace::next_hops::NextHops;
+use bridge_userspace::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
@@ -35,6 +39,12 @@ const ETHERNET: [u8; 14] = [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2, 8, 0];
 const UNSPEC: u32 = u32::MAX;
 const SHOT: u32 = 2;
 const REDIRECT: u32 = 7;
+
+/// `enum xdp_action` (linux/bpf.h).
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
 
 const EVERYWHERE: [Program; 3] = [UplinkIngress, ClusterIngress, ClusterEgress];
 
@@ -58,6 +68,7 @@ fn contents() -> Contents {
         mtu,
         flags,
         next_hop: 0,
+        gateway: [0; 4],
     };
     let mut ports = HostTables::default();
     // All that the test's clients use is allowed, so that the choice is no matter of chance.
@@ -175,10 +186,83 @@ fn host_tables(contents: &Contents) -> HostTables {
     tables
 }
 
+/// The interface that a test run of the kernel gives XDP programs their frames by: the loopback device.
+const LOOPBACK: u32 = 1;
+/// Where next hops lead to.
+const NIC: u32 = 7;
+const REMOTE: [u8; 4] = [10, 60, 20, 31];
+const VXLAN_PORT: u16 = 8_472;
+const VXLAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 5];
+
+/// How XDP reaches the pods.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Native,
+    Vxlan,
+}
+
+fn next_hops(way: Way) -> NextHops {
+    let hop = |mtu, vtep| Hop {
+        next_hop: NextHop {
+            ifindex: NIC,
+            vtep: 0,
+            mtu,
+            destination: [2, 0, 0, 0, 1, 1],
+            source: [2, 0, 0, 0, 0, 7],
+        },
+        vtep,
+    };
+    let vtep = Vtep {
+        remote: REMOTE,
+        local: UPLINK,
+        vni: 1,
+        port: VXLAN_PORT,
+        source_port_min: 32_768,
+        source_port_count: 28_232,
+        ttl: 64,
+        tos: 0,
+        inner_destination: [2, 0, 0, 0, 1, 5],
+        inner_source: VXLAN_MAC,
+    };
+    let to_pods = hop(1_450, (way == Way::Vxlan).then_some(vtep));
+    let mut next_hops = NextHops {
+        hops: BTreeMap::from([
+            (net("10.244.1.0/24"), to_pods),
+            (net("192.168.0.0/22"), hop(1_500, None)),
+        ]),
+        ..NextHops::default()
+    };
+    next_hops.ports[0] = XdpPort {
+        ifindex: LOOPBACK,
+        is_uplink: 1,
+        ..XdpPort::default()
+    };
+    next_hops.tunnels[0] = Tunnel {
+        local: UPLINK,
+        vni: 1,
+        port: VXLAN_PORT,
+        mac: VXLAN_MAC,
+    };
+    next_hops
+}
+
+/// A packet as it comes out of the tunnel.
+fn tunnelled(packet: &[u8]) -> Vec<u8> {
+    let vxlan = [
+        &[8, 0, 0, 0, 0, 0, 1, 0][..],
+        &VXLAN_MAC,
+        &[2, 0, 0, 0, 1, 5, 8, 0],
+        packet,
+    ];
+    udp((REMOTE, 50_000), (UPLINK, VXLAN_PORT), &vxlan.concat())
+}
+
 /// Both engines, side by side.
 struct Pair {
     datapath: Datapath,
     host: HostTables,
+    /// Whether packets come by XDP first.
+    xdp: Option<Way>,
     _pinned: Pinned,
 }
 
@@ -211,8 +295,80 @@ impl Pair {
         Self {
             datapath,
             host: host_tables(&contents),
+            xdp: None,
             _pinned: pinned,
         }
+    }
+
+    /// The same, with XDP in front.
+    fn behind_xdp(name: &str, way: Way) -> Self {
+        let mut pair = Self::new(name);
+        let program: &mut Xdp = pair
+            .datapath
+            .ebpf_mut()
+            .program_mut(XdpFast.name())
+            .unwrap()
+            .try_into()
+            .unwrap();
+        program.load().unwrap();
+        let contents = Contents {
+            next_hops: next_hops(way),
+            ..contents()
+        };
+        let tables = Tables::open(pair.datapath.pins()).unwrap();
+        Reconciler::open(&tables).unwrap().apply(&contents).unwrap();
+        // The numbers that userspace gave are its own business: the host's engine takes them over.
+        let routes = tables.prefixes::<Route>(name::ROUTES).unwrap();
+        for (network, length, route) in &mut pair.host.routes {
+            *route = routes.get(&Key::new(*length, *network), 0).unwrap();
+        }
+        let next_hops = tables.array::<NextHop>(name::NEXT_HOPS).unwrap();
+        let vteps = tables.array::<Vtep>(name::VTEP_FDB).unwrap();
+        let fast_path = tables.array::<FastPath>(name::FAST_PATH).unwrap();
+        pair.host.next_hops = (0..8).map(|at| next_hops.get(&at, 0).unwrap()).collect();
+        pair.host.vteps = (0..8).map(|at| vteps.get(&at, 0).unwrap()).collect();
+        pair.host.fast_path = fast_path.get(&0, 0).unwrap();
+        pair.xdp = Some(way);
+        pair
+    }
+
+    /// Runs a packet through both at XDP and compares; gives what the host made of it.
+    #[track_caller]
+    fn both_at_xdp(&mut self, what: &str, packet: &[u8]) -> Step {
+        let frame = [&ETHERNET[..], packet].concat();
+        let mut on_host = ByteFrame::new(LOOPBACK, frame.clone());
+        let step = fast::handle(&mut on_host, &self.host);
+        let program: &mut Xdp = self
+            .datapath
+            .ebpf_mut()
+            .program_mut(XdpFast.name())
+            .unwrap()
+            .try_into()
+            .unwrap();
+        let mut out = vec![0; frame.len() + 256];
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(&frame),
+                data_out: Some(&mut out),
+                ..TestRunOptions::new()
+            })
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let expected = match step {
+            Step::Drop => XDP_DROP,
+            Step::Pass | Step::OpenFlow => XDP_PASS,
+            Step::Bounce => XDP_TX,
+            Step::Redirect { .. } => XDP_REDIRECT,
+        };
+        assert_eq!(
+            result.return_value, expected,
+            "{what}: {step:?} on the host"
+        );
+        assert_eq!(
+            out[..result.data_size_out as usize],
+            on_host.bytes,
+            "{what}"
+        );
+        step
     }
 
     /// Runs a packet through both and compares; gives what the host made of it.
@@ -223,7 +379,7 @@ impl Pair {
             UplinkIngress => run(&mut on_host, &self.host, Side::Uplink),
             ClusterIngress => run(&mut on_host, &self.host, Side::Cluster),
             ClusterEgress => depart(&mut on_host, &self.host),
-            Program::XdpFast => unreachable!("it has a context of another kind"),
+            XdpFast => unreachable!("it has a context of another kind"),
         };
         let classifier: &mut SchedClassifier = self
             .datapath
@@ -331,6 +487,17 @@ fn echo(source: [u8; 4], destination: [u8; 4], identifier: u16, is_request: bool
     packet
 }
 
+/// Numbers below the argument, the same in every run.
+fn dice() -> impl FnMut(usize) -> usize {
+    let mut random = 0x2545_F491_u32;
+    move |below| {
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        random as usize % below
+    }
+}
+
 fn with_header(packet: &[u8], change: impl FnOnce(&mut Ipv4Header)) -> Vec<u8> {
     let (mut header, rest) = Ipv4Header::from_slice(packet).unwrap();
     change(&mut header);
@@ -352,6 +519,72 @@ fn unreachable_about(quoted: &[u8], source: [u8; 4], destination: [u8; 4]) -> Ve
         .write(&mut packet, quoted)
         .unwrap();
     packet
+}
+
+/// What a pod sends, as it comes in by the uplink.
+fn as_it_arrives(way: Way, packet: &[u8]) -> Vec<u8> {
+    match way {
+        Way::Native => packet.to_vec(),
+        Way::Vxlan => tunnelled(packet),
+    }
+}
+
+#[test]
+fn sessions_are_carried_by_xdp_alike() {
+    let redirected = Step::Redirect { ifindex: NIC };
+    for (name, way) in [("native", Way::Native), ("vxlan", Way::Vxlan)] {
+        let mut pair = Pair::behind_xdp(name, way);
+        for (port, destination) in [(40_000, (POD, 8_080)), (40_001, (VIP, 80))] {
+            for (flags, payload) in [("S", &b""[..]), ("A", b""), ("A", b"hello"), ("FA", b"")] {
+                let what = format!("{name}, {destination:?}, {flags}");
+                let request = tcp((CLIENT, port), destination, flags, payload);
+                assert_eq!(pair.both_at_xdp(&what, &request), redirected, "{what}");
+                let back = if flags == "S" { "SA" } else { flags };
+                let answer = tcp((POD, 8_080), (NAT, port), back, b"world");
+                let answer = as_it_arrives(way, &answer);
+                assert_eq!(pair.both_at_xdp(&what, &answer), redirected, "{what}");
+            }
+        }
+        let query = udp((CLIENT, 5_353), (VIP, 53), b"query");
+        assert_eq!(pair.both_at_xdp("UDP", &query), redirected);
+        let answer = as_it_arrives(way, &udp((POD, 8_080), (NAT, 5_353), b"answer"));
+        assert_eq!(pair.both_at_xdp("its answer", &answer), redirected);
+        let ping = echo(CLIENT, POD, 7, true);
+        assert_eq!(pair.both_at_xdp("ping", &ping), redirected);
+        let pong = as_it_arrives(way, &echo(POD, NAT, 7, false));
+        assert_eq!(pair.both_at_xdp("pong", &pong), redirected);
+    }
+}
+
+#[test]
+fn damaged_frames_are_treated_alike_by_xdp() {
+    for (name, way) in [("dnative", Way::Native), ("dvxlan", Way::Vxlan)] {
+        let mut pair = Pair::behind_xdp(name, way);
+        let sound = [
+            tcp((CLIENT, 40_000), (POD, 80), "S", b"payload"),
+            udp((CLIENT, 40_000), (VIP, 53), b"payload"),
+            echo(CLIENT, POD, 7, true),
+            as_it_arrives(way, &tcp((POD, 80), (NAT, 40_000), "SA", b"")),
+            as_it_arrives(way, &udp((POD, 8_080), (NAT, 40_000), b"answer")),
+        ];
+        let mut next = dice();
+        for round in 0..400 {
+            let mut packet = sound[round % sound.len()].clone();
+            if round >= sound.len() {
+                for _ in 0..=next(3) {
+                    let at = next(packet.len());
+                    if !(12..24).contains(&at) {
+                        packet[at] = u8::try_from(next(256)).unwrap();
+                    }
+                }
+                if next(4) == 0 {
+                    packet.truncate(next(packet.len() + 1));
+                }
+            }
+            let what = format!("{name}, round {round}: {packet:02x?}");
+            pair.both_at_xdp(&what, &packet);
+        }
+    }
 }
 
 #[test]
@@ -538,13 +771,7 @@ fn refusals_and_answers_are_alike() {
 #[test]
 fn damaged_packets_are_treated_alike() {
     let mut pair = Pair::new("damaged");
-    let mut random = 0x2545_F491_u32;
-    let mut next = |below: usize| {
-        random ^= random << 13;
-        random ^= random >> 17;
-        random ^= random << 5;
-        random as usize % below
-    };
+    let mut next = dice();
     let sound = [
         tcp((CLIENT, 40_000), (POD, 80), "S", b"payload"),
         udp((CLIENT, 40_000), (VIP, 53), b"payload"),

@@ -263,7 +263,7 @@ impl Lab {
             .into_iter()
             .chain(self.options.second_nic.then_some("node-30"));
         for port in ports {
-            let words = "tx off sg off tso off gso off gro on tx-udp-segmentation off";
+            let words = "tx off sg off tso off gso off gro on txvlan off tx-udp-segmentation off";
             let arguments: Vec<&str> = ["-K", port].into_iter().chain(words.split(' ')).collect();
             switch.output("ethtool", &arguments)?;
             xdp_pass::attach(switch, port, self.run.path())?;

@@ -1,5 +1,8 @@
 //! `cargo xtask lab`: the hosts and networks, to look around in.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use anyhow::{Context as _, Result};
 use lab::{Lab, LabOptions, demo};
 use nix::sys::signal::{SigSet, Signal};
@@ -47,6 +50,20 @@ impl Interrupt {
         let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
         signals.thread_block().context("hold back Ctrl-C")?;
         Ok(Self { signals })
+    }
+
+    /// A flag that is set when one of them comes, for who has more to do than to wait.
+    pub fn watch(self) -> Result<&'static AtomicBool> {
+        let came: &'static AtomicBool = Box::leak(Box::default());
+        thread::Builder::new()
+            .name("interrupt".into())
+            .spawn(move || {
+                if self.signals.wait().is_ok() {
+                    came.store(true, Ordering::Relaxed);
+                }
+            })
+            .context("start a thread that waits for Ctrl-C")?;
+        Ok(came)
     }
 
     /// Waits for one of them.

@@ -7,9 +7,10 @@
 //! * [`ebpf`] builds the program for the kernel, [`build`] the binary that embeds it;
 //! * [`packages`] is the table of programs that the lab needs, [`host`] puts them in place;
 //! * [`control_plane`] looks for an API server for the lab, [`variants`] tells which tests run in which lab;
-//! * [`lint`], [`test`], [`ci`], [`lab`], [`run`] and [`image`] are the commands.
+//! * [`lint`], [`test`], [`ci`], [`lab`], [`run`], [`bench`] and [`image`] are the commands.
 
 mod apt;
+mod bench;
 mod build;
 mod ci;
 mod control_plane;
@@ -63,6 +64,8 @@ enum Task {
     Lab,
     /// Makes the container image and saves it as an OCI archive
     Image(ImageArgs),
+    /// Measures office-bridge beside what it replaces, in namespaces, and writes docs/benchmarks
+    Bench(BenchArgs),
     /// Plays the office developer in the lab; with arguments after `--`, runs the bridge on this host
     Run(RunArgs),
 }
@@ -149,6 +152,25 @@ struct RunArgs {
     args: Vec<OsString>,
 }
 
+#[derive(Args)]
+struct BenchArgs {
+    /// Fewer cells and rounds, in three minutes; the report goes to target/bench
+    #[arg(long)]
+    quick: bool,
+    /// Only this contestant: ceiling, redirect, kernel, iptables, nftables, stack, tc or xdp
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// How often each cell is measured [default: 5, with --quick 2]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
+    /// Where the report goes [default: docs/benchmarks]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// results.json of an older run: print the ratio of the medians, cell by cell
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let workspace = Workspace::here();
@@ -167,6 +189,16 @@ fn main() -> ExitCode {
         Task::Lint(args) => lint::run(&workspace, args.deny),
         Task::Ci(args) => ci::run(&workspace, !args.no_clean, args.deny),
         Task::Lab => lab::run(),
+        Task::Bench(args) => {
+            let options = bench::Options {
+                quick: args.quick,
+                only: args.only,
+                rounds: args.rounds.map(usize::from),
+                output: args.output,
+                compare: args.compare,
+            };
+            bench::run(&workspace, &options)
+        }
         Task::Image(args) => image::run(&workspace, args.output),
         Task::Run(args) if args.args.is_empty() => run::in_lab(&workspace, args.check),
         Task::Run(args) => run::on_host(&workspace, args.release, &args.args),

@@ -75,9 +75,15 @@ impl Workspace {
 
     /// The eBPF object.
     pub fn ebpf_object(&self) -> PathBuf {
-        self.ebpf_target()
-            .join(EBPF_TARGET)
-            .join("release")
-            .join("bridge-ebpf")
+        self.ebpf_output().join("bridge-ebpf")
+    }
+
+    /// The eBPF object of the bench: its generator of packets and its sink.
+    pub fn traffic_object(&self) -> PathBuf {
+        self.ebpf_output().join("traffic")
+    }
+
+    fn ebpf_output(&self) -> PathBuf {
+        self.ebpf_target().join(EBPF_TARGET).join("release")
     }
 }

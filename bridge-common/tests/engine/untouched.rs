@@ -68,6 +68,7 @@ fn check(tables: &HostTables, bytes: &[u8]) {
                 bytes: bytes.to_vec(),
                 segment_size,
                 checksum_is_partial,
+                neighbour: None,
             };
             let ttl = match way(&mut packet, tables) {
                 Verdict::Pass | Verdict::ToStack => {

@@ -65,6 +65,7 @@ const fn route(ifindex: u32, source: Ipv4, mtu: u32, flags: u16) -> Route {
         mtu,
         flags,
         next_hop: 0,
+        gateway: [0; 4],
     }
 }
 

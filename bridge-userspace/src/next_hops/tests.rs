@@ -130,6 +130,7 @@ fn entries(network: &NetworkState) -> BTreeMap<Ipv4Net, Route> {
             mtu: route.mtu,
             flags: if route.tunnel { Route::TUNNEL } else { 0 },
             next_hop: 0,
+            gateway: [0; 4],
         };
         (route.prefix, entry)
     });

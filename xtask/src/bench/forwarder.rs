@@ -1,0 +1,78 @@
+//! Setting a contestant up in the node.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use lab::Firewall;
+use lab::cluster::Cluster;
+use lab::plan::{OFFICE_CIDR, POD_CIDR, SERVICE_CIDR};
+use lab::rules::{self, NodeRules};
+
+use super::bridge::Bridge;
+use super::plan::Contestant;
+use super::topology::{Topology, UPLINK};
+use super::traffic::{Redirect, Sink};
+
+/// What holds a contestant in place.
+pub enum Forwarder {
+    /// The kernel's tables do.
+    Kernel,
+    /// A sink at the uplink.
+    Ceiling(Sink),
+    /// Programs at both ends.
+    Redirect(#[expect(dead_code, reason = "detaches when dropped")] Redirect),
+    /// A process.
+    Bridge(Bridge),
+}
+
+/// The programs that are measured and that measure.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// office-bridge.
+    pub bridge: PathBuf,
+    /// The object with the generator and the sink.
+    pub traffic: PathBuf,
+}
+
+/// Sets `contestant` up in the node.
+pub fn set_up(
+    contestant: Contestant,
+    programs: &Programs,
+    topology: &Topology,
+    cluster: &Cluster,
+    flow_capacity: u32,
+) -> Result<Forwarder> {
+    let object: &Path = &programs.traffic;
+    match contestant {
+        Contestant::Ceiling => Sink::attach(object, &topology.node, UPLINK).map(Forwarder::Ceiling),
+        Contestant::Redirect => Redirect::attach(object, topology).map(Forwarder::Redirect),
+        Contestant::Kernel => Ok(Forwarder::Kernel),
+        Contestant::Iptables => {
+            if !cluster.services.is_empty() {
+                let kube_proxy = NodeRules {
+                    kube_proxy: true,
+                    masquerade: false,
+                    // The recipe's rules do that, and keep the client's port if they can: replies are known then.
+                    service_masquerade: false,
+                    firewall: Firewall::Open,
+                };
+                rules::install(&topology.node, &cluster.nodes[0], cluster, kube_proxy)?;
+            }
+            rules::add_recipe(&topology.node)?;
+            Ok(Forwarder::Kernel)
+        }
+        Contestant::Nftables => {
+            let ruleset = format!(
+                "table ip nat {{ chain postrouting {{ type nat hook postrouting priority srcnat; \
+                 ip saddr {OFFICE_CIDR} ip daddr {{ {POD_CIDR}, {SERVICE_CIDR} }} masquerade; }} }}\n"
+            );
+            topology.node.feed("nft", &["-f", "-"], &ruleset)?;
+            Ok(Forwarder::Kernel)
+        }
+        Contestant::Stack | Contestant::Tc | Contestant::Xdp => {
+            let datapath = contestant.datapath().unwrap_or("auto");
+            Bridge::start(&programs.bridge, topology, datapath, cluster, flow_capacity)
+                .map(Forwarder::Bridge)
+        }
+    }
+}
