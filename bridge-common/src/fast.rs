@@ -138,13 +138,16 @@ fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         let Some(inner) = header(&Inside::<F, INNER>(frame)) else {
             return Step::Pass;
         };
+        if inner.total_len + (INNER - ETHERNET) > outer.total_len {
+            return Step::Pass;
+        }
         return match tables.destination(inner.destination()) {
-            Some(DestinationKind::Nat) => reply::<F, T, INNER>(frame, tables, inner),
+            Some(DestinationKind::Nat) => reply::<F, T, INNER>(frame, tables, fast, inner),
             _ => Step::Pass,
         };
     }
     match kind {
-        Some(DestinationKind::Nat) => reply::<F, T, ETHERNET>(frame, tables, outer),
+        Some(DestinationKind::Nat) => reply::<F, T, ETHERNET>(frame, tables, fast, outer),
         _ => Step::Pass,
     }
 }
@@ -194,6 +197,9 @@ fn request<F: Frame, T: Tables>(
     }
     let key = flow::key(&datagram, &transport);
     let now = tables.now();
+    if now > fast.valid_until {
+        return Step::Pass;
+    }
     let Some(slot) = flow::find(tables, &key, &transport, now) else {
         return Step::OpenFlow;
     };
@@ -243,6 +249,7 @@ const QUESTIONABLE: u32 = 8;
 fn reply<F: Frame, T: Tables, const AT: u32>(
     frame: &mut F,
     tables: &T,
+    fast: &FastPath,
     datagram: Datagram,
 ) -> Step {
     let packet = Inside::<F, AT>(frame);
@@ -275,7 +282,7 @@ fn reply<F: Frame, T: Tables, const AT: u32>(
     let now = tables.now();
     let (translation, seen, layer) =
         slot.with(|reply| (to_client(reply), reply.last_seen, reply.layer));
-    if layer != Layer::Tc as u8 || since(now, seen) >= QUESTIONABLE {
+    if layer != Layer::Tc as u8 || since(now, seen) >= QUESTIONABLE || now > fast.valid_until {
         return Step::Pass;
     }
     let client = translation.destination;

@@ -301,6 +301,9 @@ pub struct FastPath {
     /// next hop counts in the epoch that it was cached in only. The lower 16 bits count and are never 0, which is a new
     /// flow's epoch.
     pub epoch: u32,
+    /// Until when next hops may be believed. The process that mirrors them renews this; without one XDP leaves packets
+    /// to TC, whose neighbours the kernel itself keeps up to date.
+    pub valid_until: Seconds,
     /// The interfaces.
     pub ports: [XdpPort; capacity::XDP_PORTS],
     /// The VXLAN devices.
@@ -799,7 +802,7 @@ const _: () = {
     assert!(size_of::<XdpPort>() == 12);
     assert!(size_of::<Tunnel>() == 16);
     assert!(size_of::<Destination>() == 12);
-    assert!(size_of::<FastPath>() == 180);
+    assert!(size_of::<FastPath>() == 184);
     assert!(size_of::<FlowKey>() == 16);
     assert!(size_of::<Flow>() == 32);
     assert!(size_of::<ReplyKey>() == 16);

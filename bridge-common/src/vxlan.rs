@@ -16,7 +16,7 @@ pub const OVERHEAD: u32 = ETHERNET + (Ipv4Hdr::LEN + UdpHdr::LEN + VxlanHdr::LEN
 /// Where the inner IPv4 header stands in a frame of the tunnel.
 pub const INNER: u32 = OVERHEAD + ETHERNET;
 
-/// `ETH_P_IP` (linux/if_ether.h).
+/// `ETH_P_IP` (`linux/if_ether.h`).
 pub const ETH_P_IP: [u8; 2] = [0x08, 0x00];
 
 /// ECN field of the TOS byte (RFC 3168 section 5).
@@ -126,8 +126,8 @@ pub fn encapsulate<F: Frame>(
             0x45, tos, l0, l1, i0, i1, 0, 0, ttl, UDP, s0, s1, s2, s3, r0, r1, r2, r3,
         ])
         .checksum();
-    let port =
-        u32::from(vtep.source_port_min) + ((hash >> 16) * u32::from(vtep.source_port_count) >> 16);
+    let port = u32::from(vtep.source_port_min)
+        + (((hash >> 16) * u32::from(vtep.source_port_count)) >> 16);
     let [p0, p1] = (port as u16).to_be_bytes();
     let [d0, d1] = vtep.port.to_be_bytes();
     let [_, v0, v1, v2] = vtep.vni.to_be_bytes();

@@ -328,6 +328,8 @@ impl Pair {
         pair.host.next_hops = (0..8).map(|at| next_hops.get(&at, 0).unwrap()).collect();
         pair.host.vteps = (0..8).map(|at| vteps.get(&at, 0).unwrap()).collect();
         pair.host.fast_path = fast_path.get(&0, 0).unwrap();
+        // The host's clock is moved by hand, the kernel's is not.
+        pair.host.fast_path.valid_until = u32::MAX;
         pair.xdp = Some(way);
         pair
     }

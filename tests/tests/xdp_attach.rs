@@ -221,7 +221,7 @@ fn another_program_is_named_and_left_alone() {
     std::fs::remove_file(&pin_text).unwrap();
 
     let error = String::from_utf8(refused(&lab).stderr).unwrap();
-    let named = format!("eth0 has an XDP program already: `xdp_fast_frags` (id {id})");
+    let named = format!("eth0 has an XDP program already: `xdp_fast` (id {id})");
     assert!(error.contains(&named), "{error}");
     assert!(error.contains("--datapath tc"), "{error}");
     assert_eq!(program(&lab, "eth0"), Some(id));

@@ -78,6 +78,7 @@ fn fast_world() -> HostTables {
     ];
     let mut fast = FastPath {
         epoch: 7,
+        valid_until: 2_000,
         ..FastPath::default()
     };
     fast.ports[0] = XdpPort {
@@ -334,6 +335,7 @@ fn other_packets_of_the_tunnel_are_left_alone() {
             tunnelled(&icmp_error(POD, NAT, [3, 3], [0; 4], &reply)),
         ),
         ("cut short", good[..60].to_vec()),
+        ("an outer packet that ends inside", change(3, 0x40)),
     ] {
         println!("{what}");
         left_alone(&tables, frame(NIC, &bytes));
@@ -434,6 +436,22 @@ fn a_next_hop_counts_in_its_epoch_only() {
 
     tables.next_hops[usize::from(TO_TUNNEL)] = NextHop::default();
     left_alone(&tables, frame(UPLINK, &wire.bytes()));
+}
+
+#[test]
+fn next_hops_that_nobody_mirrors_any_more_are_not_believed() {
+    let mut tables = fast_world();
+    tables.fast_path.valid_until = tables.clock.get() + 3;
+    let request = frame(UPLINK, &Wire::udp(CLIENT, DNS).bytes());
+    out_of_tunnel(run(&tables, request.clone()));
+    let (backend, nat) = answer_to_only_flow(&tables);
+    let reply = frame(NIC, &tunnelled(&Wire::udp(backend, nat).bytes()));
+    advance(&tables, 3);
+    out_of_tunnel(run(&tables, request.clone()));
+    assert_eq!(run(&tables, reply.clone()).0, TO_UPLINK);
+    advance(&tables, 1);
+    left_alone(&tables, request);
+    left_alone(&tables, reply);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Instant;
 use aya::Pod;
 use aya::maps::{Array, MapData};
 use bridge_common::layout::{
-    ClusterCidr, Destination, FastPath, NextHop, Route, Vtep, capacity, name,
+    ClusterCidr, Destination, FastPath, NextHop, Route, Seconds, Vtep, capacity, name,
 };
 use ipnet::Ipv4Net;
 use tracing::warn;
@@ -20,7 +20,12 @@ use super::slots::{Number, Slots};
 use super::{Changes, PrefixTable};
 use crate::contents::Contents;
 use crate::next_hops::Hop;
+use crate::sweep;
 use crate::tables::{TableError, Tables, access};
+
+/// Seconds for which next hops are believed after they were last compared with the kernel's, which `run` does every ten
+/// seconds at least.
+const VALIDITY: Seconds = 30;
 
 pub(super) struct RouteTables {
     routes: PrefixTable<Route>,
@@ -151,17 +156,20 @@ impl RouteTables {
         };
         let wanted = FastPath {
             epoch,
+            valid_until: self.applied.valid_until,
             ports: contents.next_hops.ports,
             tunnels: contents.next_hops.tunnels,
             destinations: destinations(&contents.cluster),
         };
-        if wanted != self.applied {
-            self.fast_path
-                .set(0, wanted, 0)
-                .map_err(access(name::FAST_PATH))?;
-            self.applied = wanted;
-            changes.written += 1;
-        }
+        changes.written += usize::from(wanted != self.applied);
+        // Renewed each time, which is no change of what is forwarded.
+        self.applied = FastPath {
+            valid_until: sweep::now().saturating_add(VALIDITY),
+            ..wanted
+        };
+        self.fast_path
+            .set(0, self.applied, 0)
+            .map_err(access(name::FAST_PATH))?;
         if self.epoch_is_over {
             self.epoch_is_over = false;
             self.next_hops.slots.caches_are_void(now);
