@@ -63,8 +63,8 @@ pub fn set_up(
         }
         Contestant::Nftables => {
             let ruleset = format!(
-                "table ip nat {{ chain postrouting {{ type nat hook postrouting priority srcnat; \
-                 ip saddr {OFFICE_CIDR} ip daddr {{ {POD_CIDR}, {SERVICE_CIDR} }} masquerade; }} }}\n"
+                "table ip nat {{\nchain postrouting {{\ntype nat hook postrouting priority srcnat;\n\
+                 ip saddr {OFFICE_CIDR} ip daddr {{ {POD_CIDR}, {SERVICE_CIDR} }} masquerade\n}}\n}}\n"
             );
             topology.node.feed("nft", &["-f", "-"], &ruleset)?;
             Ok(Forwarder::Kernel)
