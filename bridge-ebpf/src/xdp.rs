@@ -36,7 +36,9 @@ impl Xdp {
             Step::Pass | Step::OpenFlow => xdp_action::XDP_PASS,
             Step::Bounce => xdp_action::XDP_TX,
             // SAFETY: takes no pointer.
-            Step::Redirect { ifindex } => unsafe { bpf_redirect(ifindex, 0) as u32 },
+            Step::Redirect { ifindex } => unsafe {
+                (bpf_redirect(ifindex, 0) as i32).cast_unsigned()
+            },
             Step::Drop => xdp_action::XDP_DROP,
         }
     }
@@ -103,13 +105,9 @@ impl Frame for Xdp {
         let target = self.bytes::<N>(offset)?;
         let (pairs, last) = bytes.as_chunks::<2>();
         for (at, pair) in pairs.iter().enumerate() {
+            let word = u16::from_ne_bytes(*pair);
             // SAFETY: checked to lie within the frame, which nobody else has.
-            unsafe {
-                target
-                    .cast::<u16>()
-                    .add(at)
-                    .write(u16::from_ne_bytes(*pair))
-            };
+            unsafe { target.cast::<u16>().add(at).write(word) };
         }
         if let [last] = last {
             // SAFETY: as above.

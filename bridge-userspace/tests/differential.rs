@@ -553,8 +553,8 @@ fn sessions_are_carried_by_xdp_alike() {
         assert_eq!(pair.both_at_xdp("its answer", &answer), redirected);
         let ping = echo(CLIENT, POD, 7, true);
         assert_eq!(pair.both_at_xdp("ping", &ping), redirected);
-        let pong = as_it_arrives(way, &echo(POD, NAT, 7, false));
-        assert_eq!(pair.both_at_xdp("pong", &pong), redirected);
+        let answer = as_it_arrives(way, &echo(POD, NAT, 7, false));
+        assert_eq!(pair.both_at_xdp("its echo", &answer), redirected);
     }
 }
 

@@ -137,7 +137,7 @@ fn left_alone(tables: &HostTables, frame: ByteFrame) {
 
 /// The packet in a frame that must have been sent by `step` to `destination` from `source`.
 #[track_caller]
-fn sent(result: (Step, Vec<u8>), step: Step, destination: Mac, source: Mac) -> Vec<u8> {
+fn sent(result: &(Step, Vec<u8>), step: Step, destination: Mac, source: Mac) -> Vec<u8> {
     assert_eq!(result.0, step);
     let ethernet = Ethernet2Slice::from_slice_without_fcs(&result.1).unwrap();
     assert_eq!(ethernet.destination(), destination);
@@ -148,7 +148,7 @@ fn sent(result: (Step, Vec<u8>), step: Step, destination: Mac, source: Mac) -> V
 
 /// The packet in a tunnel's frame; checks everything in front of it.
 #[track_caller]
-fn out_of_tunnel(result: (Step, Vec<u8>)) -> Vec<u8> {
+fn out_of_tunnel(result: &(Step, Vec<u8>)) -> Vec<u8> {
     let outer = sent(result, TO_NIC, WORKER_MAC, NIC_MAC);
     assert_header_is_sound(&outer);
     let ip = Ipv4HeaderSlice::from_slice(&outer).unwrap();
@@ -175,7 +175,7 @@ fn a_request_leaves_as_the_tc_path_would_send_it() {
         let wire = Wire::tcp(CLIENT, at(ROUTED_POD, 80), flags).payload(b"hello");
         let (_, expected) = send(&slow, Side::Uplink, wire.bytes());
         let result = run(&fast, frame(UPLINK, &wire.bytes()));
-        let packet = sent(result, TO_NIC, WORKER_MAC, NIC_MAC);
+        let packet = sent(&result, TO_NIC, WORKER_MAC, NIC_MAC);
         assert_eq!(packet, expected);
         assert_sound(&packet);
     }
@@ -197,7 +197,7 @@ fn a_request_to_a_service_behind_the_tunnel_is_encapsulated() {
         Wire::ping(PC, POD, 7),
     ] {
         let (_, expected) = send(&slow, Side::Uplink, wire.bytes());
-        let inner = out_of_tunnel(run(&fast, frame(UPLINK, &wire.bytes())));
+        let inner = out_of_tunnel(&run(&fast, frame(UPLINK, &wire.bytes())));
         assert_eq!(inner, expected);
         assert_sound(&inner);
     }
@@ -222,7 +222,7 @@ fn what_pads_a_short_frame_goes_along() {
     let tables = fast_world();
     let mut short = frame(UPLINK, &Wire::udp(CLIENT, DNS).payload([]).bytes());
     short.bytes.resize(60, 0);
-    let inner = out_of_tunnel(run(&tables, short));
+    let inner = out_of_tunnel(&run(&tables, short));
     assert_eq!(inner.len(), 46);
     assert_sound(&inner[..28]);
 }
@@ -265,7 +265,7 @@ fn a_native_reply_goes_home() {
         let wire = Wire::tcp(backend, nat, flags);
         let (_, expected) = send(&slow, Side::Cluster, wire.bytes());
         let result = run(&fast, frame(NIC, &wire.bytes()));
-        let packet = sent(result, TO_UPLINK, ROUTER_MAC, UPLINK_MAC);
+        let packet = sent(&result, TO_UPLINK, ROUTER_MAC, UPLINK_MAC);
         assert_eq!(packet, expected);
         assert_eq!(endpoints(&packet), (at(ROUTED_POD, 80), CLIENT));
     }
@@ -282,7 +282,7 @@ fn a_reply_by_the_uplink_goes_back_by_it() {
     assert_eq!(result.0, Step::Bounce);
     let (backend, nat) = answer_to_only_flow(&tables);
     let result = run(&tables, frame(UPLINK, &Wire::udp(backend, nat).bytes()));
-    sent(result, Step::Bounce, ROUTER_MAC, UPLINK_MAC);
+    sent(&result, Step::Bounce, ROUTER_MAC, UPLINK_MAC);
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn a_reply_out_of_the_tunnel_is_decapsulated() {
     let wire = Wire::udp(backend, nat).payload(b"answer");
     let (_, expected) = send(&slow, Side::Cluster, wire.bytes());
     let result = run(&fast, frame(NIC, &tunnelled(&wire.bytes())));
-    let packet = sent(result, TO_UPLINK, ROUTER_MAC, UPLINK_MAC);
+    let packet = sent(&result, TO_UPLINK, ROUTER_MAC, UPLINK_MAC);
     assert_eq!(packet, expected);
     assert_sound(&packet);
 }
@@ -422,7 +422,7 @@ fn a_next_hop_counts_in_its_epoch_only() {
     let mut tables = fast_world();
     let wire = Wire::udp(CLIENT, at(ROUTED_POD, 80));
     let send = |tables: &HostTables| run(tables, frame(UPLINK, &wire.bytes()));
-    sent(send(&tables), TO_NIC, WORKER_MAC, NIC_MAC);
+    sent(&send(&tables), TO_NIC, WORKER_MAC, NIC_MAC);
 
     // The pod network moves behind the tunnel.
     for (network, _, route) in &mut tables.routes {
@@ -430,9 +430,9 @@ fn a_next_hop_counts_in_its_epoch_only() {
             route.next_hop = TO_TUNNEL;
         }
     }
-    sent(send(&tables), TO_NIC, WORKER_MAC, NIC_MAC);
+    sent(&send(&tables), TO_NIC, WORKER_MAC, NIC_MAC);
     tables.fast_path.epoch += 1;
-    out_of_tunnel(send(&tables));
+    out_of_tunnel(&send(&tables));
 
     tables.next_hops[usize::from(TO_TUNNEL)] = NextHop::default();
     left_alone(&tables, frame(UPLINK, &wire.bytes()));
@@ -443,11 +443,11 @@ fn next_hops_that_nobody_mirrors_any_more_are_not_believed() {
     let mut tables = fast_world();
     tables.fast_path.valid_until = tables.clock.get() + 3;
     let request = frame(UPLINK, &Wire::udp(CLIENT, DNS).bytes());
-    out_of_tunnel(run(&tables, request.clone()));
+    out_of_tunnel(&run(&tables, request.clone()));
     let (backend, nat) = answer_to_only_flow(&tables);
     let reply = frame(NIC, &tunnelled(&Wire::udp(backend, nat).bytes()));
     advance(&tables, 3);
-    out_of_tunnel(run(&tables, request.clone()));
+    out_of_tunnel(&run(&tables, request.clone()));
     assert_eq!(run(&tables, reply.clone()).0, TO_UPLINK);
     advance(&tables, 1);
     left_alone(&tables, request);
@@ -462,7 +462,7 @@ fn a_silent_flow_is_looked_at_by_tc_first() {
     let reply = tunnelled(&Wire::udp(backend, nat).bytes());
     advance(&tables, 8);
     left_alone(&tables, frame(NIC, &reply));
-    let (_, _) = crate::world::send(&tables, Side::Cluster, Wire::udp(backend, nat).bytes());
+    send(&tables, Side::Cluster, Wire::udp(backend, nat).bytes());
     assert_eq!(run(&tables, frame(NIC, &reply)).0, TO_UPLINK);
 }
 
