@@ -21,12 +21,17 @@ pub fn attach(namespace: &Namespace, interface: &str, directory: &Path) -> Resul
     let octets = elf().context("write an ELF object")?;
     fs::write(&path, octets).with_context(|| format!("write {}", path.display()))?;
     let path = path.display().to_string();
-    let link = ["link", "set", "dev", interface, "xdpdrv", "obj", &path];
-    namespace.output("ip", &[&link[..], &["sec", "xdp"]].concat())?;
-    Ok(())
+    // `ip` would do it in one step, and leave directories of its own on the bpf filesystem.
+    let run = directory.file_name().unwrap_or_default().display();
+    let pin = format!("/sys/fs/bpf/{run}-xdp-pass");
+    namespace.output("bpftool", &["prog", "load", &path, &pin, "type", "xdp"])?;
+    let attach = ["net", "attach", "xdpdrv", "pinned", &pin, "dev", interface];
+    let attached = namespace.output("bpftool", &attach);
+    fs::remove_file(&pin).with_context(|| format!("remove {pin}"))?;
+    attached.map(drop)
 }
 
-/// The program as compilers write it, which `ip` takes.
+/// The program as compilers write it, which `bpftool` takes.
 fn elf() -> Result<Vec<u8>> {
     let endian = if cfg!(target_endian = "big") {
         Endianness::Big
