@@ -4,7 +4,7 @@ use crate::answer::{self, Answer, AnswerKind};
 use crate::flow::{self, Mapping};
 use crate::fragment;
 use crate::icmp_error;
-use crate::layout::{DestinationKind, Layer, Reply, ReplyKey, Route};
+use crate::layout::{DestinationKind, Layer, Reply, ReplyKey, Route, Seconds};
 use crate::lifetime::{is_expired, since};
 use crate::mss;
 use crate::packet::{Answerable, Packet};
@@ -218,15 +218,7 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
             }
         }
     };
-    let key = ReplyKey {
-        backend: datagram.source(),
-        nat: datagram.destination(),
-        backend_port: transport.source_port,
-        nat_port: transport.destination_port,
-        protocol: datagram.protocol(),
-        pad: 0,
-        pad2: 0,
-    };
+    let key = flow::reply_key(datagram, &transport);
     let Some(slot) = tables.reply(&key) else {
         return Verdict::Pass;
     };
@@ -259,7 +251,7 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
 }
 
 /// Seconds of silence after which a reply entry is checked for having run out; below the shortest timeout.
-const QUESTIONABLE: u32 = 8;
+pub(crate) const QUESTIONABLE: Seconds = 8;
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn has_expired<T: Tables>(tables: &T, key: &ReplyKey) -> bool {

@@ -6,12 +6,10 @@
 
 use network_types::ip::Ipv4Hdr;
 
-use crate::engine::to_client;
+use crate::engine::{QUESTIONABLE, to_client};
 use crate::flow::{self, Mapping};
 use crate::frame::{ETHERNET, Frame, Inside};
-use crate::layout::{
-    DestinationKind, FastPath, FlowKey, Layer, NextHop, ReplyKey, Tunnel, XdpPort,
-};
+use crate::layout::{DestinationKind, FastPath, FlowKey, Layer, NextHop, Tunnel, XdpPort};
 use crate::lifetime::since;
 use crate::mss;
 use crate::packet::Packet;
@@ -242,9 +240,6 @@ fn request<F: Frame, T: Tables>(
     step
 }
 
-/// Seconds of silence after which a reply is left to TC, which looks whether its flow has run out.
-const QUESTIONABLE: u32 = 8;
-
 #[inline(always)]
 fn reply<F: Frame, T: Tables, const AT: u32>(
     frame: &mut F,
@@ -259,15 +254,7 @@ fn reply<F: Frame, T: Tables, const AT: u32>(
     if datagram.ip.ttl <= 1 {
         return Step::Pass;
     }
-    let key = ReplyKey {
-        backend: datagram.source(),
-        nat: datagram.destination(),
-        backend_port: transport.source_port,
-        nat_port: transport.destination_port,
-        protocol: datagram.protocol(),
-        pad: 0,
-        pad2: 0,
-    };
+    let key = flow::reply_key(&datagram, &transport);
     // The node's own traffic, mostly; a flow that the port was left to is TC's.
     if matches!(key.protocol, TCP | UDP)
         && tables
@@ -282,6 +269,7 @@ fn reply<F: Frame, T: Tables, const AT: u32>(
     let now = tables.now();
     let (translation, seen, layer) =
         slot.with(|reply| (to_client(reply), reply.last_seen, reply.layer));
+    // TC looks whether a silent flow has run out.
     if layer != Layer::Tc as u8 || since(now, seen) >= QUESTIONABLE || now > fast.valid_until {
         return Step::Pass;
     }

@@ -78,6 +78,21 @@ pub const fn key(datagram: &Datagram, transport: &Transport) -> FlowKey {
     }
 }
 
+/// The key of a packet from a backend.
+#[must_use]
+#[inline(always)]
+pub const fn reply_key(datagram: &Datagram, transport: &Transport) -> ReplyKey {
+    ReplyKey {
+        backend: datagram.source(),
+        nat: datagram.destination(),
+        backend_port: transport.source_port,
+        nat_port: transport.destination_port,
+        protocol: datagram.protocol(),
+        pad: 0,
+        pad2: 0,
+    }
+}
+
 /// The entry of a flow that is there and alive.
 #[inline(always)]
 pub fn find<T: Tables>(

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::vec::Vec;
 
@@ -41,16 +42,26 @@ impl BytePacket {
             neighbour: None,
         }
     }
+}
 
-    fn range(&self, offset: u32, len: usize) -> Result<core::ops::Range<usize>, OutOfBounds> {
-        let start = offset as usize;
-        let end = start.checked_add(len).ok_or(OutOfBounds)?;
-        if end <= self.bytes.len() {
-            Ok(start..end)
-        } else {
-            Err(OutOfBounds)
-        }
-    }
+/// Where `len` bytes at `offset` are among `bytes`.
+fn range(bytes: &[u8], offset: u32, len: usize) -> Result<Range<usize>, OutOfBounds> {
+    let start = offset as usize;
+    let end = start.checked_add(len).ok_or(OutOfBounds)?;
+    (end <= bytes.len())
+        .then_some(start..end)
+        .ok_or(OutOfBounds)
+}
+
+fn load<const N: usize>(bytes: &[u8], offset: u32) -> Result<[u8; N], OutOfBounds> {
+    let range = range(bytes, offset, N)?;
+    bytes[range].try_into().map_err(|_| OutOfBounds)
+}
+
+fn store<const N: usize>(bytes: &mut [u8], offset: u32, new: &[u8; N]) -> Result<(), OutOfBounds> {
+    let range = range(bytes, offset, N)?;
+    bytes[range].copy_from_slice(new);
+    Ok(())
 }
 
 impl Packet for BytePacket {
@@ -70,14 +81,11 @@ impl Packet for BytePacket {
     }
 
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], OutOfBounds> {
-        let range = self.range(offset, N)?;
-        self.bytes[range].try_into().map_err(|_| OutOfBounds)
+        load(&self.bytes, offset)
     }
 
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
-        let range = self.range(offset, N)?;
-        self.bytes[range].copy_from_slice(bytes);
-        Ok(())
+        store(&mut self.bytes, offset, bytes)
     }
 
     fn set_neighbour(&mut self, address: Ipv4) {
@@ -114,12 +122,12 @@ impl Answerable for BytePacket {
         if len == 0 || len > QUOTE_MAX {
             return Err(OutOfBounds);
         }
-        let range = self.range(offset, len as usize)?;
+        let range = range(&self.bytes, offset, len as usize)?;
         Ok(Sum::default().add(&self.bytes[range]))
     }
 
     fn truncate(&mut self, len: u32) -> Result<(), OutOfBounds> {
-        self.range(0, len as usize)?;
+        range(&self.bytes, 0, len as usize)?;
         self.bytes.truncate(len as usize);
         self.segment_size = 0;
         Ok(())
@@ -152,14 +160,6 @@ impl ByteFrame {
             headroom: 256,
         }
     }
-
-    fn range(&self, offset: u32, len: usize) -> Result<core::ops::Range<usize>, OutOfBounds> {
-        let start = offset as usize;
-        let end = start.checked_add(len).ok_or(OutOfBounds)?;
-        (end <= self.bytes.len())
-            .then_some(start..end)
-            .ok_or(OutOfBounds)
-    }
 }
 
 impl Frame for ByteFrame {
@@ -172,14 +172,11 @@ impl Frame for ByteFrame {
     }
 
     fn load<const N: usize>(&self, offset: u32) -> Result<[u8; N], OutOfBounds> {
-        let range = self.range(offset, N)?;
-        self.bytes[range].try_into().map_err(|_| OutOfBounds)
+        load(&self.bytes, offset)
     }
 
     fn store<const N: usize>(&mut self, offset: u32, bytes: &[u8; N]) -> Result<(), OutOfBounds> {
-        let range = self.range(offset, N)?;
-        self.bytes[range].copy_from_slice(bytes);
-        Ok(())
+        store(&mut self.bytes, offset, bytes)
     }
 
     fn grow(&mut self, len: u32) -> Result<(), OutOfBounds> {
@@ -190,7 +187,7 @@ impl Frame for ByteFrame {
     }
 
     fn shrink(&mut self, len: u32) -> Result<(), OutOfBounds> {
-        let range = self.range(0, len as usize)?;
+        let range = range(&self.bytes, 0, len as usize)?;
         self.bytes.drain(range);
         Ok(())
     }

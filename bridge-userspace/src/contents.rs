@@ -42,7 +42,7 @@ pub struct Contents {
     pub cluster: BTreeMap<Ipv4Net, ClusterCidr>,
     /// `routes`, without next hops.
     pub routes: BTreeMap<Ipv4Net, Route>,
-    /// `next_hops`, `vtep_fdb`, `fast_path` and `xdp_ports`, and what these add to `routes`.
+    /// `next_hops`, `vtep_fdb` and `fast_path`, and what these add to `routes`.
     pub next_hops: NextHops,
     /// `services` and `backends`.
     pub services: BTreeMap<ServiceKey, ServiceEntry>,

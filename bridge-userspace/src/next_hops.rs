@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use bridge_common::frame::ETHERNET;
 use bridge_common::layout::{NextHop, Route, Tunnel, Vtep, XdpPort, capacity};
+use bridge_common::vxlan;
 use ipnet::Ipv4Net;
 
 use crate::datapath::XdpPorts;
@@ -17,9 +19,8 @@ use crate::netlink::{
 };
 use crate::networks::longest_prefix;
 
-/// Bytes that VXLAN puts in front of a packet: IPv4, UDP and VXLAN headers and the inner Ethernet header (RFC 7348
-/// section 5).
-const VXLAN_OVERHEAD: u32 = 20 + 8 + 8 + 14;
+/// Bytes that VXLAN puts in front of a packet, the outer Ethernet header not counted.
+const VXLAN_OVERHEAD: u32 = vxlan::INNER - ETHERNET;
 
 /// Entries of `routes` that hosts of connected networks may take; the rest is for prefixes.
 const HOSTS_MAX: usize = capacity::ROUTES / 2;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions};
+use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, Pod};
 use lab::netns::Namespace;
@@ -37,13 +37,15 @@ impl Traffic {
         Ok(Self { ebpf })
     }
 
+    fn program(&mut self, name: &str) -> Result<&mut Program> {
+        self.ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object has no program {name}"))
+    }
+
     /// A program for XDP, loaded.
     pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
-        let program: &mut Xdp = self
-            .ebpf
-            .program_mut(name)
-            .with_context(|| format!("the object has no program {name}"))?
-            .try_into()?;
+        let program: &mut Xdp = self.program(name)?.try_into()?;
         if program.fd().is_err() {
             program.load().with_context(|| format!("load {name}"))?;
         }
@@ -52,11 +54,7 @@ impl Traffic {
 
     /// A program for TC, loaded.
     pub fn tc(&mut self, name: &str) -> Result<&mut SchedClassifier> {
-        let program: &mut SchedClassifier = self
-            .ebpf
-            .program_mut(name)
-            .with_context(|| format!("the object has no program {name}"))?
-            .try_into()?;
+        let program: &mut SchedClassifier = self.program(name)?.try_into()?;
         if program.fd().is_err() {
             program.load().with_context(|| format!("load {name}"))?;
         }
