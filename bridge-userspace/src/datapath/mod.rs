@@ -13,7 +13,7 @@ mod xdp;
 
 pub use self::attach::{AttachError, Attachments, Mode, XdpPorts, attached};
 pub use self::layout::LayoutError;
-pub use self::load::{Datapath, LoadError};
+pub use self::load::{Buffers, Datapath, LoadError};
 pub use self::pins::Pins;
 pub use self::program::{AttachPoint, AttachPoints, Hook, Program, Side};
 pub use self::tc::{TcAttach, detach_filters, has_filter};
