@@ -8,7 +8,7 @@ use crate::layout::{DestinationKind, Layer, Reply, ReplyKey, Route, Seconds};
 use crate::lifetime::{is_expired, since};
 use crate::mss;
 use crate::packet::{Answerable, Packet};
-use crate::parse::{Datagram, Payload, Transport};
+use crate::parse::{Datagram, ICMP, Payload, SCTP, Transport};
 use crate::rewrite::{Endpoint, Translation, translate};
 use crate::tables::{Slot, Tables};
 use crate::tcp::flag;
@@ -174,7 +174,12 @@ pub fn untranslatable<T: Tables>(
     };
     let ours = match (reason, kind) {
         (DropReason::FragmentUnknown, DestinationKind::Pod) => settings.stack_only == 0,
-        (_, DestinationKind::Service) => settings.authoritative != 0,
+        (_, DestinationKind::Service) if settings.authoritative == 0 => false,
+        // kube-proxy may translate it, and SCTP to an address that no other service has.
+        (_, DestinationKind::Service) if settings.stack_only != 0 => {
+            datagram.protocol() != SCTP && !flow::is_known(tables, datagram.destination(), 0, ICMP)
+        }
+        (_, DestinationKind::Service) => true,
         _ => false,
     };
     let is_followed = match reason {

@@ -243,8 +243,12 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     }
     let settings = tables.settings().ok_or(Verdict::Pass)?;
     let is_service = matches!(kind, DestinationKind::Service);
-    if is_service && settings.authoritative == 0 {
-        // kube-proxy's, from the first packet to the last, whatever is known of the service by then.
+    if is_service && settings.stack_only != 0 {
+        // The fragments that follow go the same way, be it nowhere.
+        fragment::remember(tables, &datagram, transport);
+    }
+    if is_service && is_kube_proxys(tables, key, settings) {
+        // From the first packet to the last, whatever is known of the service by then.
         if key.protocol != ICMP && transport.tcp_flags & flag::RST == 0 {
             leave(tables, key);
         }
@@ -253,13 +257,15 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     if key.protocol == TCP && !transport.opens {
         return match without_syn(tables, key, transport, is_service) {
             // The stack path knows about it, or netfilter does.
-            Err(Verdict::Reject(..) | Verdict::Drop(_)) if settings.stack_only != 0 => {
+            Err(Verdict::Reject(..) | Verdict::Drop(_))
+                if settings.stack_only != 0 && !is_service =>
+            {
                 Err(Verdict::ToStack)
             }
             other => other,
         };
     }
-    if settings.stack_only != 0 && transport.opens {
+    if settings.stack_only != 0 && transport.opens && !is_service {
         return Err(Verdict::ToStack);
     }
     let backend = if is_service {
@@ -409,6 +415,30 @@ fn without_syn<T: Tables>(
     }
     leave(tables, key);
     Err(Verdict::Pass)
+}
+
+/// Whether kube-proxy is to translate what goes to a service: whatever it alone knows, and on the stack path every
+/// known service. What nothing translates must not be passed up, and nor must pings: they would come back.
+#[inline(always)]
+fn is_kube_proxys<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> bool {
+    if settings.authoritative == 0 {
+        return true;
+    }
+    settings.stack_only != 0
+        && key.protocol != ICMP
+        && is_known(tables, key.destination, key.destination_port, key.protocol)
+}
+
+/// Whether there is a service with this address, port and protocol; port 0 and ICMP stand for the whole address.
+#[inline(always)]
+pub(crate) fn is_known<T: Tables>(tables: &T, vip: Ipv4, port: u16, protocol: u8) -> bool {
+    let key = ServiceKey {
+        vip,
+        port,
+        protocol,
+        pad: 0,
+    };
+    tables.service(&key).is_some()
 }
 
 /// A backend of the service that the client addressed.

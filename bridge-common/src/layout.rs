@@ -742,11 +742,11 @@ impl Default for Timeouts {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// 1 where the cluster source knows every service and the TC path carries them: an unknown one is rejected.
+    /// 1 where the cluster source knows every service: an unknown one is rejected.
     pub authoritative: u8,
     /// 1 where a ping to a service with a ready backend is answered.
     pub answer_ping: u8,
-    /// 1 where the TC path opens no flow and leaves them all to the stack path.
+    /// 1 where the TC path opens no flow and leaves them all to the stack path, and services to kube-proxy.
     pub stack_only: u8,
     /// Always 0.
     pub pad: u8,

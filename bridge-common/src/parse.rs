@@ -16,6 +16,8 @@ pub const TCP: u8 = IpProto::Tcp as u8;
 pub const UDP: u8 = IpProto::Udp as u8;
 /// ICMP as the protocol field has it.
 pub const ICMP: u8 = IpProto::Icmp as u8;
+/// SCTP as the protocol field has it.
+pub const SCTP: u8 = IpProto::Sctp as u8;
 
 /// ICMP message types (RFC 792) that matter here; a plain number, since any may arrive.
 pub mod icmp_type {

@@ -49,6 +49,9 @@ pub const fn flow_hash(key: &FlowKey) -> u32 {
 }
 
 /// Whether a frame whose outer header is `outer` comes out of this tunnel.
+///
+/// The outer source is anybody's, as for the kernel, and a UDP checksum may be wrong (RFC 7348 section 5: "MAY choose to
+/// verify"): whether the packet is ours is told by the inner one.
 #[inline(always)]
 pub fn belongs<F: Frame>(frame: &F, outer: &Datagram, tunnel: &Tunnel) -> bool {
     if tunnel.port == 0 || outer.destination() != tunnel.local || outer.protocol() != UDP {

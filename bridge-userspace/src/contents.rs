@@ -282,13 +282,11 @@ fn settings(config: &Config, desired: &DesiredState, nat_port_count: u32) -> Set
     for (slot, address) in snat_addresses.iter_mut().zip(&config.snat_addresses) {
         *slot = address.octets();
     }
-    // On the stack path services are kube-proxy's, whether they are known or not.
-    let stack_only = config.datapath == Datapath::Stack;
     let pool = config.snat_addresses.len().min(capacity::SNAT_ADDRESSES);
     Settings {
-        authoritative: u8::from(desired.authoritative && !stack_only),
+        authoritative: u8::from(desired.authoritative),
         answer_ping: u8::from(config.answer_ping),
-        stack_only: u8::from(stack_only),
+        stack_only: u8::from(config.datapath == Datapath::Stack),
         pad: 0,
         nat_port_count,
         timeouts: timeouts(&config.timeouts),

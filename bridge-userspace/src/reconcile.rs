@@ -83,10 +83,18 @@ impl Reconciler {
     /// When a table can't be written; what was written until then stays, and the next call goes on from there.
     pub fn apply(&mut self, contents: &Contents) -> Result<Changes, TableError> {
         let mut changes = Changes::default();
+        // Unknown services are rejected only when all that are known are there.
+        let settings = Settings {
+            authoritative: contents
+                .settings
+                .authoritative
+                .min(self.applied_settings.authoritative),
+            ..contents.settings
+        };
         let count = self.applied_settings.nat_port_count as usize;
-        if contents.settings.nat_port_count < self.applied_settings.nat_port_count {
+        if settings.nat_port_count < self.applied_settings.nat_port_count {
             // The datapath must not choose from the end that is about to go.
-            self.apply_settings(&contents.settings, &mut changes)?;
+            self.apply_settings(&settings, &mut changes)?;
         }
         let nat_ports = rearranged(&self.applied_nat_ports, count, &contents.nat_ports);
         for (index, (port, applied)) in (0..).zip(nat_ports.iter().zip(&mut self.applied_nat_ports))
@@ -99,10 +107,11 @@ impl Reconciler {
                 changes.written += 1;
             }
         }
-        self.apply_settings(&contents.settings, &mut changes)?;
+        self.apply_settings(&settings, &mut changes)?;
         self.routes.apply(contents, &mut changes)?;
         // One service that does not fit must not keep the rest from being followed.
         let services = self.services.apply(&contents.services, &mut changes);
+        self.apply_settings(&contents.settings, &mut changes)?;
         self.cluster.apply(&contents.cluster, &mut changes)?;
         self.office.apply(&contents.office, &mut changes)?;
         services.map(|()| changes)

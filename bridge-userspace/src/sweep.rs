@@ -14,7 +14,7 @@ use bridge_common::tcp::State;
 use ipnet::Ipv4Net;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::cluster::{self, DesiredState, Protocol, ServicePort};
+use crate::cluster::{self, CidrKind, DesiredState, Protocol, ServicePort};
 use crate::tables::{TableError, Tables, access, gone};
 
 /// Above this share of the capacity flows are removed before their time.
@@ -57,30 +57,33 @@ impl Policy {
         let Some(cluster) = &self.cluster else {
             return false;
         };
-        let protocol = match key.protocol {
-            TCP => Protocol::Tcp,
-            UDP => Protocol::Udp,
-            _ => return false,
+        let Some(address) = service_port(key) else {
+            return false;
         };
         if (key.destination, key.destination_port) == (flow.backend, flow.backend_port) {
             return false;
         }
-        let address = ServicePort {
-            vip: key.destination.into(),
-            port: key.destination_port,
-            protocol,
-        };
         let backend = cluster::Backend {
             address: flow.backend.into(),
             port: flow.backend_port,
         };
         !cluster.services.get(&address).is_some_and(|service| {
-            let alive = match protocol {
+            let alive = match address.protocol {
                 Protocol::Tcp => &service.serving,
                 Protocol::Udp => &service.backends,
             };
             alive.binary_search(&backend).is_ok()
         })
+    }
+
+    /// Whether a connection that was left to kube-proxy goes to a service that is no more: nothing translates it then.
+    fn has_lost_service(&self, key: &FlowKey) -> bool {
+        let (Some(cluster), Some(address)) = (&self.cluster, service_port(key)) else {
+            return false;
+        };
+        let mut networks = cluster.cidrs_of(CidrKind::Service);
+        networks.any(|network| network.contains(&address.vip))
+            && !cluster.services.contains_key(&address)
     }
 
     /// Whether a service has lost a backend since `before`, so that there may be flows to cut.
@@ -110,6 +113,20 @@ impl Policy {
                 .iter()
                 .any(|network| network.contains(&Ipv4Addr::from(flow.backend)))
     }
+}
+
+/// What a client addressed, as services are named.
+fn service_port(key: &FlowKey) -> Option<ServicePort> {
+    let protocol = match key.protocol {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return None,
+    };
+    Some(ServicePort {
+        vip: key.destination.into(),
+        port: key.destination_port,
+        protocol,
+    })
 }
 
 /// Whether one of `wanted` is not in `list`.
@@ -159,6 +176,9 @@ pub fn plan(
             if unused >= untranslated_timeout(key.protocol, flow, &policy.timeouts) {
                 plan.flows.push(*key);
                 plan.expired += 1;
+            } else if policy.has_lost_service(key) {
+                plan.cut.push((*key, key.reply_key(flow)));
+                plan.foreign += 1;
             } else {
                 alive.push(Candidate {
                     class: UNTRANSLATED,
@@ -349,6 +369,7 @@ pub fn remove(tables: &Tables, flows: &[FlowKey], replies: &[ReplyKey]) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::ClusterCidr;
     use bridge_common::tcp::Seen;
 
     const NAT: [u8; 4] = [10, 244, 30, 0];
@@ -542,6 +563,49 @@ mod tests {
     #[test]
     fn tcp_goes_on_with_a_backend_that_serves_while_it_terminates_and_udp_does_not() {
         assert_eq!(swept(Some(&with_backends(&[4], &[4, 5]))), [0, 1]);
+    }
+
+    #[test]
+    fn what_was_left_to_kube_proxy_ends_with_its_service() {
+        let service_cidr = ClusterCidr {
+            kind: CidrKind::Service,
+            cidr: "10.96.0.0/12".parse().unwrap(),
+            source: "command line".to_owned(),
+        };
+        let address = ServicePort {
+            vip: [10, 96, 0, 10].into(),
+            port: 53,
+            protocol: Protocol::Tcp,
+        };
+        let cluster = DesiredState {
+            cidrs: vec![service_cidr],
+            services: [(address, Arc::new(with_backends(&[5], &[5])))].into(),
+            authoritative: true,
+            ..DesiredState::default()
+        };
+        let left = |vip: [u8; 4], port| {
+            let ((mut key, mut flow), _) = pair(&tcp(1, 0, ESTABLISHED));
+            (key.destination, key.destination_port) = (vip, port);
+            (flow.backend, flow.backend_port) = (vip, port);
+            (flow.nat, flow.nat_port) = (key.client, key.client_port);
+            flow.layer = Layer::Kernel as u8;
+            (key, flow)
+        };
+        let lost = [left([10, 96, 0, 10], 54), left([10, 96, 0, 11], 53)];
+        // A service that is there, and a pod's own connection.
+        let kept = [left([10, 96, 0, 10], 53), left([10, 244, 1, 5], 53)];
+        let flows = [lost, kept].concat();
+        let mut policy = policy();
+        let beside_kube_proxy = plan(&flows, &[], 1_000, NOW, &policy);
+        assert_eq!(
+            (beside_kube_proxy.foreign, beside_kube_proxy.remaining),
+            (0, 4)
+        );
+        policy.cluster = Some(Arc::new(cluster));
+        let plan = plan(&flows, &[], 1_000, NOW, &policy);
+        assert_eq!((plan.foreign, plan.remaining), (2, 2));
+        let cut: Vec<_> = plan.cut.iter().map(|(key, _)| *key).collect();
+        assert_eq!(cut, lost.map(|(key, _)| key));
     }
 
     #[test]

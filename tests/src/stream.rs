@@ -33,14 +33,18 @@ pub fn during(host: &Host, to: SocketAddrV4, change: impl FnOnce()) -> Result<St
     socket
         .set_read_timeout(Some(Duration::from_millis(20)))
         .context("set a timeout")?;
-    let (over, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (over, all_sent) = (AtomicBool::new(false), AtomicBool::new(false));
+    let sent = AtomicUsize::new(0);
     let answers = Mutex::new(vec![Instant::now()]);
     let count = || lock(&answers).len() - 1;
     let ended = thread::scope(|scope| -> Result<Instant> {
         // Also when `change` panics: the scope waits for its threads.
         let _stop = Stop(&over);
-        scope.spawn(|| send(&socket, &over, &sent));
-        scope.spawn(|| receive(&socket, &over, &sent, &answers));
+        scope.spawn(|| {
+            send(&socket, &over, &sent);
+            all_sent.store(true, Ordering::Release);
+        });
+        scope.spawn(|| receive(&socket, &all_sent, &sent, &answers));
         let started = Instant::now();
         while count() == 0 {
             ensure!(started.elapsed() < PATIENCE, "{to} answers nothing");
@@ -87,7 +91,7 @@ fn send(socket: &UdpSocket, over: &AtomicBool, sent: &AtomicUsize) {
 
 fn receive(
     socket: &UdpSocket,
-    over: &AtomicBool,
+    all_sent: &AtomicBool,
     sent: &AtomicUsize,
     answers: &Mutex<Vec<Instant>>,
 ) {
@@ -97,7 +101,8 @@ fn receive(
         if socket.recv(&mut buffer).is_ok() {
             lock(answers).push(Instant::now());
         }
-        if over.load(Ordering::Relaxed) {
+        // Not before: one that is being sent is to be waited for.
+        if all_sent.load(Ordering::Acquire) {
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + AFTERWARDS);
             let all = lock(answers).len() > sent.load(Ordering::Relaxed);
             if all || Instant::now() >= deadline {

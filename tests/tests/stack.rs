@@ -7,9 +7,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use lab::cluster::Protocol;
+use lab::frames;
 use lab::host::{datagram, exchange};
 use lab::plan::{self, OFFICE_GATEWAY, VXLAN_MTU, port};
-use lab::{Bridge, Firewall, Host, Lab, LabOptions, Overlay, Variant};
+use lab::{Bridge, Firewall, Host, Lab, LabOptions, Overlay, Variant, eventually};
 use serde_json::Value;
 
 const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
@@ -20,6 +21,8 @@ const ECHO_PODS: [&str; 3] = ["echo-0", "echo-1", "echo-2"];
 /// The addresses of `flannel.1` and `cni0` on node-30.
 const FLANNEL: Ipv4Addr = Ipv4Addr::new(10, 244, 30, 0);
 const CNI: Ipv4Addr = Ipv4Addr::new(10, 244, 30, 1);
+/// An address that no service has.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 96, 99, 99);
 /// A client port that the node never uses itself, so that NAT may keep it.
 const FREE_PORT: u16 = 20_007;
 
@@ -608,6 +611,65 @@ fn a_cluster_that_is_known_needs_no_stack_path() {
     let bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "auto")).unwrap();
     reaches_everything(&lab, lab.office_pc());
     assert_eq!(layers(&bridge), HashSet::from(["tc".to_owned()]));
+}
+
+#[test]
+fn what_no_service_serves_is_refused_and_does_not_circle() {
+    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "stack")).unwrap();
+    let pc = lab.office_pc();
+    let node = frames::mac(lab.node_30(), "eth0").unwrap();
+    let node = node.map(|octet| format!("{octet:02x}")).join(":");
+    let back = format!("ether src {node} and dst net {}", plan::SERVICE_CIDR);
+    let sent_back = lab.office_router().capture("lan0", &back).unwrap();
+    for nobody in [
+        SocketAddrV4::new(plan::MYSQL, 9999),
+        SocketAddrV4::new(NOBODY, 80),
+    ] {
+        let (kind, _) = pc.tcp_refusal(nobody).unwrap();
+        assert_eq!(kind, ErrorKind::ConnectionRefused, "{nobody}");
+        let socket = pc.udp_from(0, nobody).unwrap();
+        let error = datagram(&socket, b"anybody?").unwrap_err();
+        let cause = error.downcast_ref::<std::io::Error>().unwrap();
+        assert_eq!(cause.kind(), ErrorKind::ConnectionRefused, "{nobody}");
+    }
+    let ping = pc
+        .ping_with(NOBODY, &["-c", "1", "-W", "2", "-s", "4000"])
+        .unwrap();
+    assert!(!ping.complete(), "{}", ping.text);
+    let ping = pc.ping_with(NOBODY, &["-c", "1", "-W", "2"]).unwrap();
+    assert!(
+        ping.text.contains("Destination Host Unreachable"),
+        "{}",
+        ping.text
+    );
+    pc.ping(plan::ECHO).unwrap();
+    reaches_everything(&lab, pc);
+    assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
+    assert_eq!(sent_back.stop().unwrap(), []);
+}
+
+#[test]
+fn whoever_goes_on_talking_to_a_service_that_is_gone_is_told() {
+    let mut lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let _bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "stack")).unwrap();
+    let mut tcp = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
+    let udp = lab.office_pc().udp_from(0, ECHO_SERVICE).unwrap();
+    exchange(&mut tcp, b"before").unwrap();
+    datagram(&udp, b"before").unwrap();
+    let services = &mut lab.cluster_mut().services;
+    services.retain(|service| service.vip != plan::ECHO);
+    lab.publish().unwrap();
+    let refused = |error: &anyhow::Error, kind| {
+        let cause = error.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == kind)
+    };
+    eventually(Duration::from_secs(5), "UDP to be refused", || {
+        datagram(&udp, b"still there?")
+            .is_err_and(|error| refused(&error, ErrorKind::ConnectionRefused))
+    });
+    let error = exchange(&mut tcp, b"still there?").unwrap_err();
+    assert!(refused(&error, ErrorKind::ConnectionReset), "{error:#}");
 }
 
 #[test]

@@ -3,16 +3,19 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::capture::Packet;
 use lab::carried::Carried;
 use lab::frames;
+use lab::host::datagram;
 use lab::plan::{NODE_30, ROUTER_LAN, VXLAN_VNI, WORKER_1, port};
 use lab::{Bridge, Datapath, Host, Lab, LabOptions, Overlay, Variant, eventually, stream};
 
 /// How long a flow may be interrupted.
 const INTERRUPTION: Duration = Duration::from_secs(1);
+/// For how long XDP believes next hops that nobody has compared with the kernel's (`fast_path.valid_until`).
+const VALIDITY: Duration = Duration::from_secs(30);
 /// How long it may take until all neighbours are known.
 const GETS_READY: Duration = Duration::from_secs(5);
 /// The kernel takes no news of a neighbour for a second after the last (`locktime` in arp(7)).
@@ -111,17 +114,22 @@ fn move_worker(lab: &Lab) {
     ip(worker, &format!("addr del {WORKER_1}/24 dev eth0"));
 }
 
+/// Moves worker-1 with its end of the tunnel, and tells node-30 as flannel does.
+fn move_tunnel_end(lab: &Lab) {
+    move_worker(lab);
+    let device = format!("type vxlan id {VXLAN_VNI} dev eth0 local {NEW_ADDRESS}");
+    ip(lab.worker_1(), &format!("link set dev flannel.1 {device}"));
+    let mac = lab.cluster().nodes[1].vtep_mac();
+    let entry = format!("replace {mac} dev flannel.1 dst {NEW_ADDRESS} self permanent");
+    fdb(lab.node_30(), &entry);
+}
+
 #[test]
 fn a_tunnel_end_that_moves_is_followed() {
     let lab = open(Overlay::Vxlan);
-    let mac = lab.cluster().nodes[1].vtep_mac();
     let sent = format!("udp port 8472 and src host {NODE_30}");
     let packets = goes_on(&lab, (lab.worker_1(), "eth0", &sent), || {
-        move_worker(&lab);
-        let device = format!("type vxlan id {VXLAN_VNI} dev eth0 local {NEW_ADDRESS}");
-        ip(lab.worker_1(), &format!("link set dev flannel.1 {device}"));
-        let entry = format!("replace {mac} dev flannel.1 dst {NEW_ADDRESS} self permanent");
-        fdb(lab.node_30(), &entry);
+        move_tunnel_end(&lab);
     });
     for packet in packets {
         assert_eq!(packet.ipv4().unwrap().destination, NEW_ADDRESS);
@@ -229,4 +237,62 @@ fn tc_carries_a_flow_whose_neighbour_is_gone_until_xdp_knows_it_again() {
             await_xdp(&lab, &bridge);
         }
     }
+}
+
+/// Kills the bridge, whose programs stay, changes the network, and asserts that the flow is back as soon as XDP no longer
+/// believes what it knows: by TC, until there is a bridge again.
+fn is_back_without_a_process(lab: &Lab, change: impl FnOnce()) {
+    const DATAGRAMS: u64 = 10;
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    await_xdp(lab, &bridge);
+    let socket = lab.office_pc().udp_from(0, target(lab)).unwrap();
+    socket.set_read_timeout(Some(INTERRUPTION)).unwrap();
+    datagram(&socket, b"before").unwrap();
+    thread::sleep(LOCKTIME);
+    bridge.kill().unwrap();
+    let killed = Instant::now();
+    change();
+    let before = carried(&bridge);
+    datagram(&socket, b"by the old way").unwrap_err();
+    let grown = carried(&bridge).since(before);
+    assert_eq!((grown.xdp_to_backend, grown.tc()), (1, 0), "{grown:?}");
+
+    let limit = VALIDITY + Duration::from_secs(3);
+    eventually(limit, "an answer", || datagram(&socket, b"?").is_ok());
+    println!(
+        "{}: back after {:?}",
+        lab.options().overlay,
+        killed.elapsed()
+    );
+    assert!(killed.elapsed() < limit, "{:?}", killed.elapsed());
+    let before = carried(&bridge);
+    for _ in 0..DATAGRAMS {
+        datagram(&socket, b"without a process").unwrap();
+        lab.office_pc().udp_echo(target(lab), b"new").unwrap();
+    }
+    let expected = Carried {
+        xdp_to_backend: 0,
+        xdp_to_client: 0,
+        tc_to_backend: 2 * DATAGRAMS,
+        tc_to_client: 2 * DATAGRAMS,
+        opened: DATAGRAMS,
+    };
+    assert_eq!(carried(&bridge).since(before), expected);
+
+    bridge.leave_installed();
+    bridge = lab.start_bridge(&[]).unwrap();
+    await_xdp(lab, &bridge);
+    datagram(&socket, b"with a process").unwrap();
+}
+
+#[test]
+fn without_a_process_a_tunnel_end_that_has_moved_is_found_by_tc_within_half_a_minute() {
+    let lab = open(Overlay::Vxlan);
+    is_back_without_a_process(&lab, || move_tunnel_end(&lab));
+}
+
+#[test]
+fn without_a_process_a_worker_with_another_mac_is_found_by_tc_within_half_a_minute() {
+    let lab = open(Overlay::HostGw);
+    is_back_without_a_process(&lab, || change_mac(lab.worker_1(), "eth0"));
 }

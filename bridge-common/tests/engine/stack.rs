@@ -3,29 +3,42 @@
 use bridge_common::engine::Side;
 use bridge_common::host::HostTables;
 use bridge_common::layout::{Ipv4, Layer};
-use bridge_common::parse::{TCP, UDP};
+use bridge_common::parse::{SCTP, TCP, UDP};
 use bridge_common::rewrite::Endpoint;
 use bridge_common::tcp::flag::{ACK, FIN, RST, SYN};
 use bridge_common::verdict::{Count, DropReason, Verdict};
 
 use crate::wire::{
     Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, header_len, icmp_error,
-    identifier, ip_packet, quote, reassemble,
+    icmp_kind, identifier, ip_packet, quote, reassemble,
 };
 use crate::world::{
-    DNS, LAPTOP, MYSQL, NAT, OFFICE_ROUTER, OUTSIDER, PC, POD, ROUTED_POD, VIP, WORKER, advance,
-    depart, flow_key, flows, only_flow, pass, replies, send, to_stack, world,
+    DNS, EMPTY, LAPTOP, MYSQL, NAT, OFFICE_ROUTER, OUTSIDER, PC, POD, ROUTED_POD, VIP, WORKER,
+    advance, depart, flow_key, flows, only_flow, pass, replies, send, to_stack, world,
 };
 
-/// `IPPROTO_SCTP` and `IPPROTO_UDPLITE` (linux/in.h).
-const SCTP: u8 = 132;
+/// `IPPROTO_UDPLITE` (linux/in.h).
 const UDP_LITE: u8 = 136;
 
-/// Tables with `--datapath stack`.
-fn stack_only() -> HostTables {
+/// For experimentation (RFC 3692 section 2.1).
+const EXPERIMENTAL: u8 = 253;
+
+/// An address that no service has.
+const NOBODY: Endpoint = at([10, 96, 99, 99], 80);
+/// A port that no service has, at an address that one has.
+const NO_PORT: Endpoint = at(VIP, 9999);
+
+/// Tables with `--datapath stack`, where all services are known.
+fn informed() -> HostTables {
     let mut tables = world();
-    tables.settings.authoritative = 0;
     tables.settings.stack_only = 1;
+    tables
+}
+
+/// Tables with `--datapath stack`, where only kube-proxy knows services.
+fn stack_only() -> HostTables {
+    let mut tables = informed();
+    tables.settings.authoritative = 0;
     tables
 }
 
@@ -258,6 +271,128 @@ fn with_the_stack_path_alone_the_uplink_leaves_everything_to_the_kernel() {
         to_stack(&tables, fragment);
     }
     assert!(flows(&tables).is_empty());
+}
+
+#[track_caller]
+fn dropped(tables: &HostTables, bytes: Vec<u8>, reason: DropReason) {
+    let before = tables.counted(Count::Drop(reason));
+    let (verdict, _) = send(tables, Side::Uplink, bytes);
+    assert_eq!(verdict, Verdict::Drop(reason));
+    assert_eq!(tables.counted(Count::Drop(reason)), before + 1);
+}
+
+#[test]
+fn what_no_service_serves_is_refused_on_the_stack_path_too() {
+    let tables = informed();
+    let client = at(PC, 20_000);
+    let answer = |wire: &Wire| {
+        let (verdict, bytes) = send(&tables, Side::Uplink, wire.bytes());
+        assert_eq!(verdict, Verdict::Bounce);
+        assert_sound(&bytes);
+        assert_eq!(addresses(&bytes).1, PC);
+        bytes
+    };
+    for nobody in [NOBODY, NO_PORT] {
+        for flags in [SYN, ACK] {
+            let reset = answer(&Wire::tcp(client, nobody, flags));
+            assert_eq!(endpoints(&reset), (nobody, client));
+            assert_eq!(reset[header_len(&reset) + 13] & RST, RST);
+        }
+        let error = answer(&Wire::udp(client, nobody));
+        assert_eq!(icmp_kind(&error), [3, 3]);
+    }
+    let error = answer(&Wire::ping(PC, NOBODY.address, 1));
+    assert_eq!(icmp_kind(&error), [3, 1]);
+    assert_eq!(tables.counted(Count::Drop(DropReason::NoService)), 5);
+    assert_eq!(tables.counted(Count::Drop(DropReason::NoFlow)), 2);
+
+    let reset = Wire::tcp(client, NOBODY, RST).bytes();
+    dropped(&tables, reset, DropReason::NoFlow);
+    let received = Wire::udp(NOBODY, client).bytes();
+    let error = icmp_error(PC, NOBODY.address, [3, 3], [0; 4], &received);
+    dropped(&tables, error, DropReason::IcmpUnmatched);
+    let strange = portless(EXPERIMENTAL, PC, NOBODY.address, &[1; 40]);
+    dropped(&tables, strange, DropReason::UnsupportedProtocol);
+    assert!(flows(&tables).is_empty());
+}
+
+#[test]
+fn no_fragment_to_what_no_service_serves_goes_on() {
+    for (identification, nobody) in (7..).zip([NOBODY, NO_PORT]) {
+        let tables = informed();
+        let big = Wire::udp(at(PC, 20_000), nobody)
+            .fragmentable(identification)
+            .payload([0; 4000]);
+        let fragments = big.fragments(1480);
+        let (verdict, _) = send(&tables, Side::Uplink, fragments[0].clone());
+        assert_eq!(verdict, Verdict::Bounce);
+        for later in &fragments[1..] {
+            dropped(&tables, later.clone(), DropReason::NoService);
+        }
+    }
+    let lost = Wire::udp(at(PC, 20_000), NOBODY)
+        .fragmentable(9)
+        .payload([0; 3000]);
+    dropped(
+        &informed(),
+        lost.fragments(1480).remove(1),
+        DropReason::FragmentUnknown,
+    );
+}
+
+#[test]
+fn on_the_stack_path_known_services_are_kube_proxys() {
+    let tables = informed();
+    let client = at(PC, 20_000);
+    for (flags, service) in [(SYN, MYSQL), (ACK, MYSQL), (SYN, EMPTY)] {
+        to_stack(&tables, Wire::tcp(client, service, flags).bytes());
+    }
+    to_stack(&tables, Wire::udp(client, DNS).bytes());
+    let big = Wire::udp(at(PC, 20_001), DNS)
+        .fragmentable(7)
+        .payload([0; 3000]);
+    for fragment in big.fragments(1480) {
+        to_stack(&tables, fragment);
+    }
+    assert!(
+        flows(&tables)
+            .iter()
+            .all(|(_, flow)| flow.layer == Layer::Kernel as u8)
+    );
+    // What it knows by other means than the table of services.
+    for vip in [VIP, NOBODY.address] {
+        to_stack(&tables, portless(SCTP, PC, vip, &[1; 40]));
+    }
+    to_stack(&tables, portless(EXPERIMENTAL, PC, VIP, &[1; 40]));
+    let stranger = Wire::udp(at(VIP, 54), client).bytes();
+    pass(
+        &tables,
+        Side::Uplink,
+        icmp_error(PC, VIP, [3, 3], [0; 4], &stranger),
+    );
+}
+
+#[test]
+fn on_the_stack_path_a_ping_to_a_service_is_answered_by_whoever_knows_them_all() {
+    let tables = informed();
+    let ping = Wire::ping(PC, VIP, 77);
+    let (verdict, bytes) = send(&tables, Side::Uplink, ping.bytes());
+    assert_eq!((verdict, bytes), (Verdict::Bounce, ping.reply().bytes()));
+    assert!(flows(&tables).is_empty());
+}
+
+#[test]
+fn beside_a_kube_proxy_that_alone_knows_services_nothing_is_refused() {
+    let tables = stack_only();
+    let client = at(PC, 20_000);
+    for service in [MYSQL, EMPTY, NOBODY, NO_PORT] {
+        to_stack(&tables, Wire::tcp(client, service, SYN).bytes());
+        to_stack(&tables, Wire::tcp(at(PC, 20_001), service, ACK).bytes());
+        to_stack(&tables, Wire::udp(client, service).bytes());
+        to_stack(&tables, Wire::ping(PC, service.address, 1).bytes());
+        let strange = portless(EXPERIMENTAL, PC, service.address, &[1; 40]);
+        to_stack(&tables, strange);
+    }
 }
 
 #[test]

@@ -70,11 +70,11 @@ fn node_30(workers: u32) -> NetworkState {
 }
 
 #[test]
-fn on_the_stack_path_services_are_kube_proxys_even_if_they_are_known() {
-    let settings = |line: &str| {
+fn that_all_services_are_known_is_told_with_each_datapath() {
+    let settings = |line: &str, is_authoritative: bool| {
         let contents = Contents::new(
             &config(line),
-            &desired(true),
+            &desired(is_authoritative),
             &node_30(3),
             &PortSet::default(),
             &XdpPorts::new(),
@@ -84,7 +84,8 @@ fn on_the_stack_path_services_are_kube_proxys_even_if_they_are_known() {
             contents.settings.stack_only,
         )
     };
-    assert_eq!(settings(""), (1, 0));
-    assert_eq!(settings("--datapath tc"), (1, 0));
-    assert_eq!(settings("--datapath stack"), (0, 1));
+    assert_eq!(settings("", true), (1, 0));
+    assert_eq!(settings("--datapath tc", true), (1, 0));
+    assert_eq!(settings("--datapath stack", true), (1, 1));
+    assert_eq!(settings("--datapath stack", false), (0, 1));
 }
