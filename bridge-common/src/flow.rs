@@ -478,6 +478,10 @@ fn balance<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> Result<
         });
     }
     let chosen = if service.affinity_seconds == 0 {
+        if service.backend_count == 1 {
+            let Backend { address, port, .. } = service.only;
+            return Ok(Endpoint { address, port });
+        }
         any_backend(tables, &service)
     } else {
         let affinity_key = AffinityKey {

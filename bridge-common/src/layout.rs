@@ -7,8 +7,8 @@
 //! A change of any key or value must raise [`LAYOUT_VERSION`]: tables are pinned below a directory
 //! that carries it, and a running older bridge keeps its own.
 
-/// Version of everything in this module; part of the pin directory (`…/v3`).
-pub const LAYOUT_VERSION: u32 = 3;
+/// Version of everything in this module; part of the pin directory (`…/v4`).
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// An IPv4 address in network order.
 pub type Ipv4 = [u8; 4];
@@ -364,6 +364,8 @@ pub struct Service {
     pub backend_count: u32,
     /// How long a client comes to the same backend after its last new flow; 0 without session affinity.
     pub affinity_seconds: Seconds,
+    /// The backend of a list of one, which is most of them: it need not be looked up then. Else zeros.
+    pub only: Backend,
 }
 
 /// Key of `backends`.
@@ -805,7 +807,7 @@ impl EventKind {
 
 const _: () = {
     assert!(size_of::<ServiceKey>() == 8);
-    assert!(size_of::<Service>() == 12);
+    assert!(size_of::<Service>() == 20);
     assert!(size_of::<AffinityKey>() == 12);
     assert!(size_of::<Affinity>() == 12);
     assert!(size_of::<BackendKey>() == 8);

@@ -322,7 +322,7 @@ impl ServiceTables {
                 return Ok(Service {
                     id: 0,
                     backend_count: *ready,
-                    affinity_seconds: 0,
+                    ..Service::default()
                 });
             }
             ServiceEntry::Port {
@@ -334,6 +334,10 @@ impl ServiceTables {
             id: self.new_id(),
             backend_count: u32::try_from(backends.len()).unwrap_or(u32::MAX),
             affinity_seconds,
+            only: match backends[..] {
+                [only] => only,
+                _ => Backend::default(),
+            },
         };
         for (slot, backend) in (0..).zip(backends) {
             let key = BackendKey {

@@ -159,7 +159,7 @@ fn host_tables(contents: &Contents) -> HostTables {
             ServiceEntry::Address(ready) => Service {
                 id: 0,
                 backend_count: *ready,
-                affinity_seconds: 0,
+                ..Service::default()
             },
             ServiceEntry::Port {
                 backends,
@@ -178,6 +178,10 @@ fn host_tables(contents: &Contents) -> HostTables {
                     id,
                     backend_count: u32::try_from(backends.len()).unwrap(),
                     affinity_seconds: *affinity_seconds,
+                    only: match backends[..] {
+                        [only] => only,
+                        _ => Backend::default(),
+                    },
                 }
             }
         };

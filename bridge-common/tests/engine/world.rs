@@ -124,7 +124,7 @@ pub fn world() -> HostTables {
             Service {
                 id,
                 backend_count: count,
-                affinity_seconds: 0,
+                ..Service::default()
             },
         );
         for slot in 0..count {
