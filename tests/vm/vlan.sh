@@ -31,7 +31,7 @@ in_office ping -q -c 20 -i 0.05 -W 1 -I "$OFFICE_HOST" 10.244.1.7 > /dev/null ||
 reaches "beside a VLAN, by TC"
 
 ip link del u0.7
-within 5 tells_not "no XDP on u0" || fail "it still tells of the VLAN"
+within 5 tells_not "problem: no XDP on u0" || fail "it still tells of the VLAN"
 reaches "after the VLAN"
 stop
 uninstalled

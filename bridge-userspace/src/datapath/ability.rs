@@ -55,13 +55,9 @@ impl XdpAbility {
         is_veth: bool,
         driver: Option<&str>,
     ) -> Self {
-        let (redirects, transmits) = match features {
-            Some(features) => (features.redirects(), features.transmits()),
-            None => {
-                let is_known = driver.is_some_and(|driver| TRANSMITTING.contains(&driver));
-                (is_known, is_known)
-            }
-        };
+        let is_known = driver.is_some_and(|driver| TRANSMITTING.contains(&driver));
+        let redirects = features.map_or(is_known, XdpFeatures::redirects);
+        let transmits = features.map_or(is_known, XdpFeatures::transmits);
         // Every driver that runs programs can send back what it received (`NETDEV_XDP_ACT_BASIC`), but a veth needs the
         // other end's consent for that as well.
         let bounces = if is_veth {

@@ -129,9 +129,9 @@ impl Attachments {
         let ports = self.xdp_ports(obstacles);
         self.abilities
             .iter()
+            .filter(|&(ifindex, _)| !obstacles.contains_key(ifindex))
             .filter(|&(ifindex, _)| {
-                !obstacles.contains_key(ifindex)
-                    && !(ports.receive.contains(ifindex) && ports.send.contains(ifindex))
+                !ports.receive.contains(ifindex) || !ports.send.contains(ifindex)
             })
             .filter_map(|(_, ability)| ability.limit.clone())
             .collect()

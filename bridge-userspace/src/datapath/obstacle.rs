@@ -57,11 +57,10 @@ fn cure(interface: &str, taker: &str, switches: &[&str]) -> String {
     if switches.is_empty() {
         return format!("remove {taker}, or use --datapath tc");
     }
-    let off: String = switches
-        .iter()
-        .map(|switch| format!(" {switch} off"))
-        .collect();
-    format!("have the card leave them on (`ethtool -K {interface}{off}`), or use --datapath tc")
+    let switches = switches.join(" off ");
+    format!(
+        "have the card leave them on (`ethtool -K {interface} {switches} off`), or use --datapath tc"
+    )
 }
 
 #[cfg(test)]

@@ -210,11 +210,10 @@ fn layers(attachment: &Attachment, settings: &Settings, fast_path: &FastPath) ->
     let ifindex = attachment.point.ifindex;
     let takes_packets = || fast_path.ports.iter().any(|port| port.ifindex == ifindex);
     let layers: &[Layer] = match (attachment.mode, attachment.point.program.hook()) {
-        (None, _) => &[],
         (Some(_), Hook::TcIngress) if settings.stack_only == 0 => &[Layer::Tc, Layer::Stack],
         (Some(_), Hook::Xdp) if takes_packets() => &[Layer::Tc],
-        // It passes everything on.
-        (Some(_), Hook::Xdp) => &[],
+        // A program that passes everything on.
+        (None, _) | (Some(_), Hook::Xdp) => &[],
         (Some(_), Hook::TcIngress | Hook::TcEgress) => &[Layer::Stack],
     };
     layers.iter().map(|layer| layer.name()).collect()

@@ -157,7 +157,7 @@ fn add_modules_below(source: &Path, target: &Path) -> Result<()> {
             .into_owned();
         if path.is_dir() {
             add_modules_below(&path, &target.join(&name))?;
-        } else if name.ends_with(".ko") {
+        } else if path.extension().is_some_and(|extension| extension == "ko") {
             copy(&path, &target.join(&name))?;
         } else if let Some(module) = name.strip_suffix(".xz") {
             unpack("xz", &path, &target.join(module))?;

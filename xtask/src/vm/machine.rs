@@ -11,11 +11,11 @@ use anyhow::{Context as _, Result, bail};
 use crate::process::command;
 
 /// The kernel is emulated where no hardware helps, and then everything takes its time.
-const LIMIT: Duration = Duration::from_secs(900);
+const LIMIT: Duration = Duration::from_mins(15);
 /// Pairs of cards, each on a hub of its own.
 const PAIRS: u8 = 2;
 /// What a virtual card must not do for native XDP: hand over packets in parts, or with checksums to be finished
-/// (`virtnet_xdp_set` in drivers/net/virtio_net.c).
+/// (`virtnet_xdp_set` in `drivers/net/virtio_net.c`).
 const CARD: &str = "virtio-net-pci,romfile=,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
                     csum=off";
 
