@@ -101,6 +101,30 @@ xdp_works() { tells "^ *$1 .* xdp  *native  *tc *$"; }
 xdp_rests() { tells "^ *$1 .* xdp  *native *$"; }
 no_xdp() { tells_not "^ *$1 .* xdp "; }
 
+# A VLAN on the cable to the office.
+vlan() {
+    ip link add link u0 name u0.7 type vlan id 7
+    ip addr add 10.70.0.30/24 dev u0.7
+    ip link set u0.7 up
+}
+vlan_in_office() {
+    ip -n office link add link o0 name o0.7 type vlan id 7
+    ip -n office addr add 10.70.0.1/24 dev o0.7
+    ip -n office link set o0.7 up
+    ip -n office route add 10.244.1.7/32 via 10.70.0.30 src "$OFFICE_HOST"
+}
+
+# Packets to a pod come out of the VLAN that they were sent by, and the bridge has nothing to do with them.
+vlan_is_apart() {
+    within 5 in_office ping -q -c 1 -W 1 10.70.0.30 > /dev/null || fail "no VLAN"
+    before=$(by_xdp)
+    seen=$(cat /sys/class/net/u0.7/statistics/rx_packets)
+    in_office ping -q -c 20 -i 0.05 -W 1 -I "$OFFICE_HOST" 10.244.1.7 > /dev/null || true
+    seen=$(($(cat /sys/class/net/u0.7/statistics/rx_packets) - seen))
+    [ "$seen" -ge 20 ] || fail "of 20 tagged packets the VLAN has got $seen"
+    [ "$(by_xdp)" = "$before" ] || fail "XDP took packets of a VLAN"
+}
+
 # Packets that XDP has forwarded to backends.
 by_xdp() { office-bridge status | awk '$1 == "xdp-to-backend" { print $2 }'; }
 by_xdp_to_clients() { office-bridge status | awk '$1 == "xdp-to-client" { print $2 }'; }
@@ -138,7 +162,7 @@ clean_up() {
     for made in bond0 u0.7 u0 w0 s0; do
         ip link del "$made" 2> /dev/null || true
     done
-    for byte in 01 02 03 04; do
+    for byte in 01 02 03 04 05 06; do
         name=$(card "$byte")
         [ -n "$name" ] || continue
         ip link set dev "$name" down

@@ -12,11 +12,13 @@ use crate::process::command;
 
 /// The kernel is emulated where no hardware helps, and then everything takes its time.
 const LIMIT: Duration = Duration::from_mins(15);
-/// Pairs of cards, each on a hub of its own.
-const PAIRS: u8 = 2;
+/// Cards in pairs, each pair on a hub of its own.
+const CARDS: [&str; 6] = [VIRTIO, VIRTIO, VIRTIO, VIRTIO, VMXNET3, VIRTIO];
+/// A card that takes VLAN tags off.
+const VMXNET3: &str = "vmxnet3,romfile=";
 /// What a virtual card must not do for native XDP: hand over packets in parts, or with checksums to be finished
 /// (`virtnet_xdp_set` in `drivers/net/virtio_net.c`).
-const CARD: &str = "virtio-net-pci,romfile=,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
+const VIRTIO: &str = "virtio-net-pci,romfile=,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
                     csum=off";
 
 /// Boots, shows what the machine writes to its console, and waits until it is off.
@@ -78,12 +80,12 @@ fn qemu(kernel: &Path, initramfs: &Path, status: &Path) -> Command {
             "console=ttyS0 quiet panic=-1 oops=panic mitigations=off tsc=reliable random.trust_cpu=on",
         ])
         .stdin(Stdio::null());
-    for card in 1..=2 * PAIRS {
-        let hub = card.div_ceil(2);
-        qemu.args(["-netdev", &format!("hubport,id=port{card},hubid={hub}")])
+    for (number, card) in (1..).zip(CARDS) {
+        let hub = (number + 1) / 2;
+        qemu.args(["-netdev", &format!("hubport,id=port{number},hubid={hub}")])
             .args([
                 "-device",
-                &format!("{CARD},netdev=port{card},mac=52:54:00:00:00:{card:02x}"),
+                &format!("{card},netdev=port{number},mac=52:54:00:00:00:{number:02x}"),
             ]);
     }
     qemu
