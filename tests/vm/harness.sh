@@ -140,7 +140,7 @@ reaches() { # what
 refused() { # words
     code=0
     # shellcheck disable=SC2046
-    office-bridge run $(arguments xdp) > "$log" 2>&1 || code=$?
+    timeout 60 office-bridge run $(arguments xdp) > "$log" 2>&1 || code=$?
     [ "$code" = 2 ] || fail "exit code $code"
     grep -q "$1" "$log" || fail "it doesn't say: $1"
     [ ! -e /sys/fs/bpf/office-bridge ] || fail "something was left behind"

@@ -12,6 +12,9 @@ if [ "$(uname -r | awk -F. '{ print $1 * 100 + $2 }')" -ge 603 ]; then
     in_worker ethtool -K p0 gro off
     within 20 tells "u0 receives by XDP and can't send by it" || fail "a peer without GRO is not told"
 else
+    in_office ethtool -K o0 gro off
+    in_worker ethtool -K p0 gro off
+    reaches "by TC"
     xdp_rests u0 || fail "XDP takes packets on a veth"
     tells "u0 is a veth, and this kernel (before 6.3) doesn't tell" || fail "not told why"
 fi

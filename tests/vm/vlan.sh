@@ -12,9 +12,10 @@ ip link del u0.7
 start xdp
 reaches "without a VLAN"
 vlan
+sleep 1
+vlan_is_apart
 within 5 tells "problem: no XDP on u0: .* u0.7 " || fail "it doesn't tell of the VLAN"
 xdp_rests u0 || fail "XDP still takes packets on u0"
-vlan_is_apart
 reaches "beside a VLAN, by TC"
 
 ip link del u0.7
