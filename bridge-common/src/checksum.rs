@@ -84,6 +84,14 @@ impl Difference {
     pub fn replace<const N: usize>(self, old: [u8; N], new: [u8; N]) -> Self {
         let mut sum = self.0;
         let mut at = 0;
+        // Words of 32 bits sum up to the same (RFC 1071 section 2C).
+        while at + 3 < N {
+            let word = |bytes: &[u8; N]| {
+                u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+            };
+            sum = sum.plus(!word(&old)).plus(word(&new));
+            at += 4;
+        }
         while at + 1 < N {
             sum = sum.plus(u32::from(!u16::from_ne_bytes([old[at], old[at + 1]])));
             sum = sum.plus(u32::from(u16::from_ne_bytes([new[at], new[at + 1]])));

@@ -4,12 +4,10 @@
 //! UDP and ICMP echo without IPv4 options, in one piece, that fit, may live longer, and whose next hop is known. Every
 //! other frame is left as it is, for the TC programs behind it. Nothing is written before all of that is settled.
 
-use network_types::ip::Ipv4Hdr;
-
 use crate::engine::{QUESTIONABLE, to_client};
 use crate::flow::{self, Mapping};
 use crate::frame::{ETHERNET, Frame, Inside};
-use crate::layout::{DestinationKind, FastPath, FlowKey, Layer, NextHop, Tunnel, XdpPort};
+use crate::layout::{DestinationKind, FastPath, FlowKey, Ipv4, Layer, NextHop, Tunnel, XdpPort};
 use crate::lifetime::since;
 use crate::mss;
 use crate::packet::Packet;
@@ -34,7 +32,7 @@ pub enum Step {
     },
     /// Goes no further: half written.
     Drop,
-    /// Needs a flow first. Only [`handle`] and the fast path say this to each other.
+    /// The first of its flow, which is for [`open`]. Never the answer of [`handle`].
     OpenFlow,
 }
 
@@ -93,30 +91,39 @@ struct Departure<'a> {
 /// Handles a frame to the end.
 #[inline(always)]
 pub fn handle<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
-    let mut step = forward(frame, tables);
-    if step == PackedStep::OPEN_FLOW {
-        // Beside the fast path, not below it: the stack of a program in the kernel is for a whole chain of calls.
-        let packet = Inside::<F, ETHERNET>(frame);
-        if flow::open(&packet, tables).tag() != tag::OPEN_FLOW {
-            // Whoever is refused is told so by TC, which finds the same.
-            return Step::Pass;
-        }
-        step = forward(frame, tables);
+    match forward(frame, tables) {
+        Step::OpenFlow => open(frame, tables),
+        step => step,
     }
-    match step.into() {
+}
+
+/// Opens the flow that [`forward`] has missed, and sends the frame on.
+#[inline(always)]
+pub fn open<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+    let packet = Inside::<F, ETHERNET>(frame);
+    if flow::open(&packet, tables).tag() != tag::OPEN_FLOW {
+        // Whoever is refused is told so by TC, which finds the same.
+        return Step::Pass;
+    }
+    match forward_first(frame, tables).into() {
         // The flow went as soon as it had come: another CPU's doing.
         Step::OpenFlow => Step::Pass,
         step => step,
     }
 }
 
+/// [`forward`] beside [`flow::open`], not above it: the stack of a program in the kernel is for a whole chain of calls.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> PackedStep {
-    try_forward(frame, tables).into()
+fn forward_first<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> PackedStep {
+    forward(frame, tables).into()
 }
 
+/// Sends a frame of a flow that is there; [`Step::OpenFlow`] for one that is the first of its flow.
+///
+/// In the kernel a program of its own, without a call that every packet would make: to return from one takes as long as
+/// looking a flow up, on CPUs that must not predict where it returns to.
 #[inline(always)]
-fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
+pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let Some(fast) = tables.fast_path() else {
         return Step::Pass;
     };
@@ -126,7 +133,7 @@ fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let Some(outer) = header(&Inside::<F, ETHERNET>(frame)) else {
         return Step::Pass;
     };
-    let kind = tables.destination(outer.destination());
+    let kind = destination(tables, fast, outer.destination());
     match kind {
         Some(DestinationKind::Nat) => {}
         Some(_) if port.is_uplink != 0 => return request(frame, tables, fast, outer),
@@ -139,7 +146,7 @@ fn try_forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         if inner.total_len + (INNER - ETHERNET) > outer.total_len {
             return Step::Pass;
         }
-        return match tables.destination(inner.destination()) {
+        return match destination(tables, fast, inner.destination()) {
             Some(DestinationKind::Nat) => reply::<F, T, INNER>(frame, tables, fast, inner),
             _ => Step::Pass,
         };
@@ -159,16 +166,18 @@ fn port<'a, F: Frame>(frame: &F, fast: &'a FastPath) -> Option<&'a XdpPort> {
     (port.mac == [d0, d1, d2, d3, d4, d5] && [t0, t1] == ETH_P_IP).then_some(port)
 }
 
+/// [`Tables::destination`] with `fast` at hand.
+#[inline(always)]
+fn destination<T: Tables>(tables: &T, fast: &FastPath, address: Ipv4) -> Option<DestinationKind> {
+    fast.destination(address)
+        .unwrap_or_else(|| tables.destination(address))
+}
+
 /// The header of a packet that the fast path may take: no options, no fragment.
 #[inline(always)]
 fn header<P: Packet>(packet: &P) -> Option<Datagram> {
-    let mut datagram = Datagram::parse(packet)?;
-    if datagram.header_len != Ipv4Hdr::LEN as u32 || datagram.is_fragment() {
-        return None;
-    }
-    // A constant from here on, and with it every offset.
-    datagram.header_len = Ipv4Hdr::LEN as u32;
-    Some(datagram)
+    let datagram = Datagram::without_options(packet)?;
+    (!datagram.is_fragment()).then_some(datagram)
 }
 
 /// Whether the frame comes out of one of our tunnels.

@@ -55,6 +55,10 @@ pub mod name {
     pub const ANSWER_TOKENS: &str = "answer_tokens";
     /// Ring buffer of [`super::Event`].
     pub const EVENTS: &str = "events";
+    /// One program, that opens flows for `xdp_fast`.
+    pub const XDP_NEXT: &str = "xdp_next";
+    /// The same for `xdp_fast_frags`.
+    pub const XDP_NEXT_FRAGS: &str = "xdp_next_frags";
 }
 
 /// How many entries each table holds unless configured otherwise.
@@ -322,9 +326,7 @@ impl FastPath {
             return None;
         }
         for destination in &self.destinations {
-            if destination.kind == 0 {
-                break;
-            }
+            // An unused entry, all zeros, contains every address, and is of no kind.
             if destination.contains(address) {
                 return Some(
                     ClusterCidr {
@@ -664,6 +666,18 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes from the IPv4 header on.
     pub bytes: u64,
+}
+
+/// Value of `clock`, one for each CPU: what `CLOCK_MONOTONIC` said when the kernel's tick was last counted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// `jiffies_64` (linux/jiffies.h) then.
+    pub jiffies: u64,
+    /// The time then.
+    pub seconds: Seconds,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Value of `answer_tokens`: a token bucket for the ICMP errors and resets that we make.

@@ -63,11 +63,25 @@ impl Datagram {
         (datagram.total_len <= packet.len()).then_some(datagram)
     }
 
-    /// Reads a header at `offset`, of a packet that may be cut off after it.
+    /// [`Self::parse`] for packets without options only, in fewer instructions.
     #[inline(always)]
-    pub fn at<P: Packet>(packet: &P, offset: u32) -> Option<Self> {
+    pub fn without_options<P: Packet>(packet: &P) -> Option<Self> {
+        const HEADER_LEN: u32 = Ipv4Hdr::LEN as u32;
+        const VERSION_AND_LENGTH: u8 = 0x45;
+        let ip = Self::header(packet, 0)?;
+        let total_len = u32::from(u16::from_be_bytes(ip.tot_len));
+        (ip.vihl == VERSION_AND_LENGTH && total_len >= HEADER_LEN && packet.len() >= total_len)
+            .then_some(Self {
+                ip,
+                header_len: HEADER_LEN,
+                total_len,
+            })
+    }
+
+    #[inline(always)]
+    fn header<P: Packet>(packet: &P, offset: u32) -> Option<Ipv4Hdr> {
         let bytes = packet.load::<{ Ipv4Hdr::LEN }>(offset).ok()?;
-        let ip = Ipv4Hdr {
+        Some(Ipv4Hdr {
             vihl: bytes[0],
             tos: bytes[1],
             tot_len: [bytes[2], bytes[3]],
@@ -78,7 +92,13 @@ impl Datagram {
             check: [bytes[10], bytes[11]],
             src_addr: [bytes[12], bytes[13], bytes[14], bytes[15]],
             dst_addr: [bytes[16], bytes[17], bytes[18], bytes[19]],
-        };
+        })
+    }
+
+    /// Reads a header at `offset`, of a packet that may be cut off after it.
+    #[inline(always)]
+    pub fn at<P: Packet>(packet: &P, offset: u32) -> Option<Self> {
+        let ip = Self::header(packet, offset)?;
         let header_len = u32::from(ip.ihl());
         // A packet above 65,535 bytes that the kernel still has to segment says 0 (BIG TCP).
         let total_len = match u32::from(u16::from_be_bytes(ip.tot_len)) {

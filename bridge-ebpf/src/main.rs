@@ -29,15 +29,16 @@ mod skb;
 mod xdp;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
+use aya_ebpf::btf_maps::ProgramArray;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
 use bridge_common::engine::{Side, handle};
-use bridge_common::fast;
+use bridge_common::fast::{self, Step};
 use bridge_common::stack;
 use bridge_common::verdict::{DropReason, PackedVerdict, tag};
 
-use crate::maps::Maps;
+use crate::maps::{Maps, XDP_NEXT, XDP_NEXT_FRAGS};
 use crate::skb::Skb;
 use crate::xdp::Xdp;
 
@@ -82,10 +83,19 @@ fn leave(context: &TcContext, packet: &mut Skb) -> i32 {
     act(context, packet, verdict, Hook::Egress)
 }
 
-/// Interfaces of both sides.
+/// Interfaces of both sides: packets of flows that are there.
 #[xdp]
 pub fn xdp_fast(context: XdpContext) -> u32 {
-    Xdp::act(fast::handle(&mut Xdp::new(&context), &Maps))
+    match fast::forward(&mut Xdp::new(&context), &Maps) {
+        Step::OpenFlow => continue_with(&XDP_NEXT, &context),
+        step => Xdp::act(step),
+    }
+}
+
+/// The first packets of flows, behind [`xdp_fast`].
+#[xdp]
+pub fn xdp_open(context: XdpContext) -> u32 {
+    Xdp::act(fast::open(&mut Xdp::new(&context), &Maps))
 }
 
 /// [`xdp_fast`] where the MTU is too large for one buffer. Frames that need several are left to TC: not every driver
@@ -96,7 +106,24 @@ pub fn xdp_fast_frags(context: XdpContext) -> u32 {
     if frame.has_frags() {
         return xdp_action::XDP_PASS;
     }
-    Xdp::act(fast::handle(&mut frame, &Maps))
+    match fast::forward(&mut frame, &Maps) {
+        Step::OpenFlow => continue_with(&XDP_NEXT_FRAGS, &context),
+        step => Xdp::act(step),
+    }
+}
+
+/// [`xdp_open`] behind [`xdp_fast_frags`].
+#[xdp(frags)]
+pub fn xdp_open_frags(context: XdpContext) -> u32 {
+    Xdp::act(fast::open(&mut Xdp::new(&context), &Maps))
+}
+
+/// Lets another program have the packet as it is; where there is none, TC.
+#[inline(always)]
+fn continue_with(next: &ProgramArray<1>, context: &XdpContext) -> u32 {
+    // SAFETY: returns only if there is no such program, and nothing was done by then.
+    unsafe { next.tail_call(context, 0) };
+    xdp_action::XDP_PASS
 }
 
 /// Where an answer that goes back to its sender starts.

@@ -3,11 +3,11 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use bridge_common::layout::{
-    Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, ClusterCidr, Counter,
+    Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, Clock, ClusterCidr, Counter,
     DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, Ipv4, NatPort, NextHop,
     OfficeCidr, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, Vtep, capacity,
 };
@@ -72,6 +72,18 @@ static EVENTS: RingBuf<Event, { capacity::EVENTS }> = RingBuf::new();
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<[u64; QUOTE_MAX as usize / 8], 1> = PerCpuArray::new();
 
+// The coarse clock ticks with the jiffies, and asking for it takes two calls and a division.
+#[btf_map(name = "clock")]
+static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
+
+/// The program that opens flows for `xdp_fast`.
+#[btf_map(name = "xdp_next")]
+pub static XDP_NEXT: ProgramArray<1> = ProgramArray::new();
+
+/// The one for `xdp_fast_frags`: the kernel lets no program go on with one that differs in this.
+#[btf_map(name = "xdp_next_frags")]
+pub static XDP_NEXT_FRAGS: ProgramArray<1> = ProgramArray::new();
+
 #[btf_map(name = "last_log")]
 static LAST_LOG: PerCpuArray<Seconds, 1> = PerCpuArray::new();
 
@@ -134,8 +146,23 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn now(&self) -> Seconds {
-        // SAFETY: takes nothing. The coarse clock costs a memory read and ticks every jiffy.
-        (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as Seconds
+        // SAFETY: takes nothing. The verifier puts the read of a variable in its place.
+        let jiffies = unsafe { bpf_jiffies64() };
+        // SAFETY: takes nothing.
+        let read = || (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000_000) as Seconds;
+        let Some(clock) = CLOCK.get_ptr_mut(0).and_then(NonNull::new) else {
+            return read();
+        };
+        Found(clock).with(|clock| {
+            if clock.jiffies != jiffies {
+                *clock = Clock {
+                    jiffies,
+                    seconds: read(),
+                    pad: 0,
+                };
+            }
+            clock.seconds
+        })
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use aya::maps::lpm_trie::Key;
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use bridge_common::engine::{Side, run};
 use bridge_common::fast::{self, Step};
 use bridge_common::host::{ByteFrame, BytePacket, HostTables};
@@ -20,7 +20,7 @@ use bridge_userspace::contents::{Contents, ServiceEntry};
 use bridge_userspace::datapath::Program::{
     self, ClusterEgress, ClusterIngress, UplinkIngress, XdpFast,
 };
-use bridge_userspace::datapath::{Datapath, Pins};
+use bridge_userspace::datapath::{Buffers, Datapath, Pins};
 use bridge_userspace::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
@@ -303,14 +303,7 @@ impl Pair {
     /// The same, with XDP in front.
     fn behind_xdp(name: &str, way: Way) -> Self {
         let mut pair = Self::new(name);
-        let program: &mut Xdp = pair
-            .datapath
-            .ebpf_mut()
-            .program_mut(XdpFast.name())
-            .unwrap()
-            .try_into()
-            .unwrap();
-        program.load().unwrap();
+        pair.datapath.xdp(Buffers::One).unwrap();
         let contents = Contents {
             next_hops: next_hops(way),
             ..contents()
@@ -340,13 +333,7 @@ impl Pair {
         let frame = [&ETHERNET[..], packet].concat();
         let mut on_host = ByteFrame::new(LOOPBACK, frame.clone());
         let step = fast::handle(&mut on_host, &self.host);
-        let program: &mut Xdp = self
-            .datapath
-            .ebpf_mut()
-            .program_mut(XdpFast.name())
-            .unwrap()
-            .try_into()
-            .unwrap();
+        let program = self.datapath.xdp(Buffers::One).unwrap();
         let mut out = vec![0; frame.len() + 256];
         let result = program
             .test_run(TestRunOptions {

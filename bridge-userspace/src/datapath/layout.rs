@@ -119,6 +119,8 @@ pub(super) fn tables(flow_capacity: u32) -> Vec<Table> {
             value: 0,
             entries: entries(capacity::EVENTS),
         },
+        table::<u32, u32>(name::XDP_NEXT, MapType::ProgramArray, 1),
+        table::<u32, u32>(name::XDP_NEXT_FRAGS, MapType::ProgramArray, 1),
     ]
 }
 

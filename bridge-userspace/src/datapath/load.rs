@@ -2,9 +2,12 @@
 
 use std::io;
 
+use aya::maps::ProgramArray;
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
+
+use bridge_common::layout::name;
 
 use super::{Hook, LayoutError, Pins, Program, layout};
 
@@ -13,6 +16,12 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/office-
 
 /// [`Program::XdpFast`] for packets in several buffers too (kernel 5.18), so for MTUs above what fits into a page.
 const XDP_FRAGS: &str = "xdp_fast_frags";
+
+/// Opens flows for [`Program::XdpFast`].
+const XDP_OPEN: &str = "xdp_open";
+
+/// Opens flows for [`XDP_FRAGS`].
+const XDP_OPEN_FRAGS: &str = "xdp_open_frags";
 
 /// The programs could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +60,7 @@ pub enum LoadError {
 
 /// In how many buffers the driver may hand over a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Buffers {
+pub enum Buffers {
     /// One.
     One,
     /// Several (XDP frags, kernel 5.18): some drivers run no other program with a large MTU.
@@ -60,7 +69,8 @@ pub(super) enum Buffers {
 
 impl Buffers {
     /// What this kernel knows, in the order of trying.
-    pub(super) fn known() -> &'static [Self] {
+    #[must_use]
+    pub fn known() -> &'static [Self] {
         let has_frags =
             KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 18, 0));
         if has_frags {
@@ -136,33 +146,44 @@ impl Datapath {
         &self.pins
     }
 
-    /// The XDP program, loaded by the first call: without XDP nobody has to wait for its verification.
+    /// The XDP program, loaded by the first call: without XDP nobody has to wait for its verification. With it comes the
+    /// one that it lets go on with the first packets of flows.
     ///
     /// # Errors
     /// When the kernel refuses it.
-    pub(super) fn xdp(&mut self, buffers: Buffers) -> Result<&mut Xdp, LoadError> {
-        let name = match buffers {
-            Buffers::One => Program::XdpFast.name(),
-            Buffers::Several => XDP_FRAGS,
+    pub fn xdp(&mut self, buffers: Buffers) -> Result<&mut Xdp, LoadError> {
+        let (name, next, table) = match buffers {
+            Buffers::One => (Program::XdpFast.name(), XDP_OPEN, name::XDP_NEXT),
+            Buffers::Several => (XDP_FRAGS, XDP_OPEN_FRAGS, name::XDP_NEXT_FRAGS),
         };
-        let program: &mut Xdp = self
-            .ebpf
-            .program_mut(name)
-            .ok_or(LoadError::Missing(name))?
-            .try_into()
-            .map_err(|_| LoadError::Missing(name))?;
-        if program.fd().is_err() {
-            program
+        if xdp_program(&mut self.ebpf, name)?.fd().is_err() {
+            let failed = |source| LoadError::Program { name: next, source };
+            let program = xdp_program(&mut self.ebpf, next)?;
+            program.load().map_err(failed)?;
+            let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+            let fd = fd.map_err(failed)?;
+            let table = self.ebpf.map_mut(table).ok_or(LoadError::Missing(next))?;
+            ProgramArray::try_from(table)
+                .and_then(|mut table| table.set(0, &fd, 0))
+                .map_err(|source| failed(source.into()))?;
+            xdp_program(&mut self.ebpf, name)?
                 .load()
                 .map_err(|source| LoadError::Program { name, source })?;
         }
-        Ok(program)
+        xdp_program(&mut self.ebpf, name)
     }
 
     /// The loaded object, for its log.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+fn xdp_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
+    ebpf.program_mut(name)
+        .ok_or(LoadError::Missing(name))?
+        .try_into()
+        .map_err(|_| LoadError::Missing(name))
 }
 
 pub(super) fn classifier(

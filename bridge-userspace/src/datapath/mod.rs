@@ -16,7 +16,7 @@ mod xdp_ports;
 
 pub use self::attach::{AttachError, Attachments, Mode, attached};
 pub use self::layout::LayoutError;
-pub use self::load::{Datapath, LoadError};
+pub use self::load::{Buffers, Datapath, LoadError};
 pub use self::obstacle::{XdpObstacle, XdpObstacles};
 pub use self::pins::Pins;
 pub use self::program::{AttachPoint, AttachPoints, Hook, Program, Side};

@@ -9,7 +9,7 @@ use aya::programs::{ProgramFd, TestRun as _, TestRunOptions};
 use lab::netns::Namespace;
 
 use super::layout::{ENCAPSULATION, FRAME, Pattern};
-use super::machine;
+use super::machine::{self, Cpu};
 use super::traffic::Traffic;
 
 /// Runs another program over and over on packets of a pattern.
@@ -67,7 +67,7 @@ impl Gauge {
                 self.jump_to("measured_tc", program)?;
                 let measure = self.0.tc("measure_tc")?;
                 within.run_in(|| {
-                    machine::stay_on_one_cpu()?;
+                    machine::stay_on(Cpu::Last)?;
                     let result = measure.test_run(TestRunOptions {
                         data_in: Some(&frame),
                         repeat: count,
@@ -103,7 +103,7 @@ impl Gauge {
             }
             let measure = self.0.xdp(name)?;
             return within.run_in(|| {
-                machine::stay_on_one_cpu()?;
+                machine::stay_on(Cpu::Last)?;
                 let result = measure.test_run(TestRunOptions {
                     data_in: Some(frame),
                     ctx_in: Some(&context),

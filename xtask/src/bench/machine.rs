@@ -49,15 +49,26 @@ fn printed(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Keeps the calling thread on the last CPU that it may use, so that a path's work is not now on one and now on two.
-pub fn stay_on_one_cpu() -> Result<()> {
+/// One of the CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cpu {
+    /// The first one that may be used.
+    First,
+    /// The last one, which is the first where there is no other.
+    Last,
+}
+
+/// Keeps the calling thread, and those that it starts, on one CPU, so that a path's work is not now on one and now on two.
+pub fn stay_on(cpu: Cpu) -> Result<()> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this).context("ask which CPUs there are")?;
-    let last = (0..CpuSet::count())
-        .rev()
-        .find(|&cpu| allowed.is_set(cpu).unwrap_or(false));
+    let mut usable = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
+    let chosen = match cpu {
+        Cpu::First => usable.next(),
+        Cpu::Last => usable.next_back(),
+    };
     let mut one = CpuSet::new();
-    one.set(last.context("no CPU to run on")?)?;
+    one.set(chosen.context("no CPU to run on")?)?;
     sched_setaffinity(this, &one).context("stay on one CPU")
 }
 

@@ -93,14 +93,14 @@ impl Effort {
                 scope: Scope::QUICK,
                 rounds: options.rounds.unwrap_or(2),
                 window: Duration::from_millis(100),
-                bulk: 256 << 20,
+                bulk: 64 << 20,
             }
         } else {
             Self {
                 scope: Scope::FULL,
                 rounds: options.rounds.unwrap_or(5),
                 window: Duration::from_millis(400),
-                bulk: 1 << 30,
+                bulk: 256 << 20,
             }
         }
     }
@@ -344,6 +344,11 @@ impl Visit {
         } = self;
         let what = if cells.iter().any(|cell| cell.needs_sockets()) {
             "connections"
+        } else if cells
+            .iter()
+            .any(|cell| matches!(cell, Cell::NewFlows { .. }))
+        {
+            "new flows"
         } else {
             "packets"
         };

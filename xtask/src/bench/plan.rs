@@ -300,6 +300,8 @@ pub struct Scope {
 
 /// The usual number of flows.
 pub const FLOWS: u32 = 1_000;
+/// From here on flows are many.
+const MANY_FLOWS: u32 = 1_000_000;
 /// New flows to services in one go: one service with one backend has no more NAT ports than for these.
 pub const NEW_SERVICE_FLOWS: u32 = 16_384;
 
@@ -317,7 +319,7 @@ impl Scope {
         new_flows: 1 << 16,
     };
 
-    /// One round of visits.
+    /// One round of visits, each with another name.
     pub fn visits(&self, contestants: &[Contestant]) -> Vec<Visit> {
         let mut visits = Vec::new();
         for network in Network::ALL {
@@ -333,6 +335,7 @@ impl Scope {
                     }
                 };
                 visit(0, self.pod_cells(contestant));
+                visit(0, self.many_flows_cells(contestant));
                 visit(0, socket_cells(contestant));
                 if contestant.has_services() {
                     // The number of services does not depend on the network: one of them is enough.
@@ -356,22 +359,39 @@ impl Scope {
             target: Target::Pod,
             flows,
         };
-        let mut cells = Vec::new();
         if contestant == Contestant::Ceiling {
             return vec![rate(Direction::Forward, FLOWS)];
         }
-        if contestant.translates() {
-            // First, while the tables are empty.
-            cells.push(Cell::NewFlows {
-                target: Target::Pod,
-                flows: self.new_flows,
-            });
-        }
-        for &flows in self.flows {
-            cells.push(rate(Direction::Forward, flows));
-        }
+        let flows = self.flows.iter().filter(|&&flows| flows < MANY_FLOWS);
+        let mut cells: Vec<_> = flows
+            .map(|&flows| rate(Direction::Forward, flows))
+            .collect();
         cells.push(rate(Direction::Reply, FLOWS));
         cells
+    }
+
+    /// What needs larger tables than office-bridge has by default, in which everything else would cost more, too: in the
+    /// first of them come new flows, while they are empty.
+    fn many_flows_cells(&self, contestant: Contestant) -> Vec<Cell> {
+        if contestant == Contestant::Ceiling {
+            return Vec::new();
+        }
+        let new = Cell::NewFlows {
+            target: Target::Pod,
+            flows: self.new_flows,
+        };
+        let flows = self.flows.iter().filter(|&&flows| flows >= MANY_FLOWS);
+        let known = flows.map(|&flows| Cell::Rate {
+            direction: Direction::Forward,
+            target: Target::Pod,
+            flows,
+        });
+        contestant
+            .translates()
+            .then_some(new)
+            .into_iter()
+            .chain(known)
+            .collect()
     }
 }
 

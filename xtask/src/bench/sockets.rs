@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
+use std::{panic, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::Host;
@@ -11,15 +12,20 @@ use lab::plan::port;
 use lab::serve;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, socket};
 
+use super::machine::{self, Cpu};
 use super::plan::{Contestant, Direction};
 use super::topology::{POD, Topology};
 
-/// A client and a pod that serves.
+/// A client and a pod that serves, each on a CPU of its own where there are two: where the scheduler puts them by itself
+/// decides more than what is between them.
 pub struct Sockets {
     client: Host,
     server: Host,
     bulk: u64,
 }
+
+/// Bulk transfers of one measurement, of which the median counts.
+const TRANSFERS: usize = 7;
 
 impl Sockets {
     /// Opens the servers; a bulk transfer has this many octets.
@@ -28,8 +34,10 @@ impl Sockets {
             topology.complete_checksums()?;
         }
         let server = topology.server();
-        server.serve_tcp(port::ECHO, serve::echo())?;
-        server.serve_tcp(port::BULK, serve::bulk())?;
+        on(Cpu::Last, || {
+            server.serve_tcp(port::ECHO, serve::echo())?;
+            server.serve_tcp(port::BULK, serve::bulk())
+        })?;
         let sockets = Self {
             client: topology.client(),
             server,
@@ -49,24 +57,27 @@ impl Sockets {
             Direction::Forward => (self.bulk, 0),
             Direction::Reply => (0, self.bulk),
         };
-        let elapsed = self
-            .client
-            .bulk(SocketAddrV4::new(POD, port::BULK), up, down)?;
-        Ok(self.bulk as f64 * 8.0 / elapsed.as_secs_f64())
+        let to = SocketAddrV4::new(POD, port::BULK);
+        let times = on(Cpu::First, || {
+            let transfer = |_| Ok(self.client.bulk(to, up, down)?.as_secs_f64());
+            (0..TRANSFERS).map(transfer).collect::<Result<Vec<_>>>()
+        })?;
+        Ok(self.bulk as f64 * 8.0 / median(times)?)
     }
 
     /// Microseconds, the median of many exchanges of a few octets.
     pub fn response(&self) -> Result<f64> {
         const EXCHANGES: usize = 4_000;
-        let mut stream = self.client.tcp(SocketAddrV4::new(POD, port::ECHO))?;
-        let mut times = Vec::with_capacity(EXCHANGES);
-        for _ in 0..EXCHANGES {
-            let started = Instant::now();
-            exchange(&mut stream, b"request")?;
-            times.push(started.elapsed().as_secs_f64() * 1e6);
-        }
-        times.sort_by(f64::total_cmp);
-        times.get(EXCHANGES / 2).copied().context("no exchange")
+        let times = on(Cpu::First, || {
+            let mut stream = self.client.tcp(SocketAddrV4::new(POD, port::ECHO))?;
+            let exchange = |_| {
+                let started = Instant::now();
+                exchange(&mut stream, b"request")?;
+                Ok(started.elapsed().as_secs_f64() * 1e6)
+            };
+            (0..EXCHANGES).map(exchange).collect::<Result<Vec<_>>>()
+        })?;
+        median(times)
     }
 
     /// Connections a second, one after the other.
@@ -76,6 +87,7 @@ impl Sockets {
         let _listener = self.server.run_in(|| listen(CONNECTS))?;
         let to = SocketAddr::V4(SocketAddrV4::new(POD, PORT));
         let elapsed = self.client.run_in(|| {
+            machine::stay_on(Cpu::First)?;
             let started = Instant::now();
             for _ in 0..CONNECTS {
                 TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
@@ -95,6 +107,24 @@ impl Sockets {
         );
         Ok(())
     }
+}
+
+/// Does `work` on a CPU, together with whatever it starts.
+fn on<T: Send>(cpu: Cpu, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            machine::stay_on(cpu)?;
+            work()
+        });
+        worker
+            .join()
+            .unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
+}
+
+fn median(mut values: Vec<f64>) -> Result<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().context("no values")
 }
 
 /// A port that nothing else of the lab uses.
