@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::cluster::DesiredState;
 use crate::config::{Config, Datapath};
 use crate::contents::backend_networks;
-use crate::datapath::{AttachPoint, AttachPoints, Program};
+use crate::datapath::{AttachPoint, AttachPoints, Program, XdpObstacle, XdpObstacles};
 use crate::netlink::{Link, LinkKind, NetworkState, cluster_interfaces};
 use crate::networks::overlaps;
 
@@ -55,6 +55,19 @@ pub fn attach_points(
             program,
         })
         .map(|point| (point.key(), point))
+        .collect()
+}
+
+/// What keeps XDP from being used where it is wanted, whatever the drivers can do.
+#[must_use]
+pub fn xdp_obstacles(
+    config: &Config,
+    desired: &DesiredState,
+    network: &NetworkState,
+) -> XdpObstacles {
+    xdp_interfaces(config, desired, network)
+        .into_iter()
+        .filter_map(|link| Some((link.index, XdpObstacle::at(link, network)?)))
         .collect()
 }
 
@@ -120,8 +133,10 @@ fn cluster_nics<'a>(
         .map(|route| route.ifindex);
     underlying.into_iter().chain(native).filter(|ifindex| {
         network.links.get(ifindex).is_some_and(|link| {
-            matches!(link.kind, LinkKind::Veth | LinkKind::Vlan | LinkKind::Other)
-                && link.master.is_none()
+            matches!(
+                link.kind,
+                LinkKind::Veth | LinkKind::Vlan | LinkKind::Bond | LinkKind::Other
+            ) && link.master.is_none()
                 && link.mac.is_some()
         })
     })

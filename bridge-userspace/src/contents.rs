@@ -76,7 +76,7 @@ pub(crate) fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<I
 }
 
 impl Contents {
-    /// The contents that follow from what is known. `xdp_ports` are the interfaces that XDP can send by.
+    /// The contents that follow from what is known. `xdp_ports` are the interfaces that XDP can receive and send by.
     #[must_use]
     pub fn new(
         config: &Config,

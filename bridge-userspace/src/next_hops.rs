@@ -64,7 +64,7 @@ impl NextHops {
         xdp_ports: &XdpPorts,
     ) -> Self {
         let mut this = Self::default();
-        if xdp_ports.is_empty() {
+        if xdp_ports.receive.is_empty() {
             return this;
         }
         this.add_ports(uplink, network, xdp_ports);
@@ -100,6 +100,7 @@ impl NextHops {
 
     fn add_ports(&mut self, uplink: &str, network: &NetworkState, xdp_ports: &XdpPorts) {
         let links = xdp_ports
+            .receive
             .iter()
             .filter_map(|ifindex| network.links.get(ifindex))
             .filter_map(|link| Some((link, link.mac?)));
@@ -208,7 +209,7 @@ fn local_end(
     ways.iter()
         .map(|way| way.ifindex)
         .chain(vxlan.underlying)
-        .any(|ifindex| xdp_ports.contains(&ifindex))
+        .any(|ifindex| xdp_ports.receive.contains(&ifindex))
         .then(|| vxlan.local.or_else(|| Some(ways.first()?.preferred_source)))
         .flatten()
 }
@@ -275,7 +276,7 @@ impl Ways<'_> {
     }
 
     fn native(&mut self, ifindex: u32, next: Ipv4Addr, mtu: u32) -> Option<NextHop> {
-        if !self.xdp_ports.contains(&ifindex) {
+        if !self.xdp_ports.send.contains(&ifindex) {
             return None;
         }
         let source = self.network.links.get(&ifindex)?.mac?;

@@ -12,11 +12,14 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use crate::attach_points::{attach_points, has_unfinished_checksums};
+use crate::attach_points::{attach_points, has_unfinished_checksums, xdp_obstacles};
 use crate::cluster::{self, CidrKind, Connection, DesiredState, Feed, Rules, Update, static_state};
 use crate::config::{Config, Datapath as Layer, Environment, RunArgs};
 use crate::contents::{Contents, interest};
-use crate::datapath::{Attachments, Datapath, Mode, Pins, Program, detach_filters, has_filter};
+use crate::datapath::{
+    Attachments, Datapath, Mode, Pins, Program, XdpObstacles, XdpPorts, XdpRefusal, detach_filters,
+    has_filter,
+};
 use crate::events;
 use crate::http::{self, SyncLag};
 use crate::journal::Journal;
@@ -76,7 +79,7 @@ struct Bridge {
     reconciler: Reconciler,
     policy: watch::Sender<Policy>,
     /// Where XDP is wanted and of no use, and why.
-    xdp_remarks: Vec<String>,
+    xdp_remarks: Vec<XdpRemark>,
     /// Neighbours that XDP sends to.
     neighbours: watch::Sender<BTreeSet<Neighbour>>,
     /// What XDP leaves to the TC path for reasons that can be helped.
@@ -211,7 +214,7 @@ impl Bridge {
         netlink::keep_confirmed(in_use)?;
         announce(None, &start.desired);
         let mut bridge = Self {
-            attachments: Attachments::new(start.config.tc_attach, pins),
+            attachments: Attachments::new(start.config.tc_attach, pins).await,
             config: start.config,
             feed: start.feed,
             accepted: start.desired,
@@ -255,7 +258,9 @@ impl Bridge {
     async fn try_apply(&mut self) -> anyhow::Result<()> {
         let desired = Arc::clone(&self.accepted);
         let network = self.network.borrow_and_update().clone();
-        let contents = self.contents(&desired, &network);
+        let obstacles = xdp_obstacles(&self.config, &desired, &network);
+        let ports = self.attachments.xdp_ports(&obstacles);
+        let contents = self.contents(&desired, &network, &ports);
         self.note_next_hops(&contents.next_hops);
         if contents.settings.nat_port_count == 0 {
             bail!(
@@ -291,46 +296,65 @@ impl Bridge {
         {
             warn!("the uplink {} is gone; waiting for it", self.config.uplink);
         }
-        let before = self.attachments.xdp_ports().clone();
         let attached = self
             .attachments
-            .reconcile(&mut self.datapath, &wanted)
+            .reconcile(&mut self.datapath, &wanted, &obstacles)
             .await;
-        self.note_xdp();
+        self.note_xdp(&obstacles);
         reconciled?;
-        if *self.attachments.xdp_ports() != before {
-            let contents = self.contents(&desired, &network);
+        let now = self.attachments.xdp_ports(&obstacles);
+        if now != ports {
+            let contents = self.contents(&desired, &network, &now);
             self.reconciler.apply(&contents)?;
         }
         Ok(attached?)
     }
 
-    fn contents(&self, desired: &DesiredState, network: &NetworkState) -> Contents {
-        Contents::new(
-            &self.config,
-            desired,
-            network,
-            &self.reserved,
-            self.attachments.xdp_ports(),
-        )
+    fn contents(
+        &self,
+        desired: &DesiredState,
+        network: &NetworkState,
+        ports: &XdpPorts,
+    ) -> Contents {
+        Contents::new(&self.config, desired, network, &self.reserved, ports)
     }
 
     /// Tells once what XDP was wanted for and can't do.
-    fn note_xdp(&mut self) {
-        let refusals = self.attachments.xdp_refusals().values();
-        let refusals = refusals.map(|refusal| format!("{refusal}: packets take the TC path there"));
-        let useless = self.attachments.receive_only().values().cloned();
-        let now: Vec<String> = refusals.chain(useless).collect();
+    fn note_xdp(&mut self, obstacles: &XdpObstacles) {
         let is_asked_for = self.config.datapath == Layer::Xdp;
+        let refusals = self.attachments.xdp_refusals().values();
+        let refusals = refusals
+            .filter(|refusal| !matches!(refusal, XdpRefusal::Obstacle(_)))
+            .map(left_to_tc);
+        let limits = self.attachments.xdp_limits(obstacles);
+        let now: Vec<XdpRemark> = obstacles
+            .values()
+            .map(|obstacle| XdpRemark {
+                text: left_to_tc(obstacle),
+                is_problem: true,
+            })
+            .chain(refusals.chain(limits).map(|text| XdpRemark {
+                text,
+                is_problem: is_asked_for,
+            }))
+            .collect();
         for remark in &now {
+            let text = &remark.text;
             if self.xdp_remarks.contains(remark) {
                 continue;
             }
-            if is_asked_for {
-                warn!("{remark}");
-                self.journal.note(format!("degraded: {remark}"));
+            if remark.is_problem {
+                warn!("{text}");
             } else {
-                info!("{remark}");
+                info!("{text}");
+            }
+            if is_asked_for {
+                self.journal.note(format!("degraded: {text}"));
+            }
+        }
+        for remark in &self.xdp_remarks {
+            if !now.contains(remark) {
+                info!("no longer so: {}", remark.text);
             }
         }
         self.xdp_remarks = now;
@@ -377,7 +401,6 @@ impl Bridge {
             source: "configuration".to_owned(),
         });
         let listen = self.config.dns.iter().flat_map(|dns| &dns.listen);
-        let is_asked_for = self.config.datapath == Layer::Xdp;
         State {
             pid: std::process::id(),
             uplink: self.config.uplink.clone(),
@@ -394,10 +417,10 @@ impl Bridge {
                 .problems
                 .iter()
                 .chain(
-                    is_asked_for
-                        .then_some(&self.xdp_remarks)
-                        .into_iter()
-                        .flatten(),
+                    self.xdp_remarks
+                        .iter()
+                        .filter(|remark| remark.is_problem)
+                        .map(|remark| &remark.text),
                 )
                 .chain(&self.xdp_problems)
                 .chain(&self.trouble)
@@ -506,6 +529,18 @@ impl Bridge {
         info!("stopping; forwarding goes on (`office-bridge uninstall` ends it)");
         served.stop().await
     }
+}
+
+/// What XDP was wanted for and can't do.
+#[derive(PartialEq)]
+struct XdpRemark {
+    text: String,
+    /// Whether the operator should do something about it.
+    is_problem: bool,
+}
+
+fn left_to_tc(reason: impl std::fmt::Display) -> String {
+    format!("{reason}: packets take the TC path there")
 }
 
 /// What ends `run`.

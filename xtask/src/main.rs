@@ -7,7 +7,7 @@
 //! * [`ebpf`] builds the program for the kernel, [`build`] the binary that embeds it;
 //! * [`packages`] is the table of programs that the lab needs, [`host`] puts them in place;
 //! * [`control_plane`] looks for an API server for the lab, [`variants`] tells which tests run in which lab;
-//! * [`lint`], [`test`], [`ci`], [`lab`], [`run`], [`bench`] and [`image`] are the commands.
+//! * [`lint`], [`test`], [`vm`], [`ci`], [`lab`], [`run`], [`bench`] and [`image`] are the commands.
 
 mod apt;
 mod bench;
@@ -25,6 +25,7 @@ mod run;
 mod test;
 mod toolchain;
 mod variants;
+mod vm;
 mod workspace;
 
 use std::ffi::OsString;
@@ -56,6 +57,8 @@ enum Task {
     Build(BuildArgs),
     /// Builds, then runs the host tests and, as root, the end-to-end tests in network namespaces
     Test(TestArgs),
+    /// Tests XDP on another kernel, in a virtual machine (needs qemu, not root)
+    VmTest(VmTestArgs),
     /// Checks formatting, clippy and dependencies
     Lint(LintArgs),
     /// Lint, build and test from a clean state, with the time that each takes
@@ -113,6 +116,16 @@ impl TestArgs {
             overlay: self.overlay.unwrap_or(named.overlay),
         }))
     }
+}
+
+#[derive(Args)]
+struct VmTestArgs {
+    /// The kernel's image, such as /boot/vmlinuz-6.1.0-56-cloud-amd64
+    kernel: PathBuf,
+    /// Its modules, such as /lib/modules/6.1.0-56-cloud-amd64
+    modules: PathBuf,
+    /// Only the tests with this in their name
+    filter: Option<String>,
 }
 
 #[derive(Args)]
@@ -185,6 +198,14 @@ fn main() -> ExitCode {
             args.variants().and_then(|variants| {
                 test::run(&workspace, selection, variants, args.filter.as_deref())
             })
+        }
+        Task::VmTest(args) => {
+            let options = vm::Options {
+                kernel: args.kernel,
+                modules: args.modules,
+                filter: args.filter,
+            };
+            vm::run(&workspace, &options)
         }
         Task::Lint(args) => lint::run(&workspace, args.deny),
         Task::Ci(args) => ci::run(&workspace, !args.no_clean, args.deny),

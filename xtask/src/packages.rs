@@ -27,6 +27,19 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
 /// What makes the image.
 pub const IMAGE_TOOLS: &[Tool] = &[tool("buildah", "buildah", "making the container image")];
 
+/// What makes and runs virtual machines.
+pub const VM_TOOLS: &[Tool] = &[
+    tool("qemu-system-x86_64", "qemu-system-x86", "the machine"),
+    tool("busybox", "busybox-static", "the programs in the machine"),
+    tool("dash", "dash", "the shell in the machine"),
+    tool("cpio", "cpio", "the file system of the machine"),
+    tool("xz", "xz-utils", "unpacking modules"),
+    tool("zstd", "zstd", "unpacking modules"),
+    tool("ip", "iproute2", "links and routes in the machine"),
+    tool("ethtool", "ethtool", "offloads, on and off"),
+    tool("ping", "iputils-ping", "echo requests from the office"),
+];
+
 /// All that the lab needs. Where there is a package without a service in it, that one is named.
 pub const TOOLS: &[Tool] = &[
     tool(

@@ -42,6 +42,11 @@ impl Workspace {
         self.target().join("tools")
     }
 
+    /// The tests for virtual machines.
+    pub fn vm_tests(&self) -> PathBuf {
+        self.root.join("tests/vm")
+    }
+
     /// Where container images are made.
     pub fn image(&self) -> PathBuf {
         self.target().join("image")

@@ -44,6 +44,9 @@ fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> (u32, Li
             ..Vxlan::default()
         }),
         master,
+        lower: None,
+        takes_tags: false,
+        strips_tags: Vec::new(),
     };
     (index, link)
 }

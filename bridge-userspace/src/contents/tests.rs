@@ -40,6 +40,9 @@ fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> (u32, Li
         carrier: true,
         vxlan: None,
         master,
+        lower: None,
+        takes_tags: false,
+        strips_tags: Vec::new(),
     };
     (index, link)
 }
@@ -77,7 +80,7 @@ fn that_all_services_are_known_is_told_with_each_datapath() {
             &desired(is_authoritative),
             &node_30(3),
             &PortSet::default(),
-            &XdpPorts::new(),
+            &XdpPorts::default(),
         );
         (
             contents.settings.authoritative,

@@ -1,6 +1,6 @@
 //! What is attached where, and bringing it to what is wanted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
@@ -8,13 +8,16 @@ use bridge_common::layout::capacity;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use super::ability::XdpAbility;
 use super::load::{LoadError, classifier};
+use super::obstacle::XdpObstacles;
 use super::program::{AttachPoint, AttachPoints, Hook, Program};
 use super::tc::{attach_clsact, attach_tcx, detach_clsact, has_filter, warn_of_others};
 use super::xdp::{self, XdpRefusal};
+use super::xdp_ports::XdpPorts;
 use super::{Datapath, Pins, TcAttach};
 use crate::bpf::{detach_pinned_link, pinned_link};
-use crate::netlink::{self, XdpFeatures};
+use crate::netlink;
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,39 +69,33 @@ pub enum AttachError {
     },
 }
 
-/// Indices of the interfaces with XDP that can be redirected to.
-pub type XdpPorts = BTreeSet<u32>;
-
 /// What is attached, and how to change it.
 pub struct Attachments {
     tc: Mode,
     attached: AttachPoints,
-    ports: XdpPorts,
+    /// What the drivers can do that have the XDP program.
+    abilities: BTreeMap<u32, XdpAbility>,
     /// Interfaces that XDP is wanted on and not to be had, and why.
     refusals: BTreeMap<u32, XdpRefusal>,
-    /// Interfaces that have XDP and can't be redirected to.
-    receive_only: BTreeMap<u32, String>,
 }
 
 impl Attachments {
     /// Nothing yet, but that the XDP programs of an earlier `run` may still forward.
-    #[must_use]
-    pub fn new(wanted: TcAttach, pins: &Pins) -> Self {
+    pub async fn new(wanted: TcAttach, pins: &Pins) -> Self {
         let links = pins.pinned_links().unwrap_or_default();
-        let ports = links
-            .into_iter()
-            .filter(|(name, ifindex, path)| {
-                Program::from_name(name) == Some(Program::XdpFast)
-                    && pinned_link(path).is_ok_and(|link| link.ifindex == *ifindex)
-            })
-            .map(|(_, ifindex, _)| ifindex)
-            .collect();
+        let mut abilities = BTreeMap::new();
+        for (name, ifindex, path) in links {
+            if Program::from_name(&name) == Some(Program::XdpFast)
+                && pinned_link(&path).is_ok_and(|link| link.ifindex == ifindex)
+            {
+                abilities.insert(ifindex, XdpAbility::of(ifindex, "").await);
+            }
+        }
         Self {
             tc: wanted.mode(),
             attached: AttachPoints::new(),
-            ports,
+            abilities,
             refusals: BTreeMap::new(),
-            receive_only: BTreeMap::new(),
         }
     }
 
@@ -114,10 +111,10 @@ impl Attachments {
         &self.attached
     }
 
-    /// Interfaces that XDP can send through.
+    /// Interfaces that XDP can receive and send by, of those that have the program.
     #[must_use]
-    pub fn xdp_ports(&self) -> &XdpPorts {
-        &self.ports
+    pub fn xdp_ports(&self, obstacles: &XdpObstacles) -> XdpPorts {
+        XdpPorts::between(&self.abilities, obstacles)
     }
 
     /// Interfaces, by index, that XDP is wanted on and not to be had; the TC path serves them.
@@ -126,15 +123,23 @@ impl Attachments {
         &self.refusals
     }
 
-    /// Interfaces, by index, that XDP is attached to without use, and what to do.
+    /// Why XDP is of less use where it is attached than it could be, without obstacles, and what to do.
     #[must_use]
-    pub fn receive_only(&self) -> &BTreeMap<u32, String> {
-        &self.receive_only
+    pub fn xdp_limits(&self, obstacles: &XdpObstacles) -> Vec<String> {
+        let ports = self.xdp_ports(obstacles);
+        self.abilities
+            .iter()
+            .filter(|&(ifindex, _)| !obstacles.contains_key(ifindex))
+            .filter(|&(ifindex, _)| {
+                !ports.receive.contains(ifindex) || !ports.send.contains(ifindex)
+            })
+            .filter_map(|(_, ability)| ability.limit.clone())
+            .collect()
     }
 
     /// Attaches where it is wanted and detaches from the rest, links of an earlier `run` included.
-    /// What is attached already stays as it is. Where XDP is refused there is none: see
-    /// [`Self::xdp_refusals`].
+    /// What is attached already stays as it is, at an obstacle too, since many a card loses packets over a change.
+    /// Where XDP is refused there is none: see [`Self::xdp_refusals`].
     ///
     /// # Errors
     /// The first refusal at TC; the other points are attached all the same, but for XDP.
@@ -142,6 +147,7 @@ impl Attachments {
         &mut self,
         datapath: &mut Datapath,
         wanted: &AttachPoints,
+        obstacles: &XdpObstacles,
     ) -> Result<(), AttachError> {
         let mut result = Ok(());
         let is_tc = |point: &&AttachPoint| point.program.hook() != Hook::Xdp;
@@ -158,11 +164,11 @@ impl Attachments {
         for point in xdp {
             // What XDP passes on must find the others at their place.
             if result.is_ok() {
-                self.ensure_xdp(datapath, point).await;
+                self.ensure_xdp(datapath, point, obstacles).await;
             }
         }
         self.detach_unwanted(wanted);
-        self.find_ports().await;
+        self.find_abilities().await;
         result.and(self.remove_stale(datapath.pins(), wanted))
     }
 
@@ -195,7 +201,12 @@ impl Attachments {
         Ok(())
     }
 
-    async fn ensure_xdp(&mut self, datapath: &mut Datapath, point: &AttachPoint) {
+    async fn ensure_xdp(
+        &mut self,
+        datapath: &mut Datapath,
+        point: &AttachPoint,
+        obstacles: &XdpObstacles,
+    ) {
         let has_xdp = self.attached.get(&point.key()) == Some(point);
         if has_xdp && is_linked(datapath.pins(), point) {
             return;
@@ -204,7 +215,9 @@ impl Attachments {
             .attached
             .keys()
             .filter(|&&(program, ifindex)| program == Program::XdpFast && ifindex != point.ifindex);
-        let outcome = if others.count() >= capacity::XDP_PORTS {
+        let outcome = if let Some(obstacle) = obstacles.get(&point.ifindex) {
+            Err(obstacle.clone().into())
+        } else if others.count() >= capacity::XDP_PORTS {
             Err(XdpRefusal::NoRoom {
                 interface: point.interface.clone(),
                 room: capacity::XDP_PORTS,
@@ -239,27 +252,13 @@ impl Attachments {
         });
     }
 
-    /// Finds the interfaces that XDP can send through.
-    async fn find_ports(&mut self) {
-        self.ports.clear();
-        self.receive_only.clear();
+    /// Asks what can be done where XDP is attached. Features come and go with the settings of a card.
+    async fn find_abilities(&mut self) {
+        self.abilities.clear();
         for point in self.attached.values() {
-            if point.program.hook() != Hook::Xdp {
-                continue;
-            }
-            let features = netlink::xdp_features(point.ifindex).await;
-            if features.is_none_or(XdpFeatures::transmits) {
-                self.ports.insert(point.ifindex);
-            } else {
-                let interface = &point.interface;
-                self.receive_only.insert(
-                    point.ifindex,
-                    format!(
-                        "{interface} receives by XDP and can't send by it (no `ndo-xmit` in `xdp-features`), so the TC \
-                         path serves it; a veth can as soon as its peer has GRO on (`ethtool -K PEER gro on`) or an \
-                         XDP program"
-                    ),
-                );
+            if point.program.hook() == Hook::Xdp {
+                let ability = XdpAbility::of(point.ifindex, &point.interface).await;
+                self.abilities.insert(point.ifindex, ability);
             }
         }
     }

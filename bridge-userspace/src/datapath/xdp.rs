@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use tracing::debug;
 
 use super::load::{Buffers, LoadError};
+use super::obstacle::XdpObstacle;
 use super::program::{AttachPoint, Program};
 use super::{Datapath, Pins};
 use crate::bpf::{attach_xdp, detach_pinned_link, pinned_link, replace_program};
@@ -49,6 +50,9 @@ pub enum XdpRefusal {
         /// What the driver said, if anything.
         reason: Option<String>,
     },
+    /// It would get packets wrong.
+    #[error(transparent)]
+    Obstacle(#[from] XdpObstacle),
     /// There is no place for another interface in the table.
     #[error("{interface} is one interface too many for XDP: there is room for {room}")]
     NoRoom {

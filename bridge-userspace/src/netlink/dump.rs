@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType,
@@ -17,7 +17,9 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::neighbours::{Fdb, FdbEntry, along, fdb, needed, neighbours};
+use super::offloads::strips_tags;
 use super::routes::{Question, questions};
+use super::stacking::taker_of_tags;
 use super::vxlan::{Defaults, Vxlan};
 use super::{InterfaceAddress, Link, LinkKind, NetlinkError, NetworkState, Route};
 use crate::networks::longest_prefix;
@@ -150,10 +152,23 @@ async fn links(handle: &Handle) -> Result<BTreeMap<u32, Link>, NetlinkError> {
                 what: "links",
                 error,
             })?;
-    Ok(messages
+    let mut links: BTreeMap<u32, Link> = messages
         .into_iter()
         .map(|message| (message.header.index, link(message, defaults)))
-        .collect())
+        .collect();
+    let below_tags: Vec<u32> = links
+        .values()
+        // A veth has no say in it: tags are where the other end has put them.
+        .filter(|link| link.kind != LinkKind::Veth)
+        .map(|link| link.index)
+        .filter(|&ifindex| taker_of_tags(&links, ifindex).is_some())
+        .collect();
+    for ifindex in below_tags {
+        if let Some(link) = links.get_mut(&ifindex) {
+            link.strips_tags = strips_tags(&link.name).await;
+        }
+    }
+    Ok(links)
 }
 
 fn link(message: LinkMessage, defaults: Defaults) -> Link {
@@ -172,9 +187,17 @@ fn link(message: LinkMessage, defaults: Defaults) -> Link {
         carrier: header.flags.contains(LinkFlags::LowerUp),
         vxlan: None,
         master: None,
+        lower: None,
+        takes_tags: false,
+        strips_tags: Vec::new(),
     };
+    let mut lower = None;
+    let mut is_elsewhere = false;
+    let mut is_stacked = false;
     for attribute in message.attributes {
         match attribute {
+            LinkAttribute::Link(ifindex) => lower = Some(ifindex),
+            LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Address(address) if header.link_layer_type == LinkLayerType::Ether => {
@@ -184,7 +207,15 @@ fn link(message: LinkMessage, defaults: Defaults) -> Link {
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
-                        LinkInfo::Kind(kind) => link.kind = link_kind(&kind),
+                        LinkInfo::Kind(kind) => {
+                            link.kind = link_kind(&kind);
+                            link.takes_tags |= takes_tags(&kind);
+                            is_stacked = is_stacked_kind(&kind);
+                        }
+                        LinkInfo::Data(InfoData::Bridge(parameters)) => {
+                            link.takes_tags |=
+                                parameters.contains(&InfoBridge::VlanFiltering(true));
+                        }
                         LinkInfo::Data(InfoData::Vxlan(parameters)) => {
                             link.vxlan = Some(Vxlan::new(&parameters, defaults));
                         }
@@ -195,7 +226,42 @@ fn link(message: LinkMessage, defaults: Defaults) -> Link {
             _ => {}
         }
     }
+    link.lower = lower.filter(|_| is_stacked && !is_elsewhere);
     link
+}
+
+/// Whether the device is one of those that live on another's packets. `IFLA_LINK` of others is a veth's peer, or what a
+/// tunnel sends through.
+fn is_stacked_kind(kind: &InfoKind) -> bool {
+    matches!(
+        kind,
+        InfoKind::Vlan
+            | InfoKind::MacVlan
+            | InfoKind::MacVtap
+            | InfoKind::IpVlan
+            | InfoKind::IpVtap
+            | InfoKind::MacSec
+    )
+}
+
+fn takes_tags(kind: &InfoKind) -> bool {
+    matches!(kind, InfoKind::Vlan) || matches!(kind, InfoKind::Other(name) if name == "openvswitch")
+}
+
+/// What kind of device these attributes are of.
+pub(super) fn kind(attributes: &[LinkAttribute]) -> LinkKind {
+    attributes
+        .iter()
+        .filter_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        })
+        .flatten()
+        .find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(link_kind(kind)),
+            _ => None,
+        })
+        .unwrap_or(LinkKind::Other)
 }
 
 fn link_kind(kind: &InfoKind) -> LinkKind {
@@ -213,6 +279,7 @@ fn link_kind(kind: &InfoKind) -> LinkKind {
         InfoKind::Bridge => LinkKind::Bridge,
         InfoKind::Veth => LinkKind::Veth,
         InfoKind::Vlan => LinkKind::Vlan,
+        InfoKind::Bond => LinkKind::Bond,
         _ => LinkKind::Other,
     }
 }

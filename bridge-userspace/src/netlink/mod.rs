@@ -4,13 +4,16 @@
 //! computed from the routing tables here: for every prefix of interest the kernel is asked what it
 //! would do (`routes`), as policy rules and `src` decide that too.
 
+mod driver;
 mod dump;
 mod filters;
 mod interfaces;
 mod neighbours;
 mod netdev;
+mod offloads;
 mod probe;
 mod routes;
+mod stacking;
 mod vxlan;
 mod watch;
 mod xdp;
@@ -24,11 +27,13 @@ use rtnetlink::Handle;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
+pub use self::driver::driver;
 pub use self::filters::{egress_programs, ingress_programs, remove_unused_clsact};
 pub use self::interfaces::cluster_interfaces;
 pub use self::neighbours::{DEFAULT_ENTRY, Fdb, FdbEntry, Mac, Neighbour, Remote};
 pub use self::netdev::{XdpFeatures, xdp_features};
 pub use self::probe::keep_confirmed;
+pub use self::stacking::taker_of_tags;
 pub use self::vxlan::Vxlan;
 pub use self::watch::watch;
 pub use self::xdp::{XdpLink, xdp_link, xdp_refusal};
@@ -116,6 +121,13 @@ pub struct Link {
     pub vxlan: Option<Vxlan>,
     /// The bridge, bond or VRF that it is a port of.
     pub master: Option<u32>,
+    /// The device that it shares the packets of, such as a VLAN's or macvlan's. `None` where that is in another namespace.
+    pub lower: Option<u32>,
+    /// Whether packets come to it, or to one of its ports, because of their VLAN tag.
+    pub takes_tags: bool,
+    /// The features, by the names that `ethtool -K` knows, with which it takes VLAN tags off packets that come in.
+    /// Only looked for where another device takes tagged packets from it; else empty.
+    pub strips_tags: Vec<&'static str>,
 }
 
 /// Kinds of network devices, as far as they make a difference.
@@ -138,6 +150,8 @@ pub enum LinkKind {
     Veth,
     /// VLAN on another device.
     Vlan,
+    /// Several devices as one, by the kernel's bonding.
+    Bond,
     /// Physical devices and every other kind.
     Other,
 }

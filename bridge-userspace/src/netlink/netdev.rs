@@ -24,6 +24,8 @@ const IFINDEX: u16 = 1;
 const XDP_FEATURES: u16 = 3;
 /// `NETDEV_XDP_ACT_BASIC`.
 const BASIC: u64 = 1 << 0;
+/// `NETDEV_XDP_ACT_REDIRECT`.
+const REDIRECT: u64 = 1 << 1;
 /// `NETDEV_XDP_ACT_NDO_XMIT`.
 const NDO_XMIT: u64 = 1 << 2;
 
@@ -37,10 +39,16 @@ impl XdpFeatures {
         Self(bits)
     }
 
-    /// Whether it runs programs at all.
+    /// Whether it runs programs at all, and sends back what they bounce (`XDP_TX`).
     #[must_use]
     pub const fn runs_programs(self) -> bool {
         self.0 & BASIC != 0
+    }
+
+    /// Whether its programs may redirect frames to other interfaces.
+    #[must_use]
+    pub const fn redirects(self) -> bool {
+        self.0 & REDIRECT != 0
     }
 
     /// Whether it sends the frames that a program on another interface redirects to it.

@@ -408,3 +408,37 @@ fn a_flood_of_notices_is_survived() {
             .await;
     });
 }
+
+#[test]
+fn a_card_that_takes_tags_off_is_known_by_its_features() {
+    in_a_namespace(|| async {
+        ip("link add eth0 type veth peer name lan");
+        let ethtool = |setting: &str| {
+            let status = Command::new("ethtool")
+                .args(["-K", "eth0", "rxvlan", setting])
+                .status()
+                .unwrap();
+            assert!(status.success());
+        };
+        ethtool("on");
+        assert!(offloads::strips_tags("eth0").await.contains(&"rxvlan"));
+        ethtool("off");
+        assert!(!offloads::strips_tags("eth0").await.contains(&"rxvlan"));
+        // Nobody knows.
+        assert_eq!(offloads::strips_tags("eth1").await, ["rxvlan"]);
+    });
+}
+
+#[test]
+fn what_a_device_is_stacked_on_is_told_from_what_it_is_a_peer_of() {
+    in_a_namespace(|| async {
+        ip("link add eth0 type veth peer name lan");
+        ip("link add stacked0 link eth0 type macvlan mode bridge");
+        let watched = Watched::start(&[]).await;
+        let state = watched.state.borrow().clone();
+        let link = |name: &str| state.link_named(name).unwrap();
+        assert_eq!(link("stacked0").lower, Some(link("eth0").index));
+        assert_eq!(link("eth0").lower, None);
+        assert_eq!(link("lan").lower, None);
+    });
+}

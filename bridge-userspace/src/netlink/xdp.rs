@@ -11,7 +11,8 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-use super::NetlinkError;
+use super::dump::kind;
+use super::{LinkKind, NetlinkError};
 
 /// `XDP_FLAGS_UPDATE_IF_NOEXIST` (`linux/if_link.h`).
 const IF_NOEXIST: u32 = 1 << 0;
@@ -23,12 +24,14 @@ const ERROR_TEXT: u16 = 1;
 const HEADER_BYTES: usize = 16;
 
 /// An interface as XDP sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct XdpLink {
     /// The id of the XDP program on it, whoever has put it there and in whatever mode.
     pub program: Option<u32>,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// What kind of device it is.
+    pub kind: LinkKind,
 }
 
 /// Looks at an interface.
@@ -50,8 +53,13 @@ pub async fn xdp_link(ifindex: u32) -> Result<XdpLink, NetlinkError> {
         what: "link",
         error,
     })?;
-    let mut found = XdpLink::default();
-    for attribute in link.into_iter().flat_map(|link| link.attributes) {
+    let attributes = link.map(|link| link.attributes).unwrap_or_default();
+    let mut found = XdpLink {
+        program: None,
+        mtu: 0,
+        kind: kind(&attributes),
+    };
+    for attribute in attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => found.mtu = mtu,
             // With programs in several modes there is no single id, but one for each.

@@ -35,6 +35,9 @@ fn link(index: u32, name: &str, kind: LinkKind, mac: Mac) -> (u32, Link) {
         carrier: true,
         vxlan: None,
         master: None,
+        lower: None,
+        takes_tags: false,
+        strips_tags: Vec::new(),
     };
     (index, link)
 }
@@ -149,13 +152,25 @@ fn entries(network: &NetworkState) -> BTreeMap<Ipv4Net, Route> {
         .collect()
 }
 
+/// XDP at these interfaces, in both directions.
+fn both_ways(ports: &[u32]) -> XdpPorts {
+    XdpPorts {
+        receive: ports.iter().copied().collect(),
+        send: ports.iter().copied().collect(),
+    }
+}
+
 fn with_ports(network: &NetworkState, ports: &[u32]) -> NextHops {
+    with_ways(network, &both_ways(ports))
+}
+
+fn with_ways(network: &NetworkState, ports: &XdpPorts) -> NextHops {
     NextHops::new(
         "eth0",
         &[net("10.244.0.0/16")],
         network,
         &entries(network),
-        &ports.iter().copied().collect(),
+        ports,
     )
 }
 
@@ -257,6 +272,27 @@ fn without_xdp_there_is_nothing_to_do() {
 }
 
 #[test]
+fn an_interface_that_only_receives_is_no_way_out_and_one_that_only_sends_no_port() {
+    let network = with_office_connected();
+    let ports = XdpPorts {
+        receive: [OFFICE].into(),
+        send: [UPLINK].into(),
+    };
+    let next_hops = with_ways(&network, &ports);
+    let in_use: Vec<u32> = next_hops.ports.iter().map(|port| port.ifindex).collect();
+    assert_eq!(in_use, [OFFICE, 0, 0, 0]);
+    assert!(!next_hops.hops.is_empty());
+    let leave_by: BTreeSet<u32> = next_hops
+        .hops
+        .values()
+        .map(|hop| hop.next_hop.ifindex)
+        .collect();
+    assert_eq!(leave_by, BTreeSet::from([UPLINK]));
+    // Nothing comes out of a tunnel that arrives elsewhere.
+    assert_eq!(next_hops.tunnels, [Tunnel::default(); 2]);
+}
+
+#[test]
 fn what_is_missing_on_the_way_is_left_to_tc_and_asked_for() {
     let of = |ifindex, address| Neighbour {
         ifindex,
@@ -352,7 +388,7 @@ fn routes_that_lead_nowhere_have_no_next_hop() {
         &[net("10.244.0.0/16")],
         &network,
         &entries,
-        &XdpPorts::from([UPLINK]),
+        &both_ways(&[UPLINK]),
     );
     let known: Vec<Ipv4Net> = next_hops.hops.into_keys().collect();
     assert_eq!(known, [net("10.244.1.0/24"), net("192.168.0.0/22")]);

@@ -1,23 +1,24 @@
 //! Whether the uplink can have XDP, if it is asked for.
 
 use crate::config::{Config, Datapath};
-use crate::datapath::{Pins, XdpRefusal, foreign_program};
+use crate::datapath::{Pins, XdpObstacle, XdpRefusal, foreign_program};
+use crate::exit::UsageError;
 use crate::netlink::NetworkState;
 
-/// Checks with `--datapath xdp` that nobody else has a program on the uplink. What the driver itself has against one, it
-/// tells when it gets one; its `xdp-features` say too little (those of a veth depend on its queues at the moment).
+/// Checks with `--datapath xdp` that XDP would get the uplink's packets right, and that nobody else has a program there. What
+/// the driver itself has against one, it tells when it gets one; its `xdp-features` say too little (those of a veth depend on
+/// its queues at the moment).
 ///
 /// # Errors
-/// When it can't have XDP.
-pub async fn check_xdp(
-    config: &Config,
-    pins: &Pins,
-    network: &NetworkState,
-) -> Result<(), XdpRefusal> {
+/// When it can't have XDP; [`UsageError`] where that is how the host's network is.
+pub async fn check_xdp(config: &Config, pins: &Pins, network: &NetworkState) -> anyhow::Result<()> {
     let uplink = network.link_named(&config.uplink);
     let Some(uplink) = uplink.filter(|_| config.datapath == Datapath::Xdp) else {
         return Ok(());
     };
+    if let Some(obstacle) = XdpObstacle::at(uplink, network) {
+        return Err(UsageError::new(format!("--datapath xdp: {obstacle}")).into());
+    }
     let interface = uplink.name.clone();
     match foreign_program(pins, uplink.index).await {
         Ok(None) => Ok(()),
@@ -27,5 +28,6 @@ pub async fn check_xdp(
             id,
         }),
         Err(source) => Err(XdpRefusal::Unknown { interface, source }),
-    }
+    }?;
+    Ok(())
 }

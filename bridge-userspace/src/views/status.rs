@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bridge_common::layout::{Layer, Settings};
+use bridge_common::layout::{FastPath, Layer, Settings, name};
 use bridge_common::verdict::{Count, DropReason};
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::journal::Event;
 use crate::preflight::InstanceLock;
 use crate::readiness::{Attachment, Readiness};
 use crate::state::{CidrState, ClusterState};
-use crate::tables::Tables;
+use crate::tables::{Tables, access};
 
 /// An interface and what runs there.
 #[derive(Clone, Debug, Serialize)]
@@ -138,12 +138,16 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
     let readiness = Readiness::read(pins, &tables).await?;
     let ready = readiness.is_ready();
     let settings = tables.settings()?;
+    let fast_path = tables
+        .array::<FastPath>(name::FAST_PATH)?
+        .get(&0, 0)
+        .map_err(access(name::FAST_PATH))?;
     let interfaces = readiness
         .attachments
         .into_iter()
         .map(|attachment| InterfaceView {
             mode: attachment.mode_name(),
-            layers: layers(&attachment, &settings),
+            layers: layers(&attachment, &settings, &fast_path),
             interface: attachment.point.interface,
             hook: attachment.point.program.hook(),
             side: attachment.side,
@@ -202,11 +206,14 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
 }
 
 /// The layers that new flows can take there. A flow that is there stays on its own.
-fn layers(attachment: &Attachment, settings: &Settings) -> Vec<&'static str> {
+fn layers(attachment: &Attachment, settings: &Settings, fast_path: &FastPath) -> Vec<&'static str> {
+    let ifindex = attachment.point.ifindex;
+    let takes_packets = || fast_path.ports.iter().any(|port| port.ifindex == ifindex);
     let layers: &[Layer] = match (attachment.mode, attachment.point.program.hook()) {
-        (None, _) => &[],
         (Some(_), Hook::TcIngress) if settings.stack_only == 0 => &[Layer::Tc, Layer::Stack],
-        (Some(_), Hook::Xdp) => &[Layer::Tc],
+        (Some(_), Hook::Xdp) if takes_packets() => &[Layer::Tc],
+        // A program that passes everything on.
+        (None, _) | (Some(_), Hook::Xdp) => &[],
         (Some(_), Hook::TcIngress | Hook::TcEgress) => &[Layer::Stack],
     };
     layers.iter().map(|layer| layer.name()).collect()

@@ -27,6 +27,9 @@ fn link(index: u32, name: &str, kind: LinkKind) -> Link {
         carrier: true,
         vxlan: None,
         master: None,
+        lower: None,
+        takes_tags: false,
+        strips_tags: Vec::new(),
     }
 }
 
