@@ -143,7 +143,11 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         let Some(inner) = header(&Inside::<F, INNER>(frame)) else {
             return Step::Pass;
         };
-        if inner.total_len + (INNER - ETHERNET) > outer.total_len {
+        // Bytes behind the outer packet are not the inner one's, and the kernel cuts them off.
+        if inner.total_len + (INNER - ETHERNET) > outer.total_len
+            || frame.len() != outer.total_len + ETHERNET
+            || !outer.has_sound_checksum()
+        {
             return Step::Pass;
         }
         return match destination(tables, fast, inner.destination()) {

@@ -7,6 +7,7 @@ use network_types::ip::{IpProto, Ipv4Hdr};
 use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
+use crate::checksum::Sum;
 use crate::layout::Ipv4;
 use crate::packet::Packet;
 
@@ -113,6 +114,30 @@ impl Datagram {
                 header_len,
                 total_len,
             })
+    }
+
+    /// Whether the header's checksum is right (RFC 1122 section 3.2.1.2), of a header without options.
+    #[must_use]
+    #[inline(always)]
+    pub fn has_sound_checksum(&self) -> bool {
+        let Ipv4Hdr {
+            vihl,
+            tos,
+            tot_len: [l0, l1],
+            id: [i0, i1],
+            frags: [f0, f1],
+            ttl,
+            proto,
+            check: [c0, c1],
+            src_addr,
+            dst_addr,
+        } = self.ip;
+        Sum::default()
+            .add(&[vihl, tos, l0, l1, i0, i1, f0, f1, ttl, proto, c0, c1])
+            .add(&src_addr)
+            .add(&dst_addr)
+            .fold()
+            == 0xFFFF
     }
 
     /// Source address.

@@ -66,18 +66,18 @@ pub fn belongs<F: Frame>(frame: &F, outer: &Datagram, tunnel: &Tunnel) -> bool {
         _,
         p0,
         p1,
-        _,
-        _,
+        u0,
+        u1,
         _,
         _,
         flags,
-        _,
-        _,
-        _,
+        r0,
+        r1,
+        r2,
         v0,
         v1,
         v2,
-        _,
+        r3,
         m0,
         m1,
         m2,
@@ -90,6 +90,9 @@ pub fn belongs<F: Frame>(frame: &F, outer: &Datagram, tunnel: &Tunnel) -> bool {
     ] = headers;
     u16::from_be_bytes([p0, p1]) == tunnel.port
         && flags == VXLAN_I_FLAG_MASK
+        // As `udp_rcv` and `vxlan_rcv` of the kernel: the length is right, and nothing says what we don't know.
+        && u32::from(u16::from_be_bytes([u0, u1])) + Ipv4Hdr::LEN as u32 == outer.total_len
+        && [r0, r1, r2, r3] == [0; 4]
         && u32::from_be_bytes([0, v0, v1, v2]) == tunnel.vni
         && [m0, m1, m2, m3, m4, m5] == tunnel.mac
         && [t0, t1] == ETH_P_IP

@@ -161,7 +161,7 @@ impl Bridge {
             network = Network::check(&config, &first).await?;
             first
         };
-        let is_new = !pins.exist();
+        let is_new = !pins.exist() && pins.other_layouts().is_empty();
         let before = State::read(pins.root()).ok().flatten();
         let events = before.as_ref().map(|before| before.events.clone());
         let journal = Journal::new(events.unwrap_or_default());

@@ -252,18 +252,12 @@ fn status_tells_networks_with_their_source_and_the_fill_of_the_table() {
             "{entry}"
         );
     }
-    // On the stack path services are left to kube-proxy, and each connection to one is noted.
-    let (used, refused) = if lab.options().datapath.is_stack() {
-        (2, 0)
-    } else {
-        (1, 1)
-    };
-    assert_eq!(status["flows"]["used"], used, "{status}");
+    assert_eq!(status["flows"]["used"], 1, "{status}");
     assert!(
         status["flows"]["capacity"].as_u64().unwrap() >= 1024,
         "{status}"
     );
-    assert_eq!(status["drops"]["no-service"], refused, "{status}");
+    assert_eq!(status["drops"]["no-service"], 1, "{status}");
 }
 
 #[test]

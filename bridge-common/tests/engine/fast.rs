@@ -8,7 +8,7 @@ use bridge_common::parse::UDP;
 use bridge_common::rewrite::Endpoint;
 use bridge_common::tcp::flag::{ACK, FIN, SYN};
 use bridge_common::verdict::Count;
-use etherparse::{Ethernet2Slice, Ipv4HeaderSlice, UdpHeaderSlice};
+use etherparse::{Ethernet2Slice, Ipv4Header, Ipv4HeaderSlice, UdpHeaderSlice};
 use proptest::prelude::*;
 
 use crate::wire::{Wire, assert_header_is_sound, assert_sound, at, endpoints, icmp_error};
@@ -122,6 +122,13 @@ fn tunnelled(packet: &[u8]) -> Vec<u8> {
         .bytes()
 }
 
+/// The packet with the checksum that its header should have.
+fn with_header_checksum(mut packet: Vec<u8>) -> Vec<u8> {
+    let (header, _) = Ipv4Header::from_slice(&packet).unwrap();
+    packet[10..12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+    packet
+}
+
 fn run(tables: &HostTables, mut frame: ByteFrame) -> (Step, Vec<u8>) {
     let step = handle(&mut frame, tables);
     (step, frame.bytes)
@@ -233,12 +240,7 @@ fn congestion_marks_go_into_the_tunnel_and_stay_out_of_the_way_back() {
     let outer_tos = |inner_tos: u8| {
         let mut bytes = Wire::udp(CLIENT, DNS).bytes();
         bytes[1] = inner_tos;
-        let sum = Ipv4HeaderSlice::from_slice(&bytes)
-            .unwrap()
-            .to_header()
-            .calc_header_checksum();
-        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
-        run(&tables, frame(UPLINK, &bytes)).1[15]
+        run(&tables, frame(UPLINK, &with_header_checksum(bytes))).1[15]
     };
     assert_eq!(outer_tos(0xB8), 0);
     assert_eq!(outer_tos(0xB9), 1);
@@ -311,9 +313,17 @@ fn other_packets_of_the_tunnel_are_left_alone() {
     let change = |at: usize, by: u8| {
         let mut bytes = good.clone();
         bytes[at] ^= by;
-        bytes
+        with_header_checksum(bytes)
     };
     for (what, bytes) in [
+        (
+            "a wrong outer checksum",
+            [&good[..10], &[0, 0], &good[12..]].concat(),
+        ),
+        ("a wrong outer length", change(25, 1)),
+        ("reserved bits before the VNI", change(31, 1)),
+        ("reserved bits behind the VNI", change(35, 1)),
+        ("bytes behind it", [&good[..], &[0; 4]].concat()),
         ("another node's", change(19, 1)),
         ("another port", change(23, 1)),
         ("no VNI", change(28, 8)),

@@ -102,7 +102,7 @@ impl Datapath {
         let loaded = Self::load_pinned(pins, flow_capacity);
         if loaded.is_err() && is_new {
             // The first error is the one to tell.
-            let _ = pins.remove_all();
+            let _ = pins.remove_layout();
         }
         loaded
     }

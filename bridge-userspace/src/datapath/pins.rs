@@ -121,6 +121,20 @@ impl Pins {
         Ok(links.len())
     }
 
+    /// Removes the tables of this layout, which nothing works with yet, and the directories if nothing else is there: a
+    /// predecessor's links and tables of another layout stay.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn remove_layout(&self) -> io::Result<usize> {
+        let removed = remove_tree(&self.tables())?;
+        for directory in [self.links(), self.root.clone()] {
+            // Fails where something is left, which is meant.
+            let _ = fs::remove_dir(directory);
+        }
+        Ok(removed)
+    }
+
     /// Removes every pin and directory of this bridge, links first so that no packet meets a program
     /// whose tables are going. Returns how many pins were removed.
     ///

@@ -13,6 +13,7 @@ use crate::journal::Event;
 use crate::preflight::InstanceLock;
 use crate::readiness::{Attachment, Readiness};
 use crate::state::{CidrState, ClusterState};
+use crate::sweep::now;
 use crate::tables::{Tables, access};
 
 /// An interface and what runs there.
@@ -154,6 +155,11 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
         })
         .collect();
     let state = readiness.state;
+    let mut problems = state
+        .as_ref()
+        .map(|state| state.problems.clone())
+        .unwrap_or_default();
+    problems.extend(pid.and_then(|pid| hanging(pid, &fast_path)));
     let count = tables.counters()?;
     let traffic = Count::TRAFFIC
         .iter()
@@ -190,10 +196,7 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
             .as_ref()
             .map(|state| state.cidrs.clone())
             .unwrap_or_default(),
-        problems: state
-            .as_ref()
-            .map(|state| state.problems.clone())
-            .unwrap_or_default(),
+        problems,
         flows: FlowsView {
             used: tables.flows()?.len(),
             capacity: tables.flow_capacity()?,
@@ -205,10 +208,23 @@ pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
     })
 }
 
+/// What to say of a process that is there and does not do its work.
+fn hanging(pid: u32, fast_path: &FastPath) -> Option<String> {
+    let overdue = now().checked_sub(fast_path.valid_until)?;
+    // Never written: the first state is still on its way.
+    (overdue > 0 && fast_path.valid_until != 0).then(|| {
+        format!(
+            "process {pid} has compared nothing with the kernel for more than {overdue} s: it hangs or is stopped; restart it"
+        )
+    })
+}
+
 /// The layers that new flows can take there. A flow that is there stays on its own.
 fn layers(attachment: &Attachment, settings: &Settings, fast_path: &FastPath) -> Vec<&'static str> {
     let ifindex = attachment.point.ifindex;
-    let takes_packets = || fast_path.ports.iter().any(|port| port.ifindex == ifindex);
+    let takes_packets = || {
+        fast_path.valid_until >= now() && fast_path.ports.iter().any(|port| port.ifindex == ifindex)
+    };
     let layers: &[Layer] = match (attachment.mode, attachment.point.program.hook()) {
         (Some(_), Hook::TcIngress) if settings.stack_only == 0 => &[Layer::Tc, Layer::Stack],
         (Some(_), Hook::Xdp) if takes_packets() => &[Layer::Tc],

@@ -6,10 +6,15 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use super::plan::{Cell, Contestant, Direction, Key, NEW_SERVICE_FLOWS, Network, Scope, Target};
+use super::plan::{
+    Cell, Contestant, Direction, FLOWS, Key, NEW_SERVICE_FLOWS, Network, Scope, Target,
+};
 use super::results::Results;
 
-const SIZE: (u32, u32) = (860, 460);
+/// Of a chart of lines, with the legend beside it.
+const SIZE: (u32, u32) = (1080, 440);
+const LEGEND: u32 = 350;
+const FONT: &str = "sans-serif";
 
 /// A file, and what it shows.
 #[derive(Clone, Debug)]
@@ -27,6 +32,23 @@ type Line = (Contestant, Vec<(f64, f64)>);
 pub fn draw(results: &Results, scope: &Scope, directory: &Path) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
     for network in Network::ALL {
+        let cell = Cell::Rate {
+            direction: Direction::Forward,
+            target: Target::Pod,
+            flows: FLOWS,
+        };
+        let costs: Vec<_> = Contestant::ALL
+            .into_iter()
+            .filter_map(|one| Some((one, cost(results, network, one, 0, cell)?)))
+            .collect();
+        let plot = Plot {
+            file: format!("paths-{network}.svg"),
+            title: format!("{network}: cost of a packet to a pod, {FLOWS} flows"),
+        };
+        write(&plot, directory, !costs.is_empty(), |text| {
+            bars(text, &plot, &costs)
+        })?;
+        plots.push(plot);
         let lines = lines(scope.flows, |contestant, flows| {
             let cell = Cell::Rate {
                 direction: Direction::Forward,
@@ -39,7 +61,9 @@ pub fn draw(results: &Results, scope: &Scope, directory: &Path) -> Result<Vec<Pl
             file: format!("flows-{network}.svg"),
             title: format!("{network}: cost of a packet against flows"),
         };
-        chart(&plot, "flows", &lines, directory)?;
+        write(&plot, directory, !lines.is_empty(), |text| {
+            chart(text, &plot, "flows", &lines)
+        })?;
         plots.push(plot);
     }
     for (file, what, cell) in [
@@ -49,7 +73,7 @@ pub fn draw(results: &Results, scope: &Scope, directory: &Path) -> Result<Vec<Pl
             Cell::Rate {
                 direction: Direction::Forward,
                 target: Target::Service,
-                flows: super::plan::FLOWS,
+                flows: FLOWS,
             },
         ),
         (
@@ -68,7 +92,9 @@ pub fn draw(results: &Results, scope: &Scope, directory: &Path) -> Result<Vec<Pl
             file: file.into(),
             title: format!("vxlan: cost of {what} against services"),
         };
-        chart(&plot, "services", &lines, directory)?;
+        write(&plot, directory, !lines.is_empty(), |text| {
+            chart(text, &plot, "services", &lines)
+        })?;
         plots.push(plot);
     }
     Ok(plots)
@@ -103,22 +129,42 @@ fn lines(numbers: &[u32], cost: impl Fn(Contestant, u32) -> Option<f64>) -> Vec<
         .collect()
 }
 
-fn chart(plot: &Plot, against: &str, lines: &[Line], directory: &Path) -> Result<()> {
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+/// Writes the file, an empty one if there is nothing to draw.
+fn write(
+    plot: &Plot,
+    directory: &Path,
+    has_figures: bool,
+    draw: impl FnOnce(&mut String) -> Drawn,
+) -> Result<()> {
     let mut text = String::new();
-    if !lines.is_empty() {
-        paint(&mut text, plot, against, lines)
-            .map_err(|error| anyhow!("draw {}: {error}", plot.file))?;
+    if has_figures {
+        draw(&mut text).map_err(|error| anyhow!("draw {}: {error}", plot.file))?;
     }
     fs::write(directory.join(&plot.file), text)?;
     Ok(())
 }
 
-fn paint(
-    text: &mut String,
-    plot: &Plot,
-    against: &str,
-    lines: &[Line],
-) -> Result<(), Box<dyn std::error::Error>> {
+/// The same in every plot.
+fn colour(contestant: Contestant) -> RGBAColor {
+    let place = Contestant::ALL.iter().position(|&one| one == contestant);
+    Palette99::pick(place.unwrap_or_default()).to_rgba()
+}
+
+fn number(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn chart(text: &mut String, plot: &Plot, against: &str, lines: &[Line]) -> Drawn {
     let points = || lines.iter().flat_map(|(_, points)| points);
     let bounds = |of: fn(&(f64, f64)) -> f64| {
         points()
@@ -128,40 +174,115 @@ fn paint(
             })
     };
     let ((left, right), (low, high)) = (bounds(|point| point.0), bounds(|point| point.1));
-    let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
-    area.fill(&WHITE)?;
+    let whole = SVGBackend::with_string(text, SIZE).into_drawing_area();
+    whole.fill(&WHITE)?;
+    let (area, legend) = whole.split_horizontally(SIZE.0 - LEGEND);
     let mut chart = ChartBuilder::on(&area)
-        .caption(&plot.title, ("sans-serif", 18))
+        .caption(&plot.title, (FONT, 18))
         .margin(12)
+        .margin_right(36)
         .x_label_area_size(42)
         .y_label_area_size(64)
         .build_cartesian_2d(
             (left..right).log_scale(),
             (low * 0.8..high * 1.25).log_scale(),
         )?;
-    let number = |value: &f64| format!("{value:.0}");
+    let label = |value: &f64| number(*value);
     chart
         .configure_mesh()
         .x_desc(against)
         .y_desc("ns/packet")
-        .x_label_formatter(&number)
-        .y_label_formatter(&number)
+        .x_label_formatter(&label)
+        .y_label_formatter(&label)
         .light_line_style(BLACK.mix(0.06))
         .draw()?;
-    for (index, (contestant, points)) in lines.iter().enumerate() {
-        let colour = Palette99::pick(index).to_rgba();
-        chart
-            .draw_series(
-                LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(3),
-            )?
-            .label(contestant.title())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+    for ((contestant, points), row) in lines.iter().zip(0..) {
+        let colour = colour(*contestant);
+        chart.draw_series(
+            LineSeries::new(points.iter().copied(), colour.stroke_width(2)).point_size(3),
+        )?;
+        let y = 52 + 22 * row;
+        legend.draw(&PathElement::new(
+            [(0, y + 7), (18, y + 7)],
+            colour.stroke_width(3),
+        ))?;
+        legend.draw(&Text::new(contestant.title(), (26, y), (FONT, 13)))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .draw()?;
+    whole.present()?;
+    Ok(())
+}
+
+/// Bars of nanoseconds, one below the other.
+#[expect(clippy::cast_possible_truncation, reason = "pixels")]
+fn bars(text: &mut String, plot: &Plot, costs: &[(Contestant, f64)]) -> Drawn {
+    const ROW: i32 = 30;
+    const TOP: i32 = 48;
+    const LEFT: i32 = 360;
+    const WIDEST: f64 = 600.0;
+    let height = TOP + ROW * i32::try_from(costs.len())? + 12;
+    let size = (SIZE.0, u32::try_from(height)?);
+    let most = costs.iter().map(|&(_, cost)| cost).fold(1.0, f64::max);
+    let area = SVGBackend::with_string(text, size).into_drawing_area();
+    area.fill(&WHITE)?;
+    let title = format!("{}, ns (generator and sink included)", plot.title);
+    area.draw(&Text::new(title, (12, 14), (FONT, 18)))?;
+    for (&(contestant, cost), row) in costs.iter().zip(0..) {
+        let y = TOP + ROW * row;
+        let end = LEFT + (cost / most * WIDEST) as i32;
+        area.draw(&Text::new(contestant.title(), (12, y + 4), (FONT, 13)))?;
+        area.draw(&Rectangle::new(
+            [(LEFT, y), (end, y + ROW - 8)],
+            colour(contestant).filled(),
+        ))?;
+        area.draw(&Text::new(number(cost), (end + 8, y + 4), (FONT, 13)))?;
+    }
     area.present()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plots_name_who_was_measured_and_nobody_else() {
+        let mut results = Results::default();
+        for (contestant, rate) in [(Contestant::Kernel, 1e6), (Contestant::Xdp, 3e6)] {
+            for flows in [1, FLOWS] {
+                let cell = Cell::Rate {
+                    direction: Direction::Forward,
+                    target: Target::Pod,
+                    flows,
+                };
+                let key = Key {
+                    network: Network::HostGw,
+                    contestant,
+                    services: 0,
+                    cell,
+                };
+                results.add(key, rate);
+            }
+        }
+        let directory = std::env::temp_dir().join(format!("plots-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let plots = draw(&results, &Scope::FULL, &directory).unwrap();
+        let texts: Vec<_> = plots
+            .iter()
+            .map(|plot| fs::read_to_string(directory.join(&plot.file)).unwrap())
+            .collect();
+        fs::remove_dir_all(&directory).unwrap();
+        for text in &texts[..2] {
+            assert!(text.contains(Contestant::Xdp.title()), "{text}");
+            assert!(text.contains(Contestant::Kernel.title()), "{text}");
+            assert!(!text.contains(Contestant::Tc.title()), "{text}");
+        }
+        assert!(texts[2..].iter().all(String::is_empty), "{texts:?}");
+    }
+
+    #[test]
+    fn thousands_are_told_apart() {
+        assert_eq!(number(999.6), "1,000");
+        assert_eq!(number(7.0), "7");
+        assert_eq!(number(1_000_000.0), "1,000,000");
+    }
 }
