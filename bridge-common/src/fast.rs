@@ -144,10 +144,9 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
             return Step::Pass;
         };
         // Bytes behind the outer packet are not the inner one's, and the kernel cuts them off.
-        if inner.total_len + (INNER - ETHERNET) > outer.total_len
-            || frame.len() != outer.total_len + ETHERNET
-            || !outer.has_sound_checksum()
-        {
+        let ends_inside = inner.total_len + (INNER - ETHERNET) > outer.total_len;
+        let has_more = frame.len() != outer.total_len + ETHERNET;
+        if ends_inside | has_more | !outer.has_sound_checksum() {
             return Step::Pass;
         }
         return match destination(tables, fast, inner.destination()) {
