@@ -2,7 +2,9 @@
 //! `uninstall`; while it runs, the bridge follows what changes on the node.
 
 use std::collections::HashSet;
+use std::fs;
 use std::net::{SocketAddrV4, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lab::cluster::Protocol;
@@ -104,6 +106,41 @@ fn forwarding_goes_on_after_a_crash() {
     let mut sessions = sessions(&lab);
     bridge.kill().unwrap();
     all_work(&lab, &mut sessions, "after SIGKILL");
+}
+
+/// A version with another layout, that can't load its programs.
+#[test]
+fn a_start_that_fails_leaves_a_predecessor_of_another_layout_alone() {
+    let lab = open();
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    let mut sessions = sessions(&lab);
+    bridge.stop().unwrap();
+    let is_layout = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.starts_with('v')
+    };
+    let pins = fs::read_dir(lab.pin_path()).unwrap();
+    let tables = pins.map(|entry| entry.unwrap().path()).find(is_layout);
+    let (tables, others) = (tables.unwrap(), lab.pin_path().join("v0"));
+    fs::rename(&tables, &others).unwrap();
+
+    let arguments = Bridge::default_arguments(&lab);
+    let mut limited = lab.node_30().command("prlimit");
+    limited.arg("--nofile=30").arg("--");
+    limited
+        .arg(lab::bridge::binary().unwrap())
+        .arg("run")
+        .args(arguments)
+        .arg("--pin-path")
+        .arg(lab.pin_path());
+    let output = limited.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("Too many open files"), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(others.exists() && !tables.exists(), "{text}");
+    all_work(&lab, &mut sessions, "after a start that failed");
+    // For the removal of all.
+    fs::rename(&others, &tables).unwrap();
 }
 
 #[test]
@@ -283,7 +320,7 @@ fn a_configuration_file_says_the_same_as_flags() {
         lab.manifests().display(),
         lab.options().datapath
     );
-    std::fs::write(&file, text).unwrap();
+    fs::write(&file, text).unwrap();
     let arguments = ["--config".to_owned(), file.display().to_string()];
     let bridge = Bridge::start(&lab, &arguments).unwrap();
     lab.office_pc()
