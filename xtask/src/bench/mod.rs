@@ -335,22 +335,17 @@ impl Bench<'_> {
 }
 
 impl Visit {
-    fn name(&self) -> String {
+    /// What tells it from the others of a round.
+    pub fn name(&self) -> String {
         let Self {
             network,
             contestant,
             services,
             cells,
         } = self;
-        let what = if cells.iter().any(|cell| cell.needs_sockets()) {
-            "connections"
-        } else if cells
-            .iter()
-            .any(|cell| matches!(cell, Cell::NewFlows { .. }))
-        {
-            "new flows"
-        } else {
-            "packets"
+        let what = match cells.iter().map(|cell| cell.flows()).max() {
+            None | Some(0) => "connections".to_owned(),
+            Some(flows) => format!("packets of up to {flows} flows"),
         };
         format!("{network} {contestant}, {services} services, {what}")
     }

@@ -483,6 +483,15 @@ mod tests {
     }
 
     #[test]
+    fn each_visit_of_a_round_has_a_name_of_its_own() {
+        for scope in [Scope::FULL, Scope::QUICK] {
+            let visits = scope.visits(&Contestant::ALL);
+            let names: BTreeSet<_> = visits.iter().map(Visit::name).collect();
+            assert_eq!(names.len(), visits.len(), "{names:?}");
+        }
+    }
+
+    #[test]
     fn no_figure_is_taken_twice_in_a_round() {
         let visits = Scope::FULL.visits(&Contestant::ALL);
         let cells = visits.iter().flat_map(|visit| {
