@@ -31,18 +31,8 @@ fn desired(authoritative: bool) -> DesiredState {
 
 fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> (u32, Link) {
     let link = Link {
-        index,
-        name: name.to_owned(),
-        mtu: 1500,
-        kind,
-        mac: Some([2, 0, 0, 0, 0, 1]),
-        up: true,
-        carrier: true,
-        vxlan: None,
         master,
-        lower: None,
-        takes_tags: false,
-        strips_tags: Vec::new(),
+        ..Link::example(index, name, kind)
     };
     (index, link)
 }

@@ -69,18 +69,8 @@ mod tests {
 
     fn link(index: u32, name: &str, kind: LinkKind) -> Link {
         Link {
-            index,
-            name: name.to_owned(),
-            mtu: 1500,
-            kind,
-            mac: Some([2, 0, 0, 0, 0, 1]),
-            up: true,
-            carrier: true,
-            vxlan: None,
-            master: None,
-            lower: None,
             takes_tags: kind == LinkKind::Vlan,
-            strips_tags: Vec::new(),
+            ..Link::example(index, name, kind)
         }
     }
 

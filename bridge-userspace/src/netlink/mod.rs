@@ -130,6 +130,27 @@ pub struct Link {
     pub strips_tags: Vec<&'static str>,
 }
 
+#[cfg(test)]
+impl Link {
+    /// An interface that is up, on nothing and below nothing.
+    pub(crate) fn example(index: u32, name: &str, kind: LinkKind) -> Self {
+        Self {
+            index,
+            name: name.to_owned(),
+            mtu: 1500,
+            kind,
+            mac: Some([2, 0, 0, 0, 0, 1]),
+            up: true,
+            carrier: true,
+            vxlan: None,
+            master: None,
+            lower: None,
+            takes_tags: false,
+            strips_tags: Vec::new(),
+        }
+    }
+}
+
 /// Kinds of network devices, as far as they make a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

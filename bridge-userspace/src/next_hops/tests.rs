@@ -26,18 +26,8 @@ fn worker_mac(number: u8, of_flannel: bool) -> Mac {
 
 fn link(index: u32, name: &str, kind: LinkKind, mac: Mac) -> (u32, Link) {
     let link = Link {
-        index,
-        name: name.to_owned(),
-        mtu: 1500,
-        kind,
         mac: Some(mac),
-        up: true,
-        carrier: true,
-        vxlan: None,
-        master: None,
-        lower: None,
-        takes_tags: false,
-        strips_tags: Vec::new(),
+        ..Link::example(index, name, kind)
     };
     (index, link)
 }

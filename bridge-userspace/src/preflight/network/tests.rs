@@ -17,19 +17,9 @@ fn config(line: &str) -> Config {
 
 fn link(index: u32, name: &str, kind: LinkKind) -> Link {
     Link {
-        index,
-        name: name.to_owned(),
-        mtu: 1500,
-        kind,
         mac: (kind != LinkKind::Loopback && kind != LinkKind::Wireguard)
             .then_some([2, 0, 0, 0, 0, 1]),
-        up: true,
-        carrier: true,
-        vxlan: None,
-        master: None,
-        lower: None,
-        takes_tags: false,
-        strips_tags: Vec::new(),
+        ..Link::example(index, name, kind)
     }
 }
 
