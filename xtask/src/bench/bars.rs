@@ -62,16 +62,8 @@ impl Bar {
     }
 }
 
-const fn rate(direction: Direction, target: Target, flows: u32) -> Cell {
-    Cell::Rate {
-        direction,
-        target,
-        flows,
-    }
-}
-
-const TO_PODS: Cell = rate(Direction::Forward, Target::Pod, FLOWS);
-const TO_SERVICES: Cell = rate(Direction::Forward, Target::Service, FLOWS);
+const TO_PODS: Cell = Cell::rate(Direction::Forward, Target::Pod, FLOWS);
+const TO_SERVICES: Cell = Cell::rate(Direction::Forward, Target::Service, FLOWS);
 const NEW_TO_SERVICES: Cell = Cell::NewFlows {
     target: Target::Service,
     flows: NEW_SERVICE_FLOWS,
@@ -98,15 +90,6 @@ pub fn judge(results: &Results, scope: &Scope) -> Vec<Bar> {
     judge.bars
 }
 
-const fn key(network: Network, contestant: Contestant, services: u32, cell: Cell) -> Key {
-    Key {
-        network,
-        contestant,
-        services,
-        cell,
-    }
-}
-
 impl Judge<'_> {
     fn ratio(&mut self, what: String, style: Style, goal: Goal, of: Key, to: Key) {
         let reached = self
@@ -125,20 +108,20 @@ impl Judge<'_> {
     fn packet_rates(&mut self) {
         use Contestant::{Iptables, Redirect, Tc, Xdp};
         use Network::{HostGw, Vxlan};
-        let xdp = key(HostGw, Xdp, 0, TO_PODS);
+        let xdp = Key::new(HostGw, Xdp, 0, TO_PODS);
         self.ratio(
             "XDP path, host-gw, 1,000 flows, of the bare XDP redirect".into(),
             Style::Percent,
             Goal::AtLeast(0.80),
             xdp,
-            key(HostGw, Redirect, 0, TO_PODS),
+            Key::new(HostGw, Redirect, 0, TO_PODS),
         );
         self.ratio(
             "XDP path, host-gw, 1,000 flows, against iptables MASQUERADE".into(),
             Style::Times,
             Goal::AtLeast(3.3),
             xdp,
-            key(HostGw, Iptables, 0, TO_PODS),
+            Key::new(HostGw, Iptables, 0, TO_PODS),
         );
         for (contestant, name, least) in [(Xdp, "XDP", 6.0), (Tc, "TC", 1.4)] {
             for (target, services, cell) in [("pods", 0, TO_PODS), ("services", 1, TO_SERVICES)] {
@@ -146,8 +129,8 @@ impl Judge<'_> {
                     format!("{name} path, VXLAN, to {target}, against the iptables path"),
                     Style::Times,
                     Goal::AtLeast(least),
-                    key(Vxlan, contestant, services, cell),
-                    key(Vxlan, Iptables, services, cell),
+                    Key::new(Vxlan, contestant, services, cell),
+                    Key::new(Vxlan, Iptables, services, cell),
                 );
             }
         }
@@ -160,13 +143,13 @@ impl Judge<'_> {
                     continue;
                 }
                 for network in Network::ALL {
-                    let cell = |flows| rate(Direction::Forward, Target::Pod, flows);
+                    let cell = |flows| Cell::rate(Direction::Forward, Target::Pod, flows);
                     self.ratio(
                         format!("{contestant}, {network}: {flows} flows against 1 flow"),
                         Style::Percent,
                         Goal::AtLeast(least),
-                        key(network, contestant, 0, cell(flows)),
-                        key(network, contestant, 0, cell(1)),
+                        Key::new(network, contestant, 0, cell(flows)),
+                        Key::new(network, contestant, 0, cell(1)),
                     );
                 }
             }
@@ -188,8 +171,8 @@ impl Judge<'_> {
                     format!("{contestant}, VXLAN, {what}: {many} services against {few}"),
                     Style::Percent,
                     goal,
-                    key(Network::Vxlan, contestant, many, cell),
-                    key(Network::Vxlan, contestant, few, cell),
+                    Key::new(Network::Vxlan, contestant, many, cell),
+                    Key::new(Network::Vxlan, contestant, few, cell),
                 );
             }
         }
@@ -209,8 +192,8 @@ impl Judge<'_> {
                     format!("{contestant}, {network}: new flows/s against iptables MASQUERADE"),
                     Style::Times,
                     goal,
-                    key(network, contestant, 0, cell),
-                    key(network, Contestant::Iptables, 0, cell),
+                    Key::new(network, contestant, 0, cell),
+                    Key::new(network, Contestant::Iptables, 0, cell),
                 );
             }
         }
@@ -230,8 +213,8 @@ impl Judge<'_> {
                         ),
                         Style::Percent,
                         goal,
-                        key(network, contestant, 0, cell),
-                        key(network, Contestant::Kernel, 0, cell),
+                        Key::new(network, contestant, 0, cell),
+                        Key::new(network, Contestant::Kernel, 0, cell),
                     );
                 }
             }
@@ -246,7 +229,7 @@ impl Judge<'_> {
             for network in Network::ALL {
                 let at = |packet| {
                     let cell = Cell::Program(packet);
-                    self.results.median(key(network, contestant, 1, cell))
+                    self.results.median(Key::new(network, contestant, 1, cell))
                 };
                 let reached = at(Packet::NotOurs)
                     .zip(at(Packet::Baseline))
@@ -267,7 +250,7 @@ impl Judge<'_> {
         let at = |contestant| {
             let memory = |network| {
                 self.results
-                    .median(key(network, contestant, 1, Cell::FlowMemory))
+                    .median(Key::new(network, contestant, 1, Cell::FlowMemory))
             };
             Network::ALL.into_iter().find_map(memory)
         };
@@ -298,7 +281,7 @@ mod tests {
 
     fn results(xdp: f64) -> Results {
         let mut results = Results::default();
-        let place = |contestant| key(Network::HostGw, contestant, 0, TO_PODS);
+        let place = |contestant| Key::new(Network::HostGw, contestant, 0, TO_PODS);
         results.add(place(Contestant::Redirect), 2e6);
         results.add(place(Contestant::Xdp), xdp);
         results

@@ -193,6 +193,15 @@ pub enum Cell {
 }
 
 impl Cell {
+    /// Packets delivered a second.
+    pub const fn rate(direction: Direction, target: Target, flows: u32) -> Self {
+        Self::Rate {
+            direction,
+            target,
+            flows,
+        }
+    }
+
     /// The unit of its figures.
     pub const fn unit(self) -> &'static str {
         match self {
@@ -248,6 +257,18 @@ pub struct Key {
     pub services: u32,
     /// What was measured.
     pub cell: Cell,
+}
+
+impl Key {
+    /// The place of a cell.
+    pub const fn new(network: Network, contestant: Contestant, services: u32, cell: Cell) -> Self {
+        Self {
+            network,
+            contestant,
+            services,
+            cell,
+        }
+    }
 }
 
 impl fmt::Display for Key {
@@ -354,11 +375,7 @@ impl Scope {
     }
 
     fn pod_cells(&self, contestant: Contestant) -> Vec<Cell> {
-        let rate = |direction, flows| Cell::Rate {
-            direction,
-            target: Target::Pod,
-            flows,
-        };
+        let rate = |direction, flows| Cell::rate(direction, Target::Pod, flows);
         if contestant == Contestant::Ceiling {
             return vec![rate(Direction::Forward, FLOWS)];
         }
@@ -381,11 +398,7 @@ impl Scope {
             flows: self.new_flows,
         };
         let flows = self.flows.iter().filter(|&&flows| flows >= MANY_FLOWS);
-        let known = flows.map(|&flows| Cell::Rate {
-            direction: Direction::Forward,
-            target: Target::Pod,
-            flows,
-        });
+        let known = flows.map(|&flows| Cell::rate(Direction::Forward, Target::Pod, flows));
         contestant
             .translates()
             .then_some(new)
@@ -402,16 +415,8 @@ fn service_cells(contestant: Contestant, services: u32) -> Vec<Cell> {
             target,
             flows: NEW_SERVICE_FLOWS,
         },
-        Cell::Rate {
-            direction: Direction::Forward,
-            target,
-            flows: FLOWS,
-        },
-        Cell::Rate {
-            direction: Direction::Reply,
-            target,
-            flows: FLOWS,
-        },
+        Cell::rate(Direction::Forward, target, FLOWS),
+        Cell::rate(Direction::Reply, target, FLOWS),
     ];
     if contestant.datapath().is_some() && services == 1 {
         let packets = [

@@ -32,11 +32,7 @@ type Line = (Contestant, Vec<(f64, f64)>);
 pub fn draw(results: &Results, scope: &Scope, directory: &Path) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
     for network in Network::ALL {
-        let cell = Cell::Rate {
-            direction: Direction::Forward,
-            target: Target::Pod,
-            flows: FLOWS,
-        };
+        let cell = Cell::rate(Direction::Forward, Target::Pod, FLOWS);
         let costs: Vec<_> = Contestant::ALL
             .into_iter()
             .filter_map(|one| Some((one, cost(results, network, one, 0, cell)?)))
@@ -50,11 +46,7 @@ pub fn draw(results: &Results, scope: &Scope, directory: &Path) -> Result<Vec<Pl
         })?;
         plots.push(plot);
         let lines = lines(scope.flows, |contestant, flows| {
-            let cell = Cell::Rate {
-                direction: Direction::Forward,
-                target: Target::Pod,
-                flows,
-            };
+            let cell = Cell::rate(Direction::Forward, Target::Pod, flows);
             cost(results, network, contestant, 0, cell)
         });
         let plot = Plot {
@@ -70,11 +62,7 @@ pub fn draw(results: &Results, scope: &Scope, directory: &Path) -> Result<Vec<Pl
         (
             "services-flows.svg",
             "a packet of a flow that is there",
-            Cell::Rate {
-                direction: Direction::Forward,
-                target: Target::Service,
-                flows: FLOWS,
-            },
+            Cell::rate(Direction::Forward, Target::Service, FLOWS),
         ),
         (
             "services-new.svg",
@@ -107,12 +95,7 @@ fn cost(
     services: u32,
     cell: Cell,
 ) -> Option<f64> {
-    let key = Key {
-        network,
-        contestant,
-        services,
-        cell,
-    };
+    let key = Key::new(network, contestant, services, cell);
     results.median(key).map(|rate| 1e9 / rate)
 }
 
@@ -249,17 +232,8 @@ mod tests {
         let mut results = Results::default();
         for (contestant, rate) in [(Contestant::Kernel, 1e6), (Contestant::Xdp, 3e6)] {
             for flows in [1, FLOWS] {
-                let cell = Cell::Rate {
-                    direction: Direction::Forward,
-                    target: Target::Pod,
-                    flows,
-                };
-                let key = Key {
-                    network: Network::HostGw,
-                    contestant,
-                    services: 0,
-                    cell,
-                };
+                let cell = Cell::rate(Direction::Forward, Target::Pod, flows);
+                let key = Key::new(Network::HostGw, contestant, 0, cell);
                 results.add(key, rate);
             }
         }

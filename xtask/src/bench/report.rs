@@ -95,23 +95,6 @@ fn bars(results: &Results, scope: &Scope) -> String {
     text
 }
 
-fn key(network: Network, contestant: Contestant, services: u32, cell: Cell) -> Key {
-    Key {
-        network,
-        contestant,
-        services,
-        cell,
-    }
-}
-
-const fn rate(direction: Direction, target: Target, flows: u32) -> Cell {
-    Cell::Rate {
-        direction,
-        target,
-        flows,
-    }
-}
-
 /// A median with its spread, divided by `unit`.
 fn shown(summary: Option<Summary>, unit: f64, digits: usize) -> String {
     summary.map_or_else(String::new, |Summary { median, min, max }| {
@@ -146,12 +129,12 @@ fn rates(results: &Results) -> String {
     let mut text = String::new();
     for network in Network::ALL {
         let cells = [
-            (0, rate(Direction::Forward, Target::Pod, FLOWS)),
-            (1, rate(Direction::Forward, Target::Service, FLOWS)),
-            (0, rate(Direction::Reply, Target::Pod, FLOWS)),
-            (1, rate(Direction::Reply, Target::Service, FLOWS)),
+            (0, Cell::rate(Direction::Forward, Target::Pod, FLOWS)),
+            (1, Cell::rate(Direction::Forward, Target::Service, FLOWS)),
+            (0, Cell::rate(Direction::Reply, Target::Pod, FLOWS)),
+            (1, Cell::rate(Direction::Reply, Target::Service, FLOWS)),
         ];
-        let ceiling = key(Network::HostGw, Contestant::Ceiling, 0, cells[0].1);
+        let ceiling = Key::new(Network::HostGw, Contestant::Ceiling, 0, cells[0].1);
         let ceiling = results.median(ceiling);
         let head = [
             "to pods",
@@ -163,10 +146,10 @@ fn rates(results: &Results) -> String {
         ]
         .map(str::to_owned);
         let body = table(&head, head.len(), |contestant, column| {
-            let to_pods = results.median(key(network, contestant, 0, cells[0].1));
+            let to_pods = results.median(Key::new(network, contestant, 0, cells[0].1));
             match column {
                 4 => {
-                    let iptables = key(network, Contestant::Iptables, 0, cells[0].1);
+                    let iptables = Key::new(network, Contestant::Iptables, 0, cells[0].1);
                     let ratio = to_pods.zip(results.median(iptables));
                     ratio.map_or_else(String::new, |(own, other)| format!("{:.2} x", own / other))
                 }
@@ -179,7 +162,7 @@ fn rates(results: &Results) -> String {
                 _ => {
                     let (services, cell) = cells[column];
                     shown(
-                        results.get(key(network, contestant, services, cell)),
+                        results.get(Key::new(network, contestant, services, cell)),
                         1e6,
                         2,
                     )
@@ -219,9 +202,9 @@ fn flows(results: &Results, scope: &Scope) -> String {
                     target: Target::Pod,
                     flows: scope.new_flows,
                 },
-                |&flows| rate(Direction::Forward, Target::Pod, flows),
+                |&flows| Cell::rate(Direction::Forward, Target::Pod, flows),
             );
-            shown(results.get(key(network, contestant, 0, cell)), 1e6, 2)
+            shown(results.get(Key::new(network, contestant, 0, cell)), 1e6, 2)
         });
         let _ = writeln!(text, "{network}:\n\n{body}");
     }
@@ -239,7 +222,7 @@ fn services(results: &Results, scope: &Scope) -> String {
     let body = table(&head, head.len(), |contestant, column| {
         let count = scope.services.len();
         let cell = if column < count {
-            rate(Direction::Forward, Target::Service, FLOWS)
+            Cell::rate(Direction::Forward, Target::Service, FLOWS)
         } else {
             Cell::NewFlows {
                 target: Target::Service,
@@ -248,7 +231,7 @@ fn services(results: &Results, scope: &Scope) -> String {
         };
         let services = scope.services[column % count];
         shown(
-            results.get(key(Network::Vxlan, contestant, services, cell)),
+            results.get(Key::new(Network::Vxlan, contestant, services, cell)),
             1e3,
             0,
         )
@@ -274,7 +257,11 @@ fn connections(results: &Results) -> String {
         let head = columns.map(|column| column.0.to_owned());
         let body = table(&head, head.len(), |contestant, column| {
             let (_, cell, unit, digits) = columns[column];
-            shown(results.get(key(network, contestant, 0, cell)), unit, digits)
+            shown(
+                results.get(Key::new(network, contestant, 0, cell)),
+                unit,
+                digits,
+            )
         });
         let _ = writeln!(text, "{network}:\n\n{body}");
     }
@@ -296,7 +283,7 @@ fn programs(results: &Results) -> String {
         ];
         let head = packets.map(|packet| packet.0.to_owned());
         let body = table(&head, head.len(), |contestant, column| {
-            let at = |packet| key(network, contestant, 1, Cell::Program(packet));
+            let at = |packet| Key::new(network, contestant, 1, Cell::Program(packet));
             let cost = results.get(at(packets[column].1));
             let cost = cost.zip(results.median(at(Packet::Baseline)));
             let over = cost.map(|(cost, baseline)| Summary {
