@@ -125,13 +125,7 @@ fn add_modules(root: &Path, modules: &Path) -> Result<()> {
             &target.join("kernel").join(directory),
         )?;
     }
-    for entry in fs::read_dir(modules).context("read the modules")? {
-        let path = entry.context("read the modules")?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+    for (name, path) in entries(modules)? {
         if name == "modules.order" || name.starts_with("modules.builtin") {
             copy(&path, &target.join(name))?;
         }
@@ -143,18 +137,24 @@ fn add_modules(root: &Path, modules: &Path) -> Result<()> {
         .stderr(Stdio::null()))
 }
 
+/// What is in a directory of modules: names and paths.
+fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = fs::read_dir(directory).context("read the modules")?;
+    entries
+        .map(|entry| {
+            let entry = entry.context("read the modules")?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            Ok((name, entry.path()))
+        })
+        .collect()
+}
+
 fn add_modules_below(source: &Path, target: &Path) -> Result<()> {
     if !source.is_dir() {
         return Ok(());
     }
     fs::create_dir_all(target).context("make room for modules")?;
-    for entry in fs::read_dir(source).context("read the modules")? {
-        let path = entry.context("read the modules")?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+    for (name, path) in entries(source)? {
         if path.is_dir() {
             add_modules_below(&path, &target.join(&name))?;
         } else if path.extension().is_some_and(|extension| extension == "ko") {
