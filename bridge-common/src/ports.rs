@@ -9,8 +9,11 @@ use crate::lifetime::{is_expired, since};
 use crate::parse::{ICMP, TCP, UDP};
 use crate::tables::{Insertion, Slot, Tables};
 
-/// Ports tried before a new flow is refused.
-const ATTEMPTS: u32 = 32;
+/// Ports tried for one that nobody holds.
+const PROBES: u32 = 28;
+
+/// Ports tried after that for one whose holder has run out.
+const TAKEOVERS: u32 = 4;
 
 /// Why no port was claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,22 +54,24 @@ pub fn claim<T: Tables>(
     if !matches!(key.protocol, TCP | UDP | ICMP) {
         return Err(Refused::NoPort);
     }
-    let count = tables
-        .settings()
-        .map_or(0, |settings| settings.nat_port_count);
-    for _ in 0..ATTEMPTS {
-        let random = tables.random();
-        candidate.nat_port = if key.protocol == ICMP {
-            random as u16
-        } else {
-            if count == 0 {
-                break;
-            }
-            match tables.nat_port((random % count) as u16) {
-                Some(port) => port.candidate,
-                None => break,
-            }
+    // Looking at who holds a port is most of the work, the kernel's verifier's too, and rarely worth it here: while
+    // most ports are free, the next one is sooner found.
+    for _ in 0..PROBES {
+        let Some(port) = random(tables, key.protocol) else {
+            break;
         };
+        candidate.nat_port = port;
+        match tables.insert_reply(&candidate, reply) {
+            Insertion::Done => return Ok(candidate.nat_port),
+            Insertion::Full => return Err(Refused::TableFull),
+            Insertion::Exists => {}
+        }
+    }
+    for _ in 0..TAKEOVERS {
+        let Some(port) = random(tables, key.protocol) else {
+            break;
+        };
+        candidate.nat_port = port;
         match attempt(tables, key, &candidate, reply) {
             Attempt::Claimed => return Ok(candidate.nat_port),
             Attempt::Full => return Err(Refused::TableFull),
@@ -74,6 +79,20 @@ pub fn claim<T: Tables>(
         }
     }
     Err(Refused::NoPort)
+}
+
+/// Any of the ports that may be chosen, or any identifier; none without settings.
+#[inline(always)]
+fn random<T: Tables>(tables: &T, protocol: u8) -> Option<u16> {
+    let random = tables.random();
+    if protocol == ICMP {
+        return Some(random as u16);
+    }
+    let count = tables.settings()?.nat_port_count;
+    if count == 0 {
+        return None;
+    }
+    Some(tables.nat_port((random % count) as u16)?.candidate)
 }
 
 /// Whether the client's own port is one that the node never uses itself. Identifiers all are, and so is the

@@ -4,6 +4,7 @@
 //! `CHECKSUM_PARTIAL` and `CHECKSUM_COMPLETE` right, and unshare cloned buffers before a write.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
@@ -143,12 +144,14 @@ impl Skb {
 
     #[inline(always)]
     fn load_raw<const N: usize>(&self, offset: u32) -> Result<[u8; N], OutOfBounds> {
-        let mut bytes = [0; N];
+        // Zeros to begin with would take a loop over the octets.
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: `bytes` is `N` bytes long; the kernel checks the packet's bounds.
         done(unsafe {
             bpf_skb_load_bytes(self.skb.cast(), offset, bytes.as_mut_ptr().cast(), N as u32)
         })?;
-        Ok(bytes)
+        // SAFETY: the helper has written all of it, as it did not fail.
+        Ok(unsafe { bytes.assume_init() })
     }
 
     #[inline(always)]

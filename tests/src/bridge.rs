@@ -285,6 +285,11 @@ impl Bridge {
         self.daemon.id()
     }
 
+    /// The time that it has had on a CPU.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        self.daemon.cpu_time()
+    }
+
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 
 /// A running child whose output goes to a log file. Dropping it ends it.
@@ -40,6 +41,20 @@ impl Daemon {
         self.child.id()
     }
 
+    /// The time that all its threads have had on a CPU: unlike the time on the clock it is not of those beside it.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let spent = clock_getcpuclockid(self.pid()?).and_then(ClockId::now);
+        Ok(Duration::from(spent.with_context(|| {
+            format!("ask for the CPU time of {}", self.name)
+        })?))
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        i32::try_from(self.child.id())
+            .map(Pid::from_raw)
+            .context("a pid fits an i32")
+    }
+
     /// What it has written so far.
     #[must_use]
     pub fn log(&self) -> String {
@@ -58,8 +73,7 @@ impl Daemon {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).context("a pid fits an i32")?);
-        kill(pid, signal).with_context(|| format!("send {signal} to {}", self.name))
+        kill(self.pid()?, signal).with_context(|| format!("send {signal} to {}", self.name))
     }
 
     /// Its exit status, if it has ended.

@@ -123,8 +123,10 @@ fn a_change_is_in_the_kernel_within_a_second_among_a_thousand_services() {
 #[test]
 fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
     const SERVICES: u16 = 10_000;
-    /// The bound of a release build is 3 s; this is one for development, on a busy machine.
-    const BOUND: Duration = Duration::from_secs(15);
+    /// On the clock, the API server and whatever else is busy beside it included.
+    const PATIENCE: Duration = Duration::from_mins(1);
+    /// On the CPU, in a build for development: a release build is there after 3 s on the clock.
+    const BOUND: Duration = Duration::from_secs(10);
     let mut lab = open();
     let services: Vec<Service> = (0..SERVICES).map(|number| service(number, 10)).collect();
     lab.api().seed(&services).unwrap();
@@ -143,10 +145,13 @@ fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
                 && status["cluster_state"]["connected"] == true
         })
     };
-    eventually(BOUND, "all services are loaded", || loaded(&bridge));
-    let load = begun.elapsed();
-    println!("{SERVICES} services with 10 endpoints each: loaded {load:?} after the start");
-    assert!(load < BOUND, "{load:?}");
+    eventually(PATIENCE, "all services are loaded", || loaded(&bridge));
+    let spent = bridge.cpu_time().unwrap();
+    println!(
+        "{SERVICES} services with 10 endpoints each: loaded {:?} after the start, by {spent:?} on a CPU",
+        begun.elapsed()
+    );
+    assert!(spent < BOUND, "{spent:?}");
     assert_eq!(backends_in_kernel(&bridge, &services[9_999]), Some(10));
 
     let before = ["services", "backends"].map(|table| dump(&bridge, table));
@@ -160,7 +165,7 @@ fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
     bridge.leave_installed();
     let begun = Instant::now();
     let successor = Bridge::start(&lab, &arguments).unwrap();
-    eventually(BOUND, "the successor is in touch", || {
+    eventually(PATIENCE, "the successor is in touch", || {
         let status = successor.status().unwrap();
         status["pid"].as_u64() == Some(successor.id().into())
             && status["cluster_state"]["synced"] == true
