@@ -28,25 +28,30 @@ pub fn clamp<P: Packet>(
     header_len: u32,
     mtu: u32,
 ) -> Result<(), OutOfBounds> {
+    let Some(at) = find(packet, offset + TCP_HEADER, offset + header_len)? else {
+        return Ok(());
+    };
     let largest = mtu.saturating_sub(HEADERS).clamp(1, 0xFFFF) as u16;
-    let end = offset + header_len;
-    let mut at = offset + TCP_HEADER;
+    lower(packet, offset, at, largest)
+}
+
+/// Where the value of the MSS option stands, between `at` and `end`.
+#[inline(always)]
+fn find<P: Packet>(packet: &P, mut at: u32, end: u32) -> Result<Option<u32>, OutOfBounds> {
     for _ in 0..MAX_OPTIONS {
         if at + 4 > end {
             break;
         }
-        let [kind, len, high, low] = packet.load::<4>(at)?;
+        let [kind, len] = packet.load::<2>(at)?;
         match kind {
             END_OF_OPTIONS => break,
             NO_OPERATION => at += 1,
-            MAXIMUM_SEGMENT_SIZE if len == 4 => {
-                return lower(packet, offset, at + 2, [high, low], largest);
-            }
+            MAXIMUM_SEGMENT_SIZE if len == 4 => return Ok(Some(at + 2)),
             _ if len < 2 => break,
             _ => at += u32::from(len),
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 #[inline(always)]
@@ -54,9 +59,9 @@ fn lower<P: Packet>(
     packet: &mut P,
     tcp: u32,
     at: u32,
-    announced: [u8; 2],
     largest: u16,
 ) -> Result<(), OutOfBounds> {
+    let announced = packet.load::<2>(at)?;
     if u16::from_be_bytes(announced) <= largest {
         return Ok(());
     }
