@@ -55,12 +55,7 @@ fn find<P: Packet>(packet: &P, mut at: u32, end: u32) -> Result<Option<u32>, Out
 }
 
 #[inline(always)]
-fn lower<P: Packet>(
-    packet: &mut P,
-    tcp: u32,
-    at: u32,
-    largest: u16,
-) -> Result<(), OutOfBounds> {
+fn lower<P: Packet>(packet: &mut P, tcp: u32, at: u32, largest: u16) -> Result<(), OutOfBounds> {
     let announced = packet.load::<2>(at)?;
     if u16::from_be_bytes(announced) <= largest {
         return Ok(());
