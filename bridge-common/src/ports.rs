@@ -10,10 +10,10 @@ use crate::parse::{ICMP, TCP, UDP};
 use crate::tables::{Insertion, Slot, Tables};
 
 /// Ports tried for one that nobody holds.
-const PROBES: u32 = 28;
+const PROBES: u32 = 24;
 
 /// Ports tried after that for one whose holder has run out.
-const TAKEOVERS: u32 = 4;
+const TAKEOVERS: u32 = 8;
 
 /// Why no port was claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

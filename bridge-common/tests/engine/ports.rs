@@ -163,6 +163,19 @@ fn an_expired_flow_gives_its_port_up() {
 }
 
 #[test]
+fn where_no_port_is_free_one_that_has_run_out_is_found() {
+    let ports = [20_000, 20_001, 20_002, 20_003];
+    let tables = with_ports(&ports);
+    for port in &ports[1..] {
+        connect(&tables, at(PC, *port));
+    }
+    advance(&tables, tables.settings.timeouts.tcp_transitory);
+    assert_eq!(connect(&tables, at(PC, 20_000)), 20_000);
+    let taken = connect(&tables, at(LAPTOP, 20_000));
+    assert!(ports[1..].contains(&taken), "{taken}");
+}
+
+#[test]
 fn a_living_flow_keeps_its_port() {
     let tables = with_ports(&[20_000]);
     connect(&tables, at(PC, 20_000));
