@@ -44,7 +44,7 @@ fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
     let node = lab.node_30();
     let mut counted = 0;
     lab::eventually(
-        Duration::from_secs(5),
+        Duration::from_secs(30),
         "kube-proxy's rules translate the node's own",
         || {
             node.tcp_echo(ECHO, b"by kube-proxy").unwrap();
@@ -83,7 +83,7 @@ fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
     // Both follow the same change.
     lab.cluster_mut().service_mut("echo").scale_to(&["echo-2"]);
     lab.publish().unwrap();
-    lab::eventually(Duration::from_secs(5), "kube-proxy follows", || {
+    lab::eventually(Duration::from_secs(30), "kube-proxy follows", || {
         let rules = lab.node_30().run("iptables-save", &["-t", "nat"]).unwrap();
         !rules.contains(&format!(
             "--to-destination {}",
