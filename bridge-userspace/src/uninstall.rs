@@ -3,14 +3,17 @@
 use anyhow::Context as _;
 
 use crate::datapath::{self, Mode, Pins};
-use crate::preflight::InstanceLock;
+use crate::preflight::{InstanceLock, check_bpffs};
 use crate::state::State;
 
 /// Detaches from every interface and removes all tables, flows included.
 ///
 /// # Errors
-/// When a `run` is at work, or something can't be removed.
+/// When a `run` is at work, or something can't be removed, or these are no pins.
 pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
+    if pins.root().exists() {
+        check_bpffs(pins.root())?;
+    }
     let _lock = InstanceLock::acquire(pins.root())?;
     let state = State::read(pins.root())?;
     let points = state.as_ref().map(|state| &state.attach_points[..]);

@@ -109,6 +109,23 @@ fn forwarding_goes_on_after_a_crash() {
 }
 
 /// A version with another layout, that can't load its programs.
+/// Starts a bridge that can't open as many files as it needs, and gives what it says.
+fn fail_to_start(lab: &Lab) -> String {
+    let mut limited = lab.node_30().command("prlimit");
+    limited
+        .args(["--nofile=30", "--"])
+        .arg(lab::bridge::binary().unwrap())
+        .arg("run")
+        .args(Bridge::default_arguments(lab))
+        .arg("--pin-path")
+        .arg(lab.pin_path());
+    let output = limited.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("Too many open files"), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    text
+}
+
 #[test]
 fn a_start_that_fails_leaves_a_predecessor_of_another_layout_alone() {
     let lab = open();
@@ -124,19 +141,7 @@ fn a_start_that_fails_leaves_a_predecessor_of_another_layout_alone() {
     let (tables, others) = (tables.unwrap(), lab.pin_path().join("v0"));
     fs::rename(&tables, &others).unwrap();
 
-    let arguments = Bridge::default_arguments(&lab);
-    let mut limited = lab.node_30().command("prlimit");
-    limited.arg("--nofile=30").arg("--");
-    limited
-        .arg(lab::bridge::binary().unwrap())
-        .arg("run")
-        .args(arguments)
-        .arg("--pin-path")
-        .arg(lab.pin_path());
-    let output = limited.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("Too many open files"), "{text}");
-    assert_eq!(output.status.code(), Some(1), "{text}");
+    let text = fail_to_start(&lab);
     assert!(others.exists() && !tables.exists(), "{text}");
     all_work(&lab, &mut sessions, "after a start that failed");
     // For the removal of all.
@@ -243,6 +248,47 @@ fn uninstall_works_without_a_running_bridge_and_again_after_a_crash() {
     lab.office_pc().tcp_echo(ECHO_SERVICE, b"x").unwrap();
     again.uninstall().unwrap();
     assert!(!lab.pin_path().exists() || lab.pin_path().read_dir().unwrap().next().is_none());
+}
+
+#[test]
+fn what_others_have_pinned_in_the_same_directory_stays() {
+    let lab = open();
+    let foreign = lab.pin_path().join("tc/globals/foreign");
+    fs::create_dir_all(foreign.parent().unwrap()).unwrap();
+    let path = foreign.to_str().unwrap();
+    let create = "map create PATH type array key 4 value 4 entries 1 name foreign";
+    let arguments: Vec<&str> = create
+        .split(' ')
+        .map(|word| if word == "PATH" { path } else { word })
+        .collect();
+    lab.node_30().run("bpftool", &arguments).unwrap();
+
+    let text = fail_to_start(&lab);
+    assert!(foreign.exists(), "{text}");
+    let mut bridge = lab.start_bridge(&[]).unwrap();
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"x").unwrap();
+    bridge.uninstall().unwrap();
+    assert!(foreign.exists());
+    let left = fs::read_dir(lab.pin_path()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["tc"]);
+}
+
+#[test]
+fn uninstall_removes_no_ordinary_files() {
+    let lab = open();
+    let file = lab.directory().join("mine/v4/flows");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "mine").unwrap();
+    let binary = lab::bridge::binary().unwrap();
+    let mut command = lab.node_30().command(binary.to_str().unwrap());
+    command.args(["uninstall", "--pin-path"]);
+    command.arg(lab.directory().join("mine"));
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("not on a bpf filesystem"), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(file.exists());
 }
 
 #[test]

@@ -63,13 +63,24 @@ impl Pins {
     /// Layout versions other than this program's that are pinned here.
     #[must_use]
     pub fn other_layouts(&self) -> Vec<String> {
-        let own = format!("v{LAYOUT_VERSION}");
+        let mut layouts = self.layouts();
+        layouts.retain(|name| self.root.join(name) != self.tables());
+        layouts
+    }
+
+    /// Directories of tables, of whichever layout. Whatever else is in `--pin-path`, which may be any directory of the
+    /// bpf filesystem, is somebody else's.
+    fn layouts(&self) -> Vec<String> {
+        let is_layout = |name: &String| {
+            name.strip_prefix('v')
+                .is_some_and(|version| version.parse::<u32>().is_ok())
+        };
         let Ok(entries) = fs::read_dir(&self.root) else {
             return Vec::new();
         };
         entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| name.starts_with('v') && *name != own)
+            .filter(is_layout)
             .collect()
     }
 
@@ -127,11 +138,8 @@ impl Pins {
     /// # Errors
     /// When bpffs refuses.
     pub fn remove_layout(&self) -> io::Result<usize> {
-        let removed = remove_tree(&self.tables())?;
-        for directory in [self.links(), self.root.clone()] {
-            // Fails where something is left, which is meant.
-            let _ = fs::remove_dir(directory);
-        }
+        let removed = remove_pins(&self.tables())?;
+        self.remove_empty_directories();
         Ok(removed)
     }
 
@@ -141,11 +149,24 @@ impl Pins {
     /// # Errors
     /// When bpffs refuses.
     pub fn remove_all(&self) -> io::Result<usize> {
-        Ok(self.detach_links()? + remove_tree(&self.root)?)
+        let mut removed = self.detach_links()?;
+        for layout in self.layouts() {
+            removed += remove_pins(&self.root.join(layout))?;
+        }
+        self.remove_empty_directories();
+        Ok(removed)
+    }
+
+    fn remove_empty_directories(&self) {
+        for directory in [self.links(), self.root.clone()] {
+            // Fails where something is left, which is meant.
+            let _ = fs::remove_dir(directory);
+        }
     }
 }
 
-fn remove_tree(directory: &Path) -> io::Result<usize> {
+/// Removes the pins in a directory of tables, and the directory if nothing else is there.
+fn remove_pins(directory: &Path) -> io::Result<usize> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -154,13 +175,49 @@ fn remove_tree(directory: &Path) -> io::Result<usize> {
     let mut removed = 0;
     for entry in entries {
         let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            removed += remove_tree(&entry.path())?;
-        } else {
+        if !entry.file_type()?.is_dir() {
             fs::remove_file(entry.path())?;
             removed += 1;
         }
     }
-    fs::remove_dir(directory)?;
+    let _ = fs::remove_dir(directory);
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_the_bridges_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        for path in ["v3", "v4", "tc/globals", "vxlan", "v4/deeper"] {
+            fs::create_dir_all(root.join(path)).unwrap();
+        }
+        let foreign = ["tc/globals/map", "vxlan/map", "v", "map", "v4/deeper/map"];
+        for path in foreign
+            .iter()
+            .chain(&["v3/flows", "v4/flows", "v4/replies"])
+        {
+            fs::write(root.join(path), "").unwrap();
+        }
+        let pins = Pins::new(root);
+        assert_eq!(pins.other_layouts(), ["v3"]);
+        assert_eq!(pins.remove_layout().unwrap(), 2);
+        assert_eq!(pins.remove_all().unwrap(), 1);
+        assert!(!root.join("v3").exists());
+        for path in foreign {
+            assert!(root.join(path).exists(), "{path}");
+        }
+    }
+
+    #[test]
+    fn directories_without_pins_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = Pins::new(&directory.path().join("office-bridge"));
+        pins.create().unwrap();
+        assert_eq!(pins.remove_all().unwrap(), 0);
+        assert!(!pins.root().exists());
+    }
 }

@@ -133,8 +133,11 @@ fn check_btf(path: &Path) -> Result<(), MachineError> {
     }
 }
 
-/// The directory itself may not exist yet; what counts is where it would be made.
-fn check_bpffs(pin_path: &Path) -> Result<(), MachineError> {
+/// Checks that the pin directory lies on a bpf filesystem. It may not exist yet; what counts is where it would be made.
+///
+/// # Errors
+/// If it doesn't.
+pub fn check_bpffs(pin_path: &Path) -> Result<(), MachineError> {
     let existing = pin_path
         .ancestors()
         .find(|ancestor| ancestor.exists())

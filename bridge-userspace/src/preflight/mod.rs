@@ -11,7 +11,7 @@ mod reserved;
 mod xdp;
 
 pub use self::lock::{InstanceLock, LockError, state_path};
-pub use self::machine::{MachineError, check_machine};
+pub use self::machine::{MachineError, check_bpffs, check_machine};
 pub use self::network::{ForwardingError, NetworkError, check_network, forwarding};
 pub use self::reserved::{NODE_PORTS, ReservedPortsError, TUNNEL_PORTS, reserved_ports};
 pub use self::xdp::check_xdp;
