@@ -10,6 +10,8 @@ use std::path::Path;
 use aya::Pod;
 use nix::libc;
 
+use crate::datapath::Hook;
+
 /// `BPF_OBJ_PIN` of `enum bpf_cmd` (linux/bpf.h).
 const BPF_OBJ_PIN: libc::c_int = 6;
 /// `BPF_OBJ_GET` of `enum bpf_cmd` (linux/bpf.h).
@@ -27,6 +29,12 @@ const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// `BPF_XDP` of `enum bpf_attach_type` (linux/bpf.h).
 const BPF_XDP: u32 = 37;
+/// `BPF_TCX_INGRESS` of `enum bpf_attach_type` (linux/bpf.h).
+const BPF_TCX_INGRESS: u32 = 46;
+/// `BPF_TCX_EGRESS` of `enum bpf_attach_type` (linux/bpf.h).
+const BPF_TCX_EGRESS: u32 = 47;
+/// `BPF_F_BEFORE` (linux/bpf.h): without a program to be relative to, before all others.
+const BPF_F_BEFORE: u32 = 1 << 3;
 /// `XDP_FLAGS_DRV_MODE` (`linux/if_link.h`): in the driver or not at all.
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
@@ -174,14 +182,25 @@ pub(crate) fn pinned_link(pin: &Path) -> io::Result<PinnedLink> {
     })
 }
 
-/// Attaches an XDP program to an interface by a link, in the driver, and pins the link. aya would attach by netlink where
-/// that is refused with `EINVAL`, and such an attachment can't be pinned.
-pub(crate) fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, pin: &Path) -> io::Result<()> {
+/// Attaches a program to an interface by a link, TC programs by TCX before all others, XDP in the driver, and pins the
+/// link. aya finds interfaces by name, and one that was deleted may have a namesake; where XDP by a link is refused with
+/// `EINVAL` it would attach by netlink, and such an attachment can't be pinned.
+pub(crate) fn attach_link(
+    program: BorrowedFd<'_>,
+    hook: Hook,
+    ifindex: u32,
+    pin: &Path,
+) -> io::Result<()> {
+    let (attach_type, flags) = match hook {
+        Hook::TcIngress => (BPF_TCX_INGRESS, BPF_F_BEFORE),
+        Hook::TcEgress => (BPF_TCX_EGRESS, BPF_F_BEFORE),
+        Hook::Xdp => (BPF_XDP, XDP_FLAGS_DRV_MODE),
+    };
     let mut attr = LinkCreateAttr {
         prog_fd: number(program),
         target_ifindex: ifindex,
-        attach_type: BPF_XDP,
-        flags: XDP_FLAGS_DRV_MODE,
+        attach_type,
+        flags,
     };
     // SAFETY: there are no pointers in it.
     let link = unsafe { bpf(BPF_LINK_CREATE, &mut attr) }?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::ability::XdpAbility;
+use super::link::is_linked;
 use super::load::{LoadError, classifier};
 use super::obstacle::XdpObstacles;
 use super::program::{AttachPoint, AttachPoints, Hook, Program};
@@ -183,11 +184,11 @@ impl Attachments {
         {
             return Ok(());
         }
-        let pin = datapath.pins().link(point.program, point.ifindex);
+        let pins = datapath.pins().clone();
         let program = classifier(&mut datapath.ebpf, point.program)?;
         let attached = match self.tc {
             Mode::Clsact => attach_clsact(program, point),
-            Mode::Tcx | Mode::Native => attach_tcx(program, point, &pin),
+            Mode::Tcx | Mode::Native => attach_tcx(program, point, &pins),
         };
         attached.map_err(|source| AttachError::Refused {
             program: point.program,
@@ -289,13 +290,6 @@ impl Attachments {
         }
         Ok(())
     }
-}
-
-/// Whether the pinned link leads to the interface. One that was detached, or whose interface was deleted, is still
-/// pinned, but leads nowhere.
-fn is_linked(pins: &Pins, point: &AttachPoint) -> bool {
-    pinned_link(&pins.link(point.program, point.ifindex))
-        .is_ok_and(|link| link.ifindex == point.ifindex)
 }
 
 /// How our program is attached there right now, asked of the kernel; `None` where it is not. `tc` is how TC programs

@@ -6,6 +6,7 @@
 mod ability;
 mod attach;
 mod layout;
+mod link;
 mod load;
 mod obstacle;
 mod pins;

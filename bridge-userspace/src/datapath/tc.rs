@@ -1,11 +1,9 @@
 //! Attaching at TC: TCX links from kernel 6.6 on, clsact filters below.
 
-use std::fs;
 use std::io;
-use std::path::Path;
+use std::os::fd::AsFd as _;
 
 use anyhow::Context as _;
-use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcHandle, qdisc_add_clsact,
     qdisc_detach_program,
@@ -14,7 +12,9 @@ use aya::programs::{ProgramError, SchedClassifier, TcError};
 use aya::util::KernelVersion;
 use tracing::{debug, warn};
 
+use super::Pins;
 use super::attach::Mode;
+use super::link::link;
 use super::load::{Datapath, classifier};
 use super::program::{AttachPoint, AttachPoints, Program};
 use crate::netlink;
@@ -47,41 +47,12 @@ impl TcAttach {
     }
 }
 
-/// Puts the program into the link of an earlier `run`, in one step, or makes a link.
 pub(super) fn attach_tcx(
-    program: &mut SchedClassifier,
+    program: &SchedClassifier,
     point: &AttachPoint,
-    pin: &Path,
+    pins: &Pins,
 ) -> Result<(), anyhow::Error> {
-    let hook = hook(point)?;
-    if pin.exists() {
-        let taken_over = PinnedLink::from_pin(pin)
-            .map_err(anyhow::Error::from)
-            .and_then(|old| Ok(SchedClassifierLink::try_from(FdLink::from(old))?))
-            .and_then(|link| Ok(program.attach_to_link(link)?));
-        match taken_over {
-            Ok(id) => {
-                // The pin keeps it alive; dropping our descriptor changes nothing.
-                drop(program.take_link(id)?);
-                debug!(interface = point.interface, "took over the link");
-                return Ok(());
-            }
-            // Its interface was deleted and the index is in use again: a dead link.
-            Err(error) => debug!(
-                interface = point.interface,
-                "old link is of no use: {error:#}"
-            ),
-        }
-        fs::remove_file(pin)?;
-    }
-    let id = program.attach_with_options(
-        &point.interface,
-        hook,
-        TcAttachOptions::TcxOrder(LinkOrder::first()),
-    )?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
-    link.pin(pin)?;
-    Ok(())
+    Ok(link(pins, point, program.fd()?.as_fd())?)
 }
 
 /// Warns of programs of another office-bridge on the interface: of another pin path, or pinned on a bpffs that another

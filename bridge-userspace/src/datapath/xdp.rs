@@ -1,18 +1,18 @@
 //! Attaching XDP programs, always in the driver, by links; and saying why a driver refuses.
 
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 
 use aya::programs::loaded_programs;
 use nix::errno::Errno;
 use tracing::debug;
 
+use super::link::link;
 use super::load::{Buffers, LoadError};
 use super::obstacle::XdpObstacle;
 use super::program::{AttachPoint, Program};
 use super::{Datapath, Pins};
-use crate::bpf::{attach_xdp, detach_pinned_link, pinned_link, replace_program};
+use crate::bpf::pinned_link;
 use crate::netlink::{NetlinkError, XdpFeatures, xdp_features, xdp_link, xdp_refusal};
 
 /// Why an interface goes without XDP.
@@ -164,27 +164,6 @@ async fn attach_variant(
         features,
         mtu,
     ))
-}
-
-fn link(pins: &Pins, point: &AttachPoint, program: BorrowedFd<'_>) -> io::Result<()> {
-    let pin = pins.link(point.program, point.ifindex);
-    if pin.exists() {
-        match replace_program(&pin, program) {
-            Ok(()) => {
-                debug!(interface = point.interface, "took over the link");
-                return Ok(());
-            }
-            // Somebody has detached it, or its interface was deleted and the index is in use again.
-            Err(error) => debug!(
-                interface = point.interface,
-                "old link is of no use: {error}"
-            ),
-        }
-        if detach_pinned_link(&pin).is_err() {
-            fs::remove_file(&pin)?;
-        }
-    }
-    attach_xdp(program, point.ifindex, &pin)
 }
 
 /// Drivers have no common number for an MTU that is too large: veth says `ERANGE`, ixgbe, i40e, mlx5, virtio and others

@@ -1,0 +1,40 @@
+//! Attaching by links, which are pinned: they outlive the process, and a successor takes them over.
+
+use std::fs;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use tracing::debug;
+
+use super::Pins;
+use super::program::AttachPoint;
+use crate::bpf::{attach_link, detach_pinned_link, pinned_link, replace_program};
+
+/// Puts the program into the link of an earlier `run`, in one step, or makes a link.
+pub(super) fn link(pins: &Pins, point: &AttachPoint, program: BorrowedFd<'_>) -> io::Result<()> {
+    let pin = pins.link(point.program, point.ifindex);
+    if pin.exists() {
+        match replace_program(&pin, program) {
+            Ok(()) => {
+                debug!(interface = point.interface, "took over the link");
+                return Ok(());
+            }
+            // Somebody has detached it, or its interface was deleted and the index is in use again.
+            Err(error) => debug!(
+                interface = point.interface,
+                "old link is of no use: {error}"
+            ),
+        }
+        if detach_pinned_link(&pin).is_err() {
+            fs::remove_file(&pin)?;
+        }
+    }
+    attach_link(program, point.program.hook(), point.ifindex, &pin)
+}
+
+/// Whether the pinned link leads to the interface. One that was detached, or whose interface was deleted, is still
+/// pinned, but leads nowhere.
+pub(super) fn is_linked(pins: &Pins, point: &AttachPoint) -> bool {
+    pinned_link(&pins.link(point.program, point.ifindex))
+        .is_ok_and(|link| link.ifindex == point.ifindex)
+}
