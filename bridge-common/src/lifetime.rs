@@ -96,6 +96,18 @@ pub fn is_expired(
     idle(now, flow, reply) >= FlowState::of(protocol, flow, reply).timeout(protocol, timeouts)
 }
 
+/// How long the host that has closed a TCP connection keeps its ports from another (`TCP_TIMEWAIT_LEN`,
+/// include/net/tcp.h).
+const TIME_WAIT: Seconds = 60;
+
+/// Whether a TCP connection was over so long ago that its ports may serve another one if they are needed.
+#[must_use]
+#[inline]
+pub fn is_done(protocol: u8, flow: &Flow, reply: &Reply, now: Seconds) -> bool {
+    idle(now, flow, reply) >= TIME_WAIT
+        && matches!(FlowState::of(protocol, flow, reply), FlowState::Tcp(state) if state.is_over())
+}
+
 /// Seconds from `then` to `now`; an entry that another CPU touched a moment later is 0 s old.
 #[must_use]
 #[inline]
@@ -150,6 +162,30 @@ mod tests {
                 ..Reply::default()
             };
             assert_eq!(expires_after(TCP, &flow, &reply), 240);
+        }
+    }
+
+    #[test]
+    fn only_what_both_sides_or_a_reset_have_ended_may_go_after_a_minute() {
+        const DONE: u8 = Seen::SYN | Seen::ACK | Seen::FIN;
+        const RESET: u8 = Seen::SYN | Seen::RST;
+        for (client, backend, is_over) in [
+            (DONE, DONE, true),
+            (Seen::SYN | Seen::ACK, RESET, true),
+            (DONE, Seen::SYN | Seen::ACK, false),
+            (Seen::SYN, 0, false),
+        ] {
+            let flow = Flow {
+                tcp_seen: client,
+                ..Flow::default()
+            };
+            let reply = Reply {
+                tcp_seen: backend,
+                ..Reply::default()
+            };
+            assert!(!is_done(TCP, &flow, &reply, 59));
+            assert_eq!(is_done(TCP, &flow, &reply, 60), is_over);
+            assert!(!is_done(UDP, &flow, &reply, 60));
         }
     }
 

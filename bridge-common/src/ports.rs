@@ -5,7 +5,7 @@
 //! need the space. The client's own port is kept where it is free.
 
 use crate::layout::{FlowKey, Reply, ReplyKey};
-use crate::lifetime::{is_expired, since};
+use crate::lifetime::{is_done, is_expired, since};
 use crate::parse::{ICMP, TCP, UDP};
 use crate::tables::{Insertion, Slot, Tables};
 
@@ -22,6 +22,15 @@ pub enum Refused {
     NoPort,
     /// The table is full.
     TableFull,
+}
+
+/// How much a port is needed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Others are free.
+    Ordinary,
+    /// Hardly any is: connections that are over keep theirs no longer than they must.
+    Pressing,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,7 +54,7 @@ pub fn claim<T: Tables>(
     let mut candidate = *wanted;
     candidate.nat_port = key.client_port;
     if may_keep(tables, key) {
-        match attempt(tables, key, &candidate, reply) {
+        match attempt(tables, key, &candidate, reply, Need::Ordinary) {
             Attempt::Claimed => return Ok(candidate.nat_port),
             Attempt::Full => return Err(Refused::TableFull),
             Attempt::Taken => {}
@@ -72,7 +81,7 @@ pub fn claim<T: Tables>(
             break;
         };
         candidate.nat_port = port;
-        match attempt(tables, key, &candidate, reply) {
+        match attempt(tables, key, &candidate, reply, Need::Pressing) {
             Attempt::Claimed => return Ok(candidate.nat_port),
             Attempt::Full => return Err(Refused::TableFull),
             Attempt::Taken => {}
@@ -106,7 +115,13 @@ fn may_keep<T: Tables>(tables: &T, key: &FlowKey) -> bool {
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn attempt<T: Tables>(tables: &T, key: &FlowKey, candidate: &ReplyKey, reply: &Reply) -> Attempt {
+fn attempt<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    candidate: &ReplyKey,
+    reply: &Reply,
+    need: Need,
+) -> Attempt {
     match tables.insert_reply(candidate, reply) {
         Insertion::Done => return Attempt::Claimed,
         Insertion::Full => return Attempt::Full,
@@ -123,7 +138,7 @@ fn attempt<T: Tables>(tables: &T, key: &FlowKey, candidate: &ReplyKey, reply: &R
         slot.with(|held| held.tcp_seen = 0);
         return Attempt::Claimed;
     }
-    if !release(tables, candidate, &holder_key, &holder) {
+    if !release(tables, candidate, &holder_key, &holder, need) {
         return Attempt::Taken;
     }
     tables.remove_reply(candidate);
@@ -134,13 +149,14 @@ fn attempt<T: Tables>(tables: &T, key: &FlowKey, candidate: &ReplyKey, reply: &R
     }
 }
 
-/// Whether the mapping that holds `candidate` has run out; its forward entry is removed then.
+/// Whether the mapping that holds `candidate` has run out, or can be done without; its forward entry is removed then.
 #[inline(always)]
 fn release<T: Tables>(
     tables: &T,
     candidate: &ReplyKey,
     holder_key: &FlowKey,
     holder: &Reply,
+    need: Need,
 ) -> bool {
     let now = tables.now();
     let Some(settings) = tables.settings() else {
@@ -153,7 +169,10 @@ fn release<T: Tables>(
     if holder_key.reply_key(&flow) != *candidate {
         return true;
     }
-    if !is_expired(candidate.protocol, &flow, holder, now, &settings.timeouts) {
+    let protocol = candidate.protocol;
+    let may_go = is_expired(protocol, &flow, holder, now, &settings.timeouts)
+        || (need == Need::Pressing && is_done(protocol, &flow, holder, now));
+    if !may_go {
         return false;
     }
     tables.remove_flow(holder_key);

@@ -212,17 +212,29 @@ fn a_reply_entry_that_its_flow_no_longer_uses_gives_its_port_up() {
     assert_eq!(flows(&tables).len(), 2, "the other flow stays");
 }
 
+/// A connection of the PC from its port 20,000, and its reset.
+fn connect_and_reset(tables: &HostTables) {
+    connect(tables, at(PC, 20_000));
+    let reset = Wire::tcp(at(PC, 20_000), WEB, RST).bytes();
+    forward(tables, Side::Uplink, reset, TUNNEL);
+}
+
 #[test]
-fn a_reset_flow_keeps_its_port_for_four_minutes() {
-    let tables = with_ports(&[20_000]);
-    connect(&tables, at(PC, 20_000));
-    forward(
-        &tables,
-        Side::Uplink,
-        Wire::tcp(at(PC, 20_000), WEB, RST).bytes(),
-        TUNNEL,
-    );
+fn a_reset_flow_keeps_its_port_for_four_minutes_while_others_are_free() {
+    let tables = with_ports(&[20_000, 20_001]);
+    connect_and_reset(&tables);
     advance(&tables, 239);
+    assert_eq!(connect(&tables, at(LAPTOP, 20_000)), 20_001);
+    advance(&tables, 1);
+    let other = [192, 168, 0, 77];
+    assert_eq!(connect(&tables, at(other, 20_000)), 20_000);
+}
+
+#[test]
+fn a_reset_flow_gives_its_port_up_after_a_minute_if_no_other_is_free() {
+    let tables = with_ports(&[20_000]);
+    connect_and_reset(&tables);
+    advance(&tables, 59);
     let bytes = Wire::tcp(at(LAPTOP, 20_000), WEB, SYN).bytes();
     assert_eq!(send(&tables, Side::Uplink, bytes).0, Verdict::Bounce);
     advance(&tables, 1);
