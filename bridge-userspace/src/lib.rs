@@ -33,3 +33,4 @@ pub mod sysctl;
 pub mod tables;
 pub mod uninstall;
 pub mod views;
+mod ways;

@@ -615,8 +615,13 @@ impl Lab {
     pub fn recreate_flannel(&self) -> Result<()> {
         let namespace = self.node_30().namespace();
         namespace.output("ip", &["link", "del", "flannel.1"])?;
+        self.add_flannel()
+    }
+
+    /// Makes node-30's `flannel.1`, which is gone, with its routes, neighbours and FDB.
+    pub fn add_flannel(&self) -> Result<()> {
         node::add_overlay(
-            namespace,
+            self.node_30().namespace(),
             &self.cluster.nodes[0],
             &self.cluster,
             self.options.overlay,

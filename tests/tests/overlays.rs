@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab::cluster::Protocol;
 use lab::host::{datagram, exchange};
@@ -164,6 +164,32 @@ fn the_tunnel_may_be_deleted_and_made_again() {
             lab.is_bridged(lab.at("echo-2", port::ECHO))
         });
     }
+    session.set_read_timeout(Some(FOLLOWS)).unwrap();
+    exchange(&mut session, b"the same session, through the new tunnel").unwrap();
+}
+
+#[test]
+fn a_tunnel_may_be_away_for_longer_than_a_turn_of_the_sweep() {
+    /// The bridge sweeps every 10 s.
+    const AWAY: Duration = Duration::from_secs(12);
+    let lab = open(Overlay::Vxlan);
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let mut session = lab.office_pc().tcp(lab.at("echo-1", port::ECHO)).unwrap();
+    exchange(&mut session, b"before").unwrap();
+    let node = lab.node_30();
+    node.run("ip", &["link", "del", "flannel.1"]).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < AWAY {
+        // Neither opens a flow that the default route would carry, nor is anything lost by it.
+        assert!(!answers(&lab, "echo-2"));
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let home = lab.nat_address(lab.pod("echo-1").address()).to_string();
+    for flow in bridge.flows().unwrap() {
+        assert!(flow["nat"].as_str().unwrap().starts_with(&home), "{flow}");
+    }
+    lab.add_flannel().unwrap();
+    eventually("a pod behind the new flannel.1", || answers(&lab, "echo-2"));
     session.set_read_timeout(Some(FOLLOWS)).unwrap();
     exchange(&mut session, b"the same session, through the new tunnel").unwrap();
 }

@@ -1,0 +1,139 @@
+//! Pod networks that have lost their way for a moment, as while a tunnel is made anew.
+//!
+//! The default route covers them then. Where another route once led, that is no way to pods: packets would come back from
+//! the office router, with a source that replies don't come home to.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+
+use crate::netlink::{NetworkState, Route};
+use crate::networks::overlaps;
+
+/// Pod networks that another route than the default one has led into, for as long as they are the cluster's.
+#[derive(Debug, Default)]
+pub struct Ways(BTreeSet<Ipv4Net>);
+
+const fn is_default(route: &Route) -> bool {
+    route.matched.prefix_len() == 0
+}
+
+impl Ways {
+    /// Notes the ways that there are now, and gives the network without those that only stand in for them.
+    pub fn settle(
+        &mut self,
+        pods: &BTreeSet<Ipv4Net>,
+        network: Arc<NetworkState>,
+    ) -> Arc<NetworkState> {
+        self.0.retain(|pod| pods.contains(pod));
+        let has_way = |pod: &&Ipv4Net| {
+            let mut routes = network.routes.iter();
+            routes.any(|route| !is_default(route) && overlaps(route.prefix, **pod))
+        };
+        self.0.extend(pods.iter().filter(has_way));
+        let stands_in = |route: &Route| {
+            is_default(route) && self.0.iter().any(|pod| pod.contains(&route.prefix))
+        };
+        if !network.routes.iter().any(stands_in) {
+            return network;
+        }
+        let mut network = Arc::unwrap_or_clone(network);
+        let (lost, kept) = network.routes.into_iter().partition(stands_in);
+        network.routes = kept;
+        let lost: Vec<Route> = lost;
+        network
+            .unreachable
+            .extend(lost.iter().map(|route| route.prefix));
+        network.unreachable.sort_unstable();
+        Arc::new(network)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    fn pods() -> BTreeSet<Ipv4Net> {
+        BTreeSet::from([net("10.244.1.0/24"), net("10.244.2.0/24")])
+    }
+
+    /// Routes as the network of interest and the kernel's prefix that it is covered by.
+    fn network(routes: &[(&str, &str)]) -> Arc<NetworkState> {
+        Arc::new(NetworkState {
+            routes: routes
+                .iter()
+                .map(|(prefix, matched)| Route {
+                    prefix: net(prefix),
+                    matched: net(matched),
+                    ifindex: 2,
+                    gateway: None,
+                    preferred_source: Ipv4Addr::new(10, 60, 20, 30),
+                    mtu: 1500,
+                    tunnel: false,
+                })
+                .collect(),
+            ..NetworkState::default()
+        })
+    }
+
+    fn by_the_tunnel() -> Arc<NetworkState> {
+        network(&[
+            ("10.244.1.0/24", "10.244.1.0/24"),
+            ("10.244.2.0/24", "10.244.2.0/24"),
+        ])
+    }
+
+    fn by_default() -> Arc<NetworkState> {
+        network(&[
+            ("10.244.1.0/24", "0.0.0.0/0"),
+            ("10.244.2.0/24", "0.0.0.0/0"),
+        ])
+    }
+
+    #[test]
+    fn where_the_default_route_has_always_been_the_way_it_is_one() {
+        let mut ways = Ways::default();
+        assert_eq!(ways.settle(&pods(), by_default()), by_default());
+    }
+
+    #[test]
+    fn the_default_route_does_not_stand_in_for_a_tunnel() {
+        let mut ways = Ways::default();
+        assert_eq!(ways.settle(&pods(), by_the_tunnel()), by_the_tunnel());
+        let away = ways.settle(&pods(), by_default());
+        assert!(away.routes.is_empty(), "{:?}", away.routes);
+        assert_eq!(
+            away.unreachable,
+            [net("10.244.1.0/24"), net("10.244.2.0/24")]
+        );
+        assert_eq!(ways.settle(&pods(), by_the_tunnel()), by_the_tunnel());
+    }
+
+    #[test]
+    fn each_network_is_judged_by_itself() {
+        let mut ways = Ways::default();
+        let local = [
+            ("10.244.1.0/24", "10.244.1.0/24"),
+            ("10.244.2.0/24", "0.0.0.0/0"),
+        ];
+        assert_eq!(ways.settle(&pods(), network(&local)), network(&local));
+        let away = ways.settle(&pods(), by_default());
+        assert_eq!(away.routes, by_default().routes[1..]);
+        assert_eq!(away.unreachable, [net("10.244.1.0/24")]);
+    }
+
+    #[test]
+    fn a_network_that_was_the_clusters_is_forgotten() {
+        let mut ways = Ways::default();
+        ways.settle(&pods(), by_the_tunnel());
+        ways.settle(&BTreeSet::new(), network(&[]));
+        assert_eq!(ways.settle(&pods(), by_default()), by_default());
+    }
+}
