@@ -17,8 +17,8 @@ use crate::cluster::{self, CidrKind, Connection, DesiredState, Feed, Rules, Upda
 use crate::config::{Config, Datapath as Layer, Environment, RunArgs};
 use crate::contents::{Contents, interest};
 use crate::datapath::{
-    Attachments, Datapath, Mode, Pins, Program, XdpObstacles, XdpPorts, XdpRefusal, detach_filters,
-    has_filter,
+    AttachPoint, Attachments, Datapath, Mode, Pins, Program, XdpObstacles, XdpPorts, XdpRefusal,
+    detach_filters, has_filter,
 };
 use crate::events;
 use crate::http::{self, SyncLag};
@@ -34,6 +34,7 @@ use crate::reconcile::Reconciler;
 use crate::state::{CidrState, ClusterState, State};
 use crate::sweep::{Policy, Sweeper};
 use crate::tables::Tables;
+use crate::ways::Ways;
 
 /// How often expired flows are removed; the datapath counts them as absent before.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -73,6 +74,7 @@ struct Bridge {
     journal: Journal,
     network: watch::Receiver<Arc<NetworkState>>,
     interest: watch::Sender<Vec<Ipv4Net>>,
+    ways: Ways,
     reserved: PortSet,
     datapath: Datapath,
     attachments: Attachments,
@@ -224,6 +226,7 @@ impl Bridge {
             journal: start.journal,
             network: start.network.state,
             interest: start.network.interest,
+            ways: Ways::default(),
             reserved: reserved_ports()?,
             datapath,
             reconciler,
@@ -239,9 +242,41 @@ impl Bridge {
             let known: Vec<CidrState> = before.cluster_cidrs().cloned().collect();
             bridge.journal.note_cidrs(&known, &cidrs);
         }
+        bridge.demand_xdp().await?;
         bridge.apply().await?;
-        bridge.announce_layer()?;
+        bridge.announce_layer();
         Ok((bridge, events))
+    }
+
+    /// The kernel's network as it is now.
+    fn network(&mut self) -> Arc<NetworkState> {
+        let network = self.network.borrow_and_update().clone();
+        let pods = self.accepted.cidrs_of(CidrKind::Pod).collect();
+        self.ways.settle(&pods, network)
+    }
+
+    /// Asks with `--datapath xdp` for XDP on the uplink before anything else is changed: without it there is no start,
+    /// and an earlier `run` that forwards is not disturbed.
+    async fn demand_xdp(&mut self) -> anyhow::Result<()> {
+        if self.config.datapath != Layer::Xdp {
+            return Ok(());
+        }
+        let network = self.network();
+        let obstacles = xdp_obstacles(&self.config, &self.accepted, &network);
+        let wanted = attach_points(&self.config, &self.accepted, &network);
+        let is_uplinks = |point: &&AttachPoint| {
+            point.program == Program::XdpFast && point.interface == self.config.uplink
+        };
+        let Some(point) = wanted.values().find(is_uplinks) else {
+            return Ok(());
+        };
+        self.attachments
+            .ensure_xdp(&mut self.datapath, point, &obstacles)
+            .await;
+        match self.attachments.xdp_refusals().get(&point.ifindex) {
+            Some(refusal) => bail!("--datapath xdp: {refusal}"),
+            None => Ok(()),
+        }
     }
 
     /// Brings tables and attachments to the state of cluster and kernel, as far as possible.
@@ -257,7 +292,7 @@ impl Bridge {
 
     async fn try_apply(&mut self) -> anyhow::Result<()> {
         let desired = Arc::clone(&self.accepted);
-        let network = self.network.borrow_and_update().clone();
+        let network = self.network();
         let obstacles = xdp_obstacles(&self.config, &desired, &network);
         let ports = self.attachments.xdp_ports(&obstacles);
         let contents = self.contents(&desired, &network, &ports);
@@ -360,26 +395,19 @@ impl Bridge {
         self.xdp_remarks = now;
     }
 
-    /// What becomes of `--datapath` at the uplink.
-    fn announce_layer(&self) -> anyhow::Result<()> {
+    /// Why XDP is not had at the uplink with `--datapath auto`.
+    fn announce_layer(&self) {
         let network = self.network.borrow();
-        let Some(uplink) = network.link_named(&self.config.uplink) else {
-            return Ok(());
-        };
-        match self.config.datapath {
-            Layer::Xdp => {
-                if let Some(refusal) = self.attachments.xdp_refusals().get(&uplink.index) {
-                    bail!("--datapath xdp: {refusal}");
-                }
-            }
-            Layer::Auto if has_unfinished_checksums(uplink) => info!(
+        if let Some(uplink) = network.link_named(&self.config.uplink)
+            && self.config.datapath == Layer::Auto
+            && has_unfinished_checksums(uplink)
+        {
+            info!(
                 uplink = %uplink.name,
                 "the uplink is a veth: packets from this host's own namespaces have unfinished checksums, which XDP \
                  can't see. They take the TC path; --datapath xdp forces XDP"
-            ),
-            Layer::Auto | Layer::Tc | Layer::Stack => {}
+            );
         }
-        Ok(())
     }
 
     fn write_state(&mut self) -> anyhow::Result<()> {

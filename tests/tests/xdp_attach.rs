@@ -24,7 +24,13 @@ fn start(lab: &Lab) -> Bridge {
 
 /// Runs a bridge with `--datapath xdp` that doesn't start.
 fn refused(lab: &Lab) -> Output {
-    let arguments = Bridge::manifests_arguments(lab, "xdp");
+    refused_at(lab, "eth0")
+}
+
+fn refused_at(lab: &Lab, uplink: &str) -> Output {
+    let mut arguments = Bridge::manifests_arguments(lab, "xdp");
+    let value = arguments.iter().position(|argument| argument == "--uplink");
+    uplink.clone_into(&mut arguments[value.unwrap() + 1]);
     let output = Bridge::command(lab, &arguments).unwrap().output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
@@ -112,6 +118,23 @@ fn eventually(what: &str, mut attempt: impl FnMut() -> bool) {
             "{what}: not within {LOOKS_AFTER:?}"
         );
         std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn a_start_that_is_refused_changes_nothing_of_what_an_earlier_one_has_left() {
+    let lab = open();
+    for datapath in ["tc", "xdp"] {
+        let arguments = Bridge::manifests_arguments(&lab, datapath);
+        let mut bridge = Bridge::start(&lab, &arguments).unwrap();
+        bridge.stop().unwrap();
+        let before = bridge.status().unwrap()["datapath"].clone();
+        let output = refused_at(&lab, "cni0");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains("cni0 has no native XDP"), "{error}");
+        assert_eq!(bridge.status().unwrap()["datapath"], before);
+        lab.office_pc().tcp_echo(ECHO_SERVICE, b"goes on").unwrap();
+        bridge.uninstall().unwrap();
     }
 }
 

@@ -37,16 +37,16 @@ pub struct XdpAbility {
 }
 
 impl XdpAbility {
-    /// Asks kernel and driver.
-    pub async fn of(ifindex: u32, interface: &str) -> Self {
+    /// Asks kernel and driver; `None` if there is no such interface.
+    pub async fn of(ifindex: u32, interface: &str) -> Option<Self> {
         let features = xdp_features(ifindex).await;
         let driver = match features {
             Some(_) => None,
             None => driver(ifindex).await,
         };
-        let kind = xdp_link(ifindex).await.ok().map(|link| link.kind);
-        let is_veth = kind == Some(LinkKind::Veth);
-        Self::known(interface, features, is_veth, driver.as_deref())
+        // Asked last: what is still there was there to tell its features.
+        let is_veth = xdp_link(ifindex).await.ok()?.kind == LinkKind::Veth;
+        Some(Self::known(interface, features, is_veth, driver.as_deref()))
     }
 
     fn known(

@@ -89,7 +89,7 @@ impl Attachments {
             if Program::from_name(&name) == Some(Program::XdpFast)
                 && pinned_link(&path).is_ok_and(|link| link.ifindex == ifindex)
             {
-                abilities.insert(ifindex, XdpAbility::of(ifindex, "").await);
+                abilities.extend(ability(ifindex, "").await);
             }
         }
         Self {
@@ -202,7 +202,8 @@ impl Attachments {
         Ok(())
     }
 
-    async fn ensure_xdp(
+    /// Attaches XDP where it is not yet. If that is refused there is none: see [`Self::xdp_refusals`].
+    pub async fn ensure_xdp(
         &mut self,
         datapath: &mut Datapath,
         point: &AttachPoint,
@@ -258,8 +259,8 @@ impl Attachments {
         self.abilities.clear();
         for point in self.attached.values() {
             if point.program.hook() == Hook::Xdp {
-                let ability = XdpAbility::of(point.ifindex, &point.interface).await;
-                self.abilities.insert(point.ifindex, ability);
+                let ability = ability(point.ifindex, &point.interface).await;
+                self.abilities.extend(ability);
             }
         }
     }
@@ -290,6 +291,11 @@ impl Attachments {
         }
         Ok(())
     }
+}
+
+/// What an interface can do by XDP, by its index; nothing if it is gone.
+async fn ability(ifindex: u32, interface: &str) -> Option<(u32, XdpAbility)> {
+    Some((ifindex, XdpAbility::of(ifindex, interface).await?))
 }
 
 /// How our program is attached there right now, asked of the kernel; `None` where it is not. `tc` is how TC programs
