@@ -130,16 +130,22 @@ mod tests {
             .unwrap()
     }
 
-    #[test]
-    fn an_idle_established_session_survives_a_night() {
+    /// A TCP connection whose ends have shown this.
+    fn connection(client: u8, backend: u8) -> (Flow, Reply) {
         let flow = Flow {
-            tcp_seen: Seen::SYN | Seen::ACK,
+            tcp_seen: client,
             ..Flow::default()
         };
         let reply = Reply {
-            tcp_seen: Seen::SYN,
+            tcp_seen: backend,
             ..Reply::default()
         };
+        (flow, reply)
+    }
+
+    #[test]
+    fn an_idle_established_session_survives_a_night() {
+        let (flow, reply) = connection(Seen::SYN | Seen::ACK, Seen::SYN);
         assert_eq!(expires_after(TCP, &flow, &reply), 86_400);
     }
 
@@ -153,14 +159,7 @@ mod tests {
             ),
             (Seen::SYN | Seen::ACK, Seen::SYN | Seen::RST),
         ] {
-            let flow = Flow {
-                tcp_seen: client,
-                ..Flow::default()
-            };
-            let reply = Reply {
-                tcp_seen: backend,
-                ..Reply::default()
-            };
+            let (flow, reply) = connection(client, backend);
             assert_eq!(expires_after(TCP, &flow, &reply), 240);
         }
     }
@@ -175,14 +174,7 @@ mod tests {
             (DONE, Seen::SYN | Seen::ACK, false),
             (Seen::SYN, 0, false),
         ] {
-            let flow = Flow {
-                tcp_seen: client,
-                ..Flow::default()
-            };
-            let reply = Reply {
-                tcp_seen: backend,
-                ..Reply::default()
-            };
+            let (flow, reply) = connection(client, backend);
             assert!(!is_done(TCP, &flow, &reply, 59));
             assert_eq!(is_done(TCP, &flow, &reply, 60), is_over);
             assert!(!is_done(UDP, &flow, &reply, 60));
