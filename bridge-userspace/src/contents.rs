@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use crate::cluster::{CidrKind, DesiredState};
 use crate::config::{self, Config, Datapath};
 use crate::datapath::XdpPorts;
-use crate::netlink::{self, NetworkState};
+use crate::netlink::NetworkState;
 use crate::networks::overlaps;
 use crate::next_hops::NextHops;
 use crate::ports::PortSet;
@@ -85,7 +85,7 @@ impl Contents {
         reserved: &PortSet,
         xdp_ports: &XdpPorts,
     ) -> Self {
-        let routes = routes(desired, network);
+        let routes = routes(network);
         let nat_ports = nat_ports(reserved);
         let candidates = (0..=u16::MAX)
             .filter(|&port| !is_reserved(reserved, port))
@@ -172,37 +172,21 @@ fn destinations(
     destinations
 }
 
-/// The kernel's routes as the engine wants them. A piece of a pod network that only the default route
-/// covers has no pods: sent there, a packet would come back from the office router until its TTL ends.
-fn routes(desired: &DesiredState, network: &NetworkState) -> BTreeMap<Ipv4Net, Route> {
-    let pods: Vec<Ipv4Net> = desired.cidrs_of(CidrKind::Pod).collect();
-    let leads_nowhere = |route: &netlink::Route| {
-        route.matched.prefix_len() == 0
-            && pods.iter().any(|&pod| {
-                pod.contains(&route.prefix)
-                    && network
-                        .routes
-                        .iter()
-                        .any(|other| other.matched.prefix_len() > 0 && overlaps(other.prefix, pod))
-            })
-    };
+/// The kernel's routes as the engine wants them.
+fn routes(network: &NetworkState) -> BTreeMap<Ipv4Net, Route> {
     let unreachable = Route {
         flags: Route::UNREACHABLE,
         ..Route::default()
     };
     let mut routes = BTreeMap::new();
     for route in &network.routes {
-        let entry = if leads_nowhere(route) {
-            unreachable
-        } else {
-            Route {
-                ifindex: route.ifindex,
-                source: route.preferred_source.octets(),
-                mtu: route.mtu,
-                flags: if route.tunnel { Route::TUNNEL } else { 0 },
-                next_hop: 0,
-                gateway: route.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
-            }
+        let entry = Route {
+            ifindex: route.ifindex,
+            source: route.preferred_source.octets(),
+            mtu: route.mtu,
+            flags: if route.tunnel { Route::TUNNEL } else { 0 },
+            next_hop: 0,
+            gateway: route.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
         };
         routes.insert(route.prefix, entry);
     }

@@ -1,7 +1,9 @@
-//! Pod networks that have lost their way for a moment, as while a tunnel is made anew.
+//! Where the default route is no way to pods.
 //!
-//! The default route covers them then. Where another route once led, that is no way to pods: packets would come back from
-//! the office router, with a source that replies don't come home to.
+//! A piece of a pod network that only the default route covers has no pods if another route leads into the network: sent
+//! there, a packet would come back from the office router until its TTL ends. A network that such a route has led into and
+//! leads no more has lost its way for a moment, as while a tunnel is made anew; the source that replies come home to is
+//! gone with it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +22,8 @@ const fn is_default(route: &Route) -> bool {
 }
 
 impl Ways {
-    /// Notes the ways that there are now, and gives the network without those that only stand in for them.
+    /// Notes the ways that there are now, and gives the network with what the default route only stands in for as
+    /// unreachable.
     pub fn settle(
         &mut self,
         pods: &BTreeSet<Ipv4Net>,
@@ -31,7 +34,8 @@ impl Ways {
             let mut routes = network.routes.iter();
             routes.any(|route| !is_default(route) && overlaps(route.prefix, **pod))
         };
-        self.0.extend(pods.iter().filter(has_way));
+        let more: Vec<Ipv4Net> = pods.difference(&self.0).filter(has_way).copied().collect();
+        self.0.extend(more);
         let stands_in = |route: &Route| {
             is_default(route) && self.0.iter().any(|pod| pod.contains(&route.prefix))
         };
@@ -101,6 +105,19 @@ mod tests {
     fn where_the_default_route_has_always_been_the_way_it_is_one() {
         let mut ways = Ways::default();
         assert_eq!(ways.settle(&pods(), by_default()), by_default());
+    }
+
+    #[test]
+    fn pieces_that_no_other_route_covers_have_no_pods() {
+        let pods = BTreeSet::from([net("10.244.0.0/16")]);
+        let one_node = network(&[
+            ("10.244.0.0/16", "0.0.0.0/0"),
+            ("10.244.1.0/24", "10.244.1.0/24"),
+            ("192.168.0.0/22", "0.0.0.0/0"),
+        ]);
+        let settled = Ways::default().settle(&pods, one_node.clone());
+        assert_eq!(settled.routes, one_node.routes[1..]);
+        assert_eq!(settled.unreachable, [net("10.244.0.0/16")]);
     }
 
     #[test]
