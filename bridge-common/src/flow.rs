@@ -191,8 +191,8 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
         return false;
     }
     let expired = is_expired(key.protocol, &flow, &reply, now, &settings.timeouts);
-    let replaced = tcp_flags & flag::SYN != 0
-        && matches!(FlowState::of(key.protocol, &flow, &reply), FlowState::Tcp(state) if state.is_over());
+    let replaced =
+        tcp_flags & flag::SYN != 0 && FlowState::of(key.protocol, &flow, &reply).is_over();
     if expired || replaced {
         tables.remove_flow(key);
         tables.remove_reply(&reply_key);

@@ -43,6 +43,13 @@ impl FlowState {
         }
     }
 
+    /// Whether it is a TCP connection that has ended.
+    #[must_use]
+    #[inline]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Tcp(state) if state.is_over())
+    }
+
     /// The name that commands show.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -104,8 +111,7 @@ const TIME_WAIT: Seconds = 60;
 #[must_use]
 #[inline]
 pub fn is_done(protocol: u8, flow: &Flow, reply: &Reply, now: Seconds) -> bool {
-    idle(now, flow, reply) >= TIME_WAIT
-        && matches!(FlowState::of(protocol, flow, reply), FlowState::Tcp(state) if state.is_over())
+    idle(now, flow, reply) >= TIME_WAIT && FlowState::of(protocol, flow, reply).is_over()
 }
 
 /// Seconds from `then` to `now`; an entry that another CPU touched a moment later is 0 s old.

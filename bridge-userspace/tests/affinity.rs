@@ -1,27 +1,21 @@
 //! What becomes of session affinity when a service changes, in the real tables. Needs root, and BPF; where either is
 //! missing the test fails.
 
+mod pinned;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use bridge_common::layout::{
     Affinity, AffinityKey, Backend, NatPort, Seconds, ServiceKey, Settings, capacity, name,
 };
 use bridge_common::parse::TCP;
 use bridge_userspace::contents::{Contents, ServiceEntry};
-use bridge_userspace::datapath::{Datapath, Pins};
+use bridge_userspace::datapath::Datapath;
 use bridge_userspace::next_hops::NextHops;
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
 
-/// Pins that go with the test.
-struct Pinned(PathBuf);
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        let _ = Pins::new(&self.0).remove_all();
-    }
-}
+use self::pinned::Pinned;
 
 const SERVICE: ServiceKey = ServiceKey {
     vip: [10, 96, 20, 16],
@@ -60,11 +54,10 @@ fn contents(service: Option<(&[u8], Seconds)>) -> Contents {
 /// Which of three clients, who each went to the backend of their own number, still have their affinity after a
 /// service with backends 1 to 3 has become `changed`.
 fn remembered(test: &str, changed: Option<(&[u8], Seconds)>) -> Vec<u8> {
-    let path = PathBuf::from(format!("/sys/fs/bpf/ob{}-{test}", std::process::id()));
-    let _pinned = Pinned(path.clone());
-    let pins = Pins::new(&path);
-    let _datapath = Datapath::load(&pins, 64).expect("root and a bpf filesystem are needed");
-    let tables = Tables::open(&pins).unwrap();
+    let pinned = Pinned::new(test);
+    let pins = pinned.pins();
+    let _datapath = Datapath::load(pins, 64).expect("root and a bpf filesystem are needed");
+    let tables = Tables::open(pins).unwrap();
     let mut reconciler = Reconciler::open(&tables).unwrap();
     let first = contents(Some((&[1, 2, 3], 600)));
     reconciler.apply(&first).unwrap();

@@ -1,7 +1,8 @@
 //! What is attached where, in a network namespace of its own. Needs root, and BPF; where either is missing the test
 //! fails.
 
-use std::path::PathBuf;
+mod pinned;
+
 use std::process::Command;
 
 use aya::programs::{SchedClassifier, TcAttachType};
@@ -12,17 +13,10 @@ use bridge_userspace::datapath::{
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 
+use self::pinned::Pinned;
+
 const INTERFACE: &str = "flannel.1";
 const PROGRAMS: [Program; 2] = [Program::ClusterIngress, Program::ClusterEgress];
-
-/// Pins that go with the test.
-struct Pinned(PathBuf);
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        let _ = Pins::new(&self.0).remove_all();
-    }
-}
 
 fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status();
@@ -70,20 +64,19 @@ fn an_interface_that_is_gone_is_not_taken_for_its_namesake() {
         .enable_all()
         .build()
         .unwrap();
-    let path = PathBuf::from(format!("/sys/fs/bpf/ob{}-namesake", std::process::id()));
-    let _pinned = Pinned(path.clone());
-    let pins = Pins::new(&path);
-    let mut datapath = Datapath::load(&pins, 64).expect("root and a bpf filesystem are needed");
+    let pinned = Pinned::new("namesake");
+    let pins = pinned.pins();
+    let mut datapath = Datapath::load(pins, 64).expect("root and a bpf filesystem are needed");
     runtime.block_on(async {
         let none = XdpObstacles::new();
-        let mut attachments = Attachments::new(TcAttach::Auto, &pins).await;
+        let mut attachments = Attachments::new(TcAttach::Auto, pins).await;
         assert_eq!(attachments.tc_mode(), Mode::Tcx, "a kernel with TCX");
         let old = interface();
         attachments
             .reconcile(&mut datapath, &old, &none)
             .await
             .unwrap();
-        assert!(are_attached(&pins, &old).await);
+        assert!(are_attached(pins, &old).await);
         assert_eq!(programs_there(), PROGRAMS.len());
 
         ip(&format!("link del {INTERFACE}"));
@@ -99,7 +92,7 @@ fn an_interface_that_is_gone_is_not_taken_for_its_namesake() {
             .reconcile(&mut datapath, &new, &none)
             .await
             .unwrap();
-        assert!(are_attached(&pins, &new).await);
+        assert!(are_attached(pins, &new).await);
         assert_eq!(programs_there(), PROGRAMS.len());
     });
 }

@@ -1,8 +1,9 @@
 //! The program in the kernel against the same engine on the host: packet by packet the same verdict and the same
 //! bytes. Needs root, and BPF; where either is missing the test fails, as it would hide a difference.
 
+mod pinned;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use aya::maps::lpm_trie::Key;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
@@ -20,12 +21,14 @@ use bridge_userspace::contents::{Contents, ServiceEntry};
 use bridge_userspace::datapath::Program::{
     self, ClusterEgress, ClusterIngress, UplinkIngress, XdpFast,
 };
-use bridge_userspace::datapath::{Buffers, Datapath, Pins};
+use bridge_userspace::datapath::{Buffers, Datapath};
 use bridge_userspace::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
 use ipnet::Ipv4Net;
+
+use self::pinned::Pinned;
 
 const CLIENT: [u8; 4] = [192, 168, 0, 10];
 const POD: [u8; 4] = [10, 244, 1, 5];
@@ -47,15 +50,6 @@ const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 
 const EVERYWHERE: [Program; 3] = [UplinkIngress, ClusterIngress, ClusterEgress];
-
-/// Pins that go with the test.
-struct Pinned(PathBuf);
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        let _ = Pins::new(&self.0).remove_all();
-    }
-}
 
 fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
@@ -281,11 +275,10 @@ fn loaded_name(program: Program) -> &'static str {
 
 impl Pair {
     fn new(name: &str) -> Self {
-        let path = PathBuf::from(format!("/sys/fs/bpf/ob{}-{name}", std::process::id()));
-        let pinned = Pinned(path.clone());
-        let pins = Pins::new(&path);
+        let pinned = Pinned::new(name);
+        let pins = pinned.pins();
         let mut datapath =
-            Datapath::load(&pins, 4_096).expect("root and a bpf filesystem are needed");
+            Datapath::load(pins, 4_096).expect("root and a bpf filesystem are needed");
         let any_egress: &mut SchedClassifier = datapath
             .ebpf_mut()
             .program_mut(loaded_name(ClusterEgress))
@@ -294,7 +287,7 @@ impl Pair {
             .unwrap();
         any_egress.load().unwrap();
         let contents = contents();
-        let tables = Tables::open(&pins).unwrap();
+        let tables = Tables::open(pins).unwrap();
         Reconciler::open(&tables).unwrap().apply(&contents).unwrap();
         Self {
             datapath,

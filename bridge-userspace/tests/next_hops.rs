@@ -1,8 +1,9 @@
 //! How next hops get into the real tables, and out of them. Needs root, and BPF; where either is missing the test
 //! fails.
 
+mod pinned;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -10,31 +11,33 @@ use bridge_common::layout::{
     FastPath, Ipv4, NatPort, NextHop, Route, Settings, Vtep, XdpPort, capacity, name,
 };
 use bridge_userspace::contents::Contents;
-use bridge_userspace::datapath::{Datapath, Pins};
+use bridge_userspace::datapath::Datapath;
 use bridge_userspace::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::{Changes, Reconciler};
 use bridge_userspace::tables::{Tables, prefix_key};
 use ipnet::Ipv4Net;
+
+use self::pinned::Pinned;
 
 /// The loopback device: an interface that every namespace has.
 const IFINDEX: u32 = 1;
 
 /// Tables that go with the test.
 struct Lab {
-    path: PathBuf,
     tables: Tables,
     _datapath: Datapath,
+    _pinned: Pinned,
 }
 
 impl Lab {
     fn open(test: &str) -> Self {
-        let path = PathBuf::from(format!("/sys/fs/bpf/ob{}-{test}", std::process::id()));
-        let pins = Pins::new(&path);
-        let datapath = Datapath::load(&pins, 64).expect("root and a bpf filesystem are needed");
+        let pinned = Pinned::new(test);
+        let datapath =
+            Datapath::load(pinned.pins(), 64).expect("root and a bpf filesystem are needed");
         Self {
-            tables: Tables::open(&pins).unwrap(),
-            path,
+            tables: Tables::open(pinned.pins()).unwrap(),
             _datapath: datapath,
+            _pinned: pinned,
         }
     }
 
@@ -67,12 +70,6 @@ impl Lab {
     fn port(&self) -> u32 {
         let fast_path = self.tables.array::<FastPath>(name::FAST_PATH).unwrap();
         fast_path.get(&0, 0).unwrap().ports[1].ifindex
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = Pins::new(&self.path).remove_all();
     }
 }
 

@@ -8,6 +8,7 @@ use lab::plan::{self, port};
 use lab::{Firewall, Host, Lab, LabOptions};
 
 const ECHO: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
+const ECHO_NAME: &str = "project-a-dev1/echo";
 
 /// Packets that kube-proxy's rules for this service have seen on a node since it last wrote them: it does so every
 /// 30 s, and some counters begin at 0 again.
@@ -25,6 +26,16 @@ fn packets_at(node: &Host, service: &str) -> u64 {
             count.parse::<u64>().unwrap()
         })
         .sum()
+}
+
+/// Asserts that kube-proxy's rules have seen no more packets than when they were counted.
+#[track_caller]
+fn assert_unseen(node: &Host, counted: u64) {
+    let now = packets_at(node, ECHO_NAME);
+    assert!(
+        now <= counted,
+        "of {counted} packets kube-proxy has made {now}"
+    );
 }
 
 fn conntrack(node: &Host) -> String {
@@ -48,7 +59,7 @@ fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
         "kube-proxy's rules translate the node's own",
         || {
             node.tcp_echo(ECHO, b"by kube-proxy").unwrap();
-            counted = packets_at(node, "project-a-dev1/echo");
+            counted = packets_at(node, ECHO_NAME);
             counted > 0
         },
     );
@@ -68,11 +79,7 @@ fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
         .unwrap();
     pc.ping(plan::ECHO).unwrap();
     let node = lab.node_30();
-    let unchanged = packets_at(node, "project-a-dev1/echo");
-    assert!(
-        unchanged <= counted,
-        "of {counted} packets kube-proxy has made {unchanged}"
-    );
+    assert_unseen(node, counted);
     let tracked = conntrack(node);
     let client = plan::OFFICE_PC.to_string();
     assert!(!tracked.contains(&client), "{tracked}");
@@ -94,9 +101,5 @@ fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
         lab.office_pc().tcp_echo(ECHO, b"after the change").unwrap();
     }
     let node = lab.node_30();
-    let unchanged = packets_at(node, "project-a-dev1/echo");
-    assert!(
-        unchanged <= counted,
-        "of {counted} packets kube-proxy has made {unchanged}"
-    );
+    assert_unseen(node, counted);
 }

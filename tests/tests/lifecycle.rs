@@ -108,7 +108,6 @@ fn forwarding_goes_on_after_a_crash() {
     all_work(&lab, &mut sessions, "after SIGKILL");
 }
 
-/// A version with another layout, that can't load its programs.
 /// Starts a bridge that can't open as many files as it needs, and gives what it says.
 fn fail_to_start(lab: &Lab) -> String {
     let mut limited = lab.node_30().command("prlimit");
