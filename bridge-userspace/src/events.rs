@@ -10,6 +10,7 @@ use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use bridge_common::layout::{Event, EventKind, name};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Mutex;
 use tracing::{debug, warn};
 
 use crate::datapath::Datapath;
@@ -24,12 +25,11 @@ pub struct Events {
 }
 
 impl Events {
-    /// Opens the ring and starts to pass on the datapath's log lines. Call it inside of the runtime.
+    /// Opens the ring. Call it inside of the runtime.
     ///
     /// # Errors
     /// When the ring can't be opened or watched.
     pub fn open(datapath: &mut Datapath) -> anyhow::Result<Self> {
-        forward_log(datapath);
         let map = datapath
             .ebpf_mut()
             .take_map(name::EVENTS)
@@ -42,11 +42,12 @@ impl Events {
     }
 
     /// Waits until the datapath found a table full, warning about other events meanwhile.
-    pub async fn table_full(&mut self) {
+    ///
+    /// # Errors
+    /// When the runtime can't watch the ring any more.
+    pub async fn table_full(&mut self) -> io::Result<()> {
         loop {
-            let Ok(mut guard) = self.ring.readable_mut().await else {
-                return std::future::pending().await;
-            };
+            let mut guard = self.ring.readable_mut().await?;
             let mut is_full = false;
             let mut events = Vec::new();
             while let Some(record) = guard.get_inner_mut().next() {
@@ -59,7 +60,7 @@ impl Events {
                 self.warn(&event);
             }
             if is_full {
-                return;
+                return Ok(());
             }
         }
     }
@@ -105,20 +106,33 @@ fn parse(record: &[u8]) -> Option<Event> {
     })
 }
 
-/// Passes the datapath's own log lines on to ours.
-fn forward_log(datapath: &mut Datapath) {
-    match EbpfLogger::init(datapath.ebpf_mut()) {
-        Ok(logger) => {
-            tokio::spawn(async move {
-                let Ok(mut logger) = watch(logger) else {
-                    return;
-                };
-                while let Ok(mut guard) = logger.readable_mut().await {
+/// The log lines of the datapath's own.
+pub struct DatapathLog(Mutex<AsyncFd<EbpfLogger<&'static dyn log::Log>>>);
+
+impl DatapathLog {
+    /// Opens the log; `None` where the datapath has none. Call it inside of the runtime.
+    #[must_use]
+    pub fn open(datapath: &mut Datapath) -> Option<Self> {
+        let logger = EbpfLogger::init(datapath.ebpf_mut())
+            .inspect_err(|error| debug!("the datapath has no log: {error}"))
+            .ok()?;
+        watch(logger)
+            .inspect_err(|error| warn!("can't watch the datapath's log: {error}"))
+            .ok()
+            .map(|logger| Self(Mutex::new(logger)))
+    }
+
+    /// Passes the lines on to our log.
+    pub async fn forward(&self) -> anyhow::Error {
+        let mut logger = self.0.lock().await;
+        loop {
+            match logger.readable_mut().await {
+                Ok(mut guard) => {
                     guard.get_inner_mut().flush();
                     guard.clear_ready();
                 }
-            });
+                Err(error) => return error.into(),
+            }
         }
-        Err(error) => debug!("the datapath has no log: {error}"),
     }
 }

@@ -4,6 +4,7 @@
 //! reconciler brings the tables to it, the datapath reads the tables, the views read the counters.
 
 mod affinity;
+pub mod agent;
 pub mod attach_points;
 mod bpf;
 pub mod cli;
@@ -16,6 +17,7 @@ pub mod events;
 pub mod exit;
 pub mod http;
 pub mod journal;
+pub mod kernel;
 pub mod listeners;
 mod nat_ports;
 pub mod netlink;

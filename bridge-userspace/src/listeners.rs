@@ -1,12 +1,9 @@
 //! The sockets that `run` listens on: the DNS relay's and the HTTP listener's.
 
-use std::io;
-
-use anyhow::Context as _;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tracing::info;
 
+use crate::agent::supervisor::Supervisor;
 use crate::cluster::Connection;
 use crate::config::Config;
 use crate::datapath::Pins;
@@ -39,31 +36,29 @@ impl Listeners {
         self,
         pins: &Pins,
         connection: watch::Receiver<Connection>,
+        supervisor: &mut Supervisor,
     ) -> anyhow::Result<Served> {
         let relay = self.relay.as_ref().map(dns::Relay::handle);
         let sources = http::Sources::new(pins.clone(), connection, relay);
         let stop = watch::Sender::new(false);
-        let mut tasks = Vec::new();
         if let Some(http) = self.http {
             info!("health and metrics at http://{}", http.address()?);
             let serving = http.run(sources.clone(), wait_for(stop.subscribe()));
-            tasks.push(("the HTTP listener", tokio::spawn(serving)));
+            supervisor.require("the HTTP listener", async { Ok(serving.await?) });
         }
         Ok(Served {
             relay: self.relay,
             sources,
             stop,
-            tasks,
         })
     }
 }
 
-/// What answers on the sockets. The tasks end with the runtime if nobody stops them before.
+/// What answers on the sockets. The tasks end with the supervisor if nobody stops them before.
 pub struct Served {
     relay: Option<dns::Relay>,
     sources: http::Sources,
     stop: watch::Sender<bool>,
-    tasks: Vec<(&'static str, JoinHandle<io::Result<()>>)>,
 }
 
 impl Served {
@@ -80,10 +75,10 @@ impl Served {
     }
 
     /// Starts the relay, if there is one and it does not run yet.
-    pub fn answer_dns(&mut self) {
+    pub fn answer_dns(&mut self, supervisor: &mut Supervisor) {
         if let Some(relay) = self.relay.take() {
             let serving = relay.run(wait_for(self.stop.subscribe()));
-            self.tasks.push(("the DNS relay", tokio::spawn(serving)));
+            supervisor.require("the DNS relay", async { Ok(serving.await?) });
         }
     }
 
@@ -96,15 +91,9 @@ impl Served {
     ///
     /// # Errors
     /// When one of them has broken down.
-    pub async fn stop(self) -> anyhow::Result<()> {
+    pub async fn stop(self, supervisor: &mut Supervisor) -> anyhow::Result<()> {
         self.stop.send_replace(true);
-        for (name, task) in self.tasks {
-            task.await
-                .map_err(io::Error::from)
-                .flatten()
-                .with_context(|| format!("{name} broke down"))?;
-        }
-        Ok(())
+        supervisor.required_have_ended().await
     }
 }
 

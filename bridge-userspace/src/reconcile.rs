@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aya::Pod;
 use aya::maps::{Array, MapData};
 use bridge_common::layout::{
-    Affinity, AffinityKey, Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Service,
+    Affinity, AffinityKey, Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Seconds, Service,
     ServiceKey, Settings, capacity, name,
 };
 use ipnet::Ipv4Net;
@@ -77,11 +77,12 @@ impl Reconciler {
     }
 
     /// Applies the difference. What makes packets ours comes last, so that none is ours before the rest
-    /// is there.
+    /// is there. `read_at` is when the kernel's routes were last read, in seconds of [`clock`](crate::kernel::clock):
+    /// XDP believes next hops for a time from then on.
     ///
     /// # Errors
     /// When a table can't be written; what was written until then stays, and the next call goes on from there.
-    pub fn apply(&mut self, contents: &Contents) -> Result<Changes, TableError> {
+    pub fn apply(&mut self, contents: &Contents, read_at: Seconds) -> Result<Changes, TableError> {
         let mut changes = Changes::default();
         // Unknown services are rejected only when all that are known are there.
         let settings = Settings {
@@ -108,7 +109,7 @@ impl Reconciler {
             }
         }
         self.apply_settings(&settings, &mut changes)?;
-        self.routes.apply(contents, &mut changes)?;
+        self.routes.apply(contents, read_at, &mut changes)?;
         // One service that does not fit must not keep the rest from being followed.
         let services = self.services.apply(&contents.services, &mut changes);
         self.apply_settings(&contents.settings, &mut changes)?;

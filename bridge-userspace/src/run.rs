@@ -4,14 +4,16 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use bridge_common::layout::Seconds;
 use ipnet::Ipv4Net;
 use nix::sys::signal::{SigSet, Signal as SignalNumber};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
+use crate::agent::supervisor::{DownTasks, Supervisor};
 use crate::attach_points::{attach_points, has_unfinished_checksums, xdp_obstacles};
 use crate::cluster::{self, CidrKind, Connection, DesiredState, Feed, Rules, Update, static_state};
 use crate::config::{Config, Datapath as Layer, Environment, RunArgs};
@@ -20,11 +22,11 @@ use crate::datapath::{
     AttachPoint, Attachments, Datapath, Mode, Pins, Program, XdpObstacles, XdpPorts, XdpRefusal,
     detach_filters, has_filter,
 };
-use crate::events;
+use crate::events::{DatapathLog, Events};
 use crate::http::{self, SyncLag};
 use crate::journal::Journal;
 use crate::listeners::{Listeners, Served};
-use crate::netlink::{self, Neighbour, NetworkState};
+use crate::netlink::{Mirror, MirrorView, Neighbour, NetworkState, Prober};
 use crate::next_hops::NextHops;
 use crate::ports::PortSet;
 use crate::preflight::{
@@ -73,6 +75,10 @@ struct Bridge {
     lag: SyncLag,
     journal: Journal,
     network: watch::Receiver<Arc<NetworkState>>,
+    /// When the kernel was last read.
+    read_at: watch::Receiver<Seconds>,
+    supervisor: Supervisor,
+    down: watch::Receiver<DownTasks>,
     interest: watch::Sender<Vec<Ipv4Net>>,
     ways: Ways,
     reserved: PortSet,
@@ -94,7 +100,8 @@ struct Bridge {
 
 /// The kernel's routes to the networks that matter, and where to say which do.
 struct Network {
-    state: watch::Receiver<Arc<NetworkState>>,
+    mirror: Mirror,
+    view: MirrorView,
     interest: watch::Sender<Vec<Ipv4Net>>,
 }
 
@@ -103,11 +110,12 @@ impl Network {
     async fn check(config: &Config, desired: &DesiredState) -> anyhow::Result<Self> {
         desired.check_against_office(&config.office_cidrs)?;
         let (sender, receiver) = watch::channel(interest(config, desired));
-        let mut network = netlink::watch(receiver).await?;
+        let (mirror, mut view) = Mirror::open(receiver).await?;
         let pod_cidrs: Vec<Ipv4Net> = desired.cidrs_of(CidrKind::Pod).collect();
-        check_network(config, &pod_cidrs, &network.borrow_and_update().clone())?;
+        check_network(config, &pod_cidrs, &view.state.borrow_and_update().clone())?;
         Ok(Self {
-            state: network,
+            mirror,
+            view,
             interest: sender,
         })
     }
@@ -129,7 +137,12 @@ impl Bridge {
             explicit: config.cluster_cidrs.clone(),
             internal_traffic_policy: config.internal_traffic_policy.clone(),
         };
-        let mut feed = cluster::watch(&config.cluster, rules.clone()).await?;
+        let (source, mut feed) = cluster::open(&config.cluster, rules.clone()).await?;
+        let mut supervisor = Supervisor::default();
+        supervisor.restart("the follower of the cluster", move || {
+            let source = Arc::clone(&source);
+            async move { source.follow().await }
+        });
         let first = take(&mut feed);
         // An API server may be away: what can be checked without it is.
         let known = first.as_ref().map_or_else(
@@ -142,7 +155,7 @@ impl Bridge {
             warn!("{remark}");
         }
         let pins = Pins::new(&config.pin_path);
-        check_xdp(&config, &pins, &network.state.borrow().clone()).await?;
+        check_xdp(&config, &pins, &network.view.state.borrow().clone()).await?;
         for other in pins.other_layouts() {
             warn!(
                 "tables of another version are pinned below {}/{other}",
@@ -151,13 +164,13 @@ impl Bridge {
         }
         // From here on a start is finished before it is stopped: half of one would translate one way only.
         let mut signals = Signals::hold()?;
-        let mut served = listeners.serve(&pins, feed.connection.clone())?;
+        let mut served = listeners.serve(&pins, feed.connection.clone(), &mut supervisor)?;
         let desired = if let Some((desired, _)) = first {
             desired
         } else {
-            served.answer_dns();
+            served.answer_dns(&mut supervisor);
             let Some(first) = wait_for_cluster(&mut feed, &config, &mut signals).await else {
-                return served.stop().await;
+                return served.stop(&mut supervisor).await;
             };
             let first = followable(first, &config);
             network = Network::check(&config, &first).await?;
@@ -175,6 +188,7 @@ impl Bridge {
             lag: served.sync_lag().clone(),
             journal,
             before: before.as_ref(),
+            supervisor,
         };
         let started = Self::start(start, &pins).await;
         let (bridge, log) = match started {
@@ -206,14 +220,31 @@ impl Bridge {
     }
 
     /// Loads, fills and attaches. Call it inside of the runtime.
-    async fn start(start: Start<'_>, pins: &Pins) -> anyhow::Result<(Self, events::Events)> {
+    async fn start(start: Start<'_>, pins: &Pins) -> anyhow::Result<(Self, Events)> {
         let mut datapath = Datapath::load(pins, start.config.flow_capacity)?;
-        let events = events::Events::open(&mut datapath)?;
+        let events = Events::open(&mut datapath)?;
         let tables = Tables::open(pins)?;
         let reconciler = Reconciler::open(&tables)?;
         let (policy, _) = watch::channel(Policy::default());
         let (neighbours, in_use) = watch::channel(BTreeSet::new());
-        netlink::keep_confirmed(in_use)?;
+        let mut supervisor = start.supervisor;
+        let prober = Arc::new(Prober::new(in_use));
+        supervisor.restart("the prober of neighbours", move || {
+            let prober = Arc::clone(&prober);
+            async move { ended(prober.run().await) }
+        });
+        let mirror = Arc::new(start.network.mirror);
+        supervisor.restart("the follower of the kernel's network", move || {
+            let mirror = Arc::clone(&mirror);
+            async move { ended(mirror.follow().await) }
+        });
+        if let Some(log) = DatapathLog::open(&mut datapath) {
+            let log = Arc::new(log);
+            supervisor.restart("the datapath's log", move || {
+                let log = Arc::clone(&log);
+                async move { log.forward().await }
+            });
+        }
         announce(None, &start.desired);
         let mut bridge = Self {
             attachments: Attachments::new(start.config.tc_attach, pins).await,
@@ -224,7 +255,10 @@ impl Bridge {
             pending: None,
             lag: start.lag,
             journal: start.journal,
-            network: start.network.state,
+            network: start.network.view.state,
+            read_at: start.network.view.read_at,
+            down: supervisor.down(),
+            supervisor,
             interest: start.network.interest,
             ways: Ways::default(),
             reserved: reserved_ports()?,
@@ -303,7 +337,8 @@ impl Bridge {
                  listening sockets cover all from 1024 on; narrow the range, for example to `32768 60999`"
             );
         }
-        let reconciled = self.reconciler.apply(&contents);
+        let read_at = *self.read_at.borrow();
+        let reconciled = self.reconciler.apply(&contents, read_at);
         let changes = reconciled.as_ref().copied().unwrap_or_default();
         if reconciled.is_ok()
             && let Some(received) = self.pending.take()
@@ -340,7 +375,7 @@ impl Bridge {
         let now = self.attachments.xdp_ports(&obstacles);
         if now != ports {
             let contents = self.contents(&desired, &network, &now);
-            self.reconciler.apply(&contents)?;
+            self.reconciler.apply(&contents, read_at)?;
         }
         Ok(attached?)
     }
@@ -453,6 +488,12 @@ impl Bridge {
                 .chain(&self.xdp_problems)
                 .chain(&self.trouble)
                 .cloned()
+                .chain(self.down.borrow().iter().map(|(name, down)| {
+                    format!(
+                        "{name} has ended and is about to be started again: {}",
+                        down.why
+                    )
+                }))
                 .collect(),
             dns_listen: listen.map(ToString::to_string).collect(),
         }
@@ -513,13 +554,20 @@ impl Bridge {
     async fn follow(
         mut self,
         mut served: Served,
-        events: events::Events,
+        events: Events,
         mut signals: Signals,
     ) -> anyhow::Result<()> {
-        let sweeper = Sweeper::new(Tables::open(self.datapath.pins())?)?;
-        let sweeps = served.sweeps().clone();
-        tokio::spawn(sweep(sweeper, self.policy.subscribe(), events, sweeps));
-        served.answer_dns();
+        let sweeping = Arc::new(Sweeping {
+            sweeper: Arc::new(Sweeper::new(Tables::open(self.datapath.pins())?)?),
+            policy: self.policy.subscribe(),
+            events: Mutex::new(events),
+            sweeps: served.sweeps().clone(),
+        });
+        self.supervisor.restart("the sweeper of flows", move || {
+            let sweeping = Arc::clone(&sweeping);
+            async move { sweeping.run().await }
+        });
+        served.answer_dns(&mut self.supervisor);
         served.set_started();
         let mut ports = interval(PORTS);
         ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -528,6 +576,11 @@ impl Bridge {
         loop {
             let outcome = tokio::select! {
                 () = signals.next() => break,
+                failure = self.supervisor.failure() => return Err(failure),
+                Ok(()) = self.down.changed() => {
+                    self.down.mark_unchanged();
+                    self.write_state()
+                }
                 Ok(()) = self.feed.desired.changed() => {
                     if !self.accept() {
                         continue;
@@ -555,7 +608,7 @@ impl Bridge {
             }
         }
         info!("stopping; forwarding goes on (`office-bridge uninstall` ends it)");
-        served.stop().await
+        served.stop(&mut self.supervisor).await
     }
 }
 
@@ -603,6 +656,15 @@ struct Start<'a> {
     journal: Journal,
     /// What an earlier process has left.
     before: Option<&'a State>,
+    supervisor: Supervisor,
+}
+
+/// What a task has ended with that ends with an error only.
+fn ended<T, E: Into<anyhow::Error>>(result: Result<T, E>) -> anyhow::Error {
+    match result {
+        Ok(_) => anyhow!("it was told to end"),
+        Err(error) => error.into(),
+    }
 }
 
 fn take(feed: &mut Feed) -> Option<(Arc<DesiredState>, Instant)> {
@@ -674,45 +736,55 @@ fn announce(before: Option<&DesiredState>, desired: &DesiredState) {
     );
 }
 
-/// Sweeps in turns, and at once when the datapath says that a table is full, or when a backend is gone.
-async fn sweep(
-    sweeper: Sweeper,
-    mut policy: watch::Receiver<Policy>,
-    mut events: events::Events,
+/// Sweeping in turns, and at once when the datapath says that a table is full, or when a backend is gone.
+struct Sweeping {
+    sweeper: Arc<Sweeper>,
+    policy: watch::Receiver<Policy>,
+    events: Mutex<Events>,
     sweeps: http::Sweeps,
-) {
-    let sweeper = Arc::new(sweeper);
-    let mut turns = interval(SWEEP);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut swept_by = Policy::default();
-    loop {
-        tokio::select! {
-            _ = turns.tick() => {}
-            () = events.table_full() => {}
-            Ok(()) = policy.changed() => {
-                if !policy.borrow_and_update().loses_backends(&swept_by) {
-                    continue;
+}
+
+impl Sweeping {
+    async fn run(&self) -> anyhow::Error {
+        let mut policy = self.policy.clone();
+        let mut events = self.events.lock().await;
+        let mut turns = interval(SWEEP);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut swept_by = Policy::default();
+        loop {
+            tokio::select! {
+                _ = turns.tick() => {}
+                full = events.table_full() => if let Err(error) = full {
+                    return anyhow::Error::new(error).context("the event ring can't be watched");
+                },
+                changed = policy.changed() => {
+                    if changed.is_err() {
+                        return anyhow!("nobody says any more which flows may live");
+                    }
+                    if !policy.borrow_and_update().loses_backends(&swept_by) {
+                        continue;
+                    }
                 }
             }
-        }
-        let policy = policy.borrow().clone();
-        swept_by = policy.clone();
-        let sweeper = Arc::clone(&sweeper);
-        // A full table takes a moment to read.
-        let begun = Instant::now();
-        match tokio::task::spawn_blocking(move || sweeper.sweep(&policy)).await {
-            Ok(Ok(plan)) => {
-                sweeps.record(&plan, begun.elapsed());
-                if plan.evicted > 0 {
-                    warn!(
-                        evicted = plan.evicted,
-                        "the flow tables are nearly full: flows were removed before their time; \
-                         consider a larger --flow-capacity"
-                    );
+            let policy = policy.borrow().clone();
+            swept_by = policy.clone();
+            let sweeper = Arc::clone(&self.sweeper);
+            // A full table takes a moment to read.
+            let begun = Instant::now();
+            match tokio::task::spawn_blocking(move || sweeper.sweep(&policy)).await {
+                Ok(Ok(plan)) => {
+                    self.sweeps.record(&plan, begun.elapsed());
+                    if plan.evicted > 0 {
+                        warn!(
+                            evicted = plan.evicted,
+                            "the flow tables are nearly full: flows were removed before their time; \
+                             consider a larger --flow-capacity"
+                        );
+                    }
                 }
+                Ok(Err(error)) => warn!("sweep: {error}"),
+                Err(panic) => return anyhow::Error::new(panic).context("sweeping"),
             }
-            Ok(Err(error)) => warn!("sweep: {error}"),
-            Err(error) => warn!("sweep: {error}"),
         }
     }
 }

@@ -12,9 +12,9 @@ use bridge_common::lifetime::{FlowState, idle, is_expired, since, untranslated_t
 use bridge_common::parse::{TCP, UDP};
 use bridge_common::tcp::State;
 use ipnet::Ipv4Net;
-use nix::time::{ClockId, clock_gettime};
 
 use crate::cluster::{self, CidrKind, DesiredState, Protocol, ServicePort};
+use crate::kernel::clock::now;
 use crate::tables::{TableError, Tables, access, gone};
 
 /// Above this share of the capacity flows are removed before their time.
@@ -23,15 +23,6 @@ const HIGH_WATER_PERCENT: usize = 95;
 const LOW_WATER_PERCENT: usize = 85;
 /// An entry without its other half is left alone this long: it may be about to come, or to be restored.
 const HALF_GRACE: Seconds = 10;
-
-/// Seconds of the datapath's clock, `CLOCK_MONOTONIC`.
-#[must_use]
-pub fn now() -> Seconds {
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .ok()
-        .and_then(|time| Seconds::try_from(time.tv_sec()).ok())
-        .unwrap_or_default()
-}
 
 /// What makes a flow legitimate, apart from its age.
 #[derive(Clone, Debug, Default)]

@@ -22,6 +22,7 @@ use bridge_userspace::datapath::Program::{
     self, ClusterEgress, ClusterIngress, UplinkIngress, XdpFast,
 };
 use bridge_userspace::datapath::{Buffers, Datapath};
+use bridge_userspace::kernel::clock;
 use bridge_userspace::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
@@ -288,7 +289,10 @@ impl Pair {
         any_egress.load().unwrap();
         let contents = contents();
         let tables = Tables::open(pins).unwrap();
-        Reconciler::open(&tables).unwrap().apply(&contents).unwrap();
+        Reconciler::open(&tables)
+            .unwrap()
+            .apply(&contents, clock::now())
+            .unwrap();
         Self {
             datapath,
             host: host_tables(&contents),
@@ -306,7 +310,10 @@ impl Pair {
             ..contents()
         };
         let tables = Tables::open(pair.datapath.pins()).unwrap();
-        Reconciler::open(&tables).unwrap().apply(&contents).unwrap();
+        Reconciler::open(&tables)
+            .unwrap()
+            .apply(&contents, clock::now())
+            .unwrap();
         // The numbers that userspace gave are its own business: the host's engine takes them over.
         let routes = tables.prefixes::<Route>(name::ROUTES).unwrap();
         for (network, length, route) in &mut pair.host.routes {

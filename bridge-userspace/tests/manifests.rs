@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use bridge_userspace::cluster::{self, ApiAccess, InternalTrafficPolicy, Rules, Source};
+use bridge_userspace::cluster::{self, ApiAccess, InternalTrafficPolicy, Rules, SourceSpec};
 use bridge_userspace::config::{Config, DEFAULT_PIN_PATH, Environment, RunArgs};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ fn in_a_pod() -> Environment {
 #[test]
 fn the_configuration_of_the_config_map_is_accepted_in_a_pod() {
     let config = load(in_a_pod()).unwrap();
-    assert_eq!(config.cluster, Source::Kube(ApiAccess::ServiceAccount));
+    assert_eq!(config.cluster, SourceSpec::Kube(ApiAccess::ServiceAccount));
     assert!(config.dns.is_some(), "the relay is part of the recipe");
     load(Environment::default()).unwrap_err();
 }
@@ -193,8 +193,9 @@ async fn the_roles_grant_what_the_program_asks_for_and_nothing_else() {
         explicit: Vec::new(),
         internal_traffic_policy: InternalTrafficPolicy::Ignore,
     };
-    let source = Source::Kube(ApiAccess::Kubeconfig(kubeconfig));
-    let _feed = cluster::watch(&source, rules).await.unwrap();
+    let source = SourceSpec::Kube(ApiAccess::Kubeconfig(kubeconfig));
+    let (source, _feed) = cluster::open(&source, rules).await.unwrap();
+    tokio::spawn(async move { source.follow().await });
 
     let granted = granted();
     let wait = async {

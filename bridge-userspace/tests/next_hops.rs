@@ -12,6 +12,7 @@ use bridge_common::layout::{
 };
 use bridge_userspace::contents::Contents;
 use bridge_userspace::datapath::Datapath;
+use bridge_userspace::kernel::clock;
 use bridge_userspace::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::{Changes, Reconciler};
 use bridge_userspace::tables::{Tables, prefix_key};
@@ -61,15 +62,18 @@ impl Lab {
         vteps.get(&number, 0).unwrap()
     }
 
-    fn epoch(&self) -> u32 {
+    fn fast_path(&self) -> FastPath {
         let fast_path = self.tables.array::<FastPath>(name::FAST_PATH).unwrap();
-        fast_path.get(&0, 0).unwrap().epoch
+        fast_path.get(&0, 0).unwrap()
+    }
+
+    fn epoch(&self) -> u32 {
+        self.fast_path().epoch
     }
 
     /// The second interface with XDP.
     fn port(&self) -> u32 {
-        let fast_path = self.tables.array::<FastPath>(name::FAST_PATH).unwrap();
-        fast_path.get(&0, 0).unwrap().ports[1].ifindex
+        self.fast_path().ports[1].ifindex
     }
 }
 
@@ -131,7 +135,7 @@ fn routes_lead_through_next_hops_to_tunnel_ends_and_a_restart_changes_nothing() 
     let lab = Lab::open("hops");
     let wanted = contents(&[(1, hop(31, 31)), (2, hop(32, 32))]);
     let mut reconciler = lab.reconciler();
-    reconciler.apply(&wanted).unwrap();
+    reconciler.apply(&wanted, clock::now()).unwrap();
     for (pod, last) in [(POD_1, 31), (POD_2, 32)] {
         let route = lab.route(pod);
         assert_eq!(route.ifindex, 7);
@@ -146,13 +150,19 @@ fn routes_lead_through_next_hops_to_tunnel_ends_and_a_restart_changes_nothing() 
     let epoch = lab.epoch();
     assert_ne!(epoch & 0xffff, 0);
 
-    assert_eq!(reconciler.apply(&wanted).unwrap(), Changes::default());
-    assert_eq!(lab.reconciler().apply(&wanted).unwrap(), Changes::default());
+    assert_eq!(
+        reconciler.apply(&wanted, clock::now()).unwrap(),
+        Changes::default()
+    );
+    assert_eq!(
+        lab.reconciler().apply(&wanted, clock::now()).unwrap(),
+        Changes::default()
+    );
     assert_eq!(lab.epoch(), epoch);
 
     let mut without_xdp = wanted;
     without_xdp.next_hops = NextHops::default();
-    reconciler.apply(&without_xdp).unwrap();
+    reconciler.apply(&without_xdp, clock::now()).unwrap();
     assert_eq!(lab.route(POD_1).next_hop, 0);
     assert_eq!(lab.port(), 0);
     assert!(lab.epoch() > epoch);
@@ -163,13 +173,19 @@ fn a_changed_neighbour_gets_another_number_and_the_old_one_rests() {
     let lab = Lab::open("rest");
     let mut reconciler = lab.reconciler();
     reconciler
-        .apply(&contents(&[(1, hop(31, 31)), (2, hop(32, 32))]))
+        .apply(
+            &contents(&[(1, hop(31, 31)), (2, hop(32, 32))]),
+            clock::now(),
+        )
         .unwrap();
     let (first, second) = (lab.route(POD_1).next_hop, lab.route(POD_2).next_hop);
     let epoch = lab.epoch();
 
     reconciler
-        .apply(&contents(&[(1, hop(99, 31)), (2, hop(32, 32))]))
+        .apply(
+            &contents(&[(1, hop(99, 31)), (2, hop(32, 32))]),
+            clock::now(),
+        )
         .unwrap();
     let changed = lab.route(POD_1).next_hop;
     assert_eq!(lab.next_hop(changed).destination[5], 99);
@@ -181,16 +197,16 @@ fn a_changed_neighbour_gets_another_number_and_the_old_one_rests() {
 
     // What comes next must not get the number that packets on their way may have.
     let next = contents(&[(1, hop(99, 31)), (2, hop(32, 32)), (3, hop(33, 33))]);
-    reconciler.apply(&next).unwrap();
+    reconciler.apply(&next, clock::now()).unwrap();
     let third = lab.route(POD_3).next_hop;
     assert!(![0, first, second, changed].contains(&third));
     assert_eq!(lab.next_hop(first).destination[5], 31);
 
     sleep(Duration::from_millis(1_100));
-    reconciler.apply(&next).unwrap();
+    reconciler.apply(&next, clock::now()).unwrap();
     assert_eq!(lab.next_hop(first), NextHop::default());
     let later = contents(&[(1, hop(98, 31)), (2, hop(32, 32)), (3, hop(33, 33))]);
-    reconciler.apply(&later).unwrap();
+    reconciler.apply(&later, clock::now()).unwrap();
     assert_eq!(lab.route(POD_1).next_hop, first);
 }
 
@@ -198,16 +214,31 @@ fn a_changed_neighbour_gets_another_number_and_the_old_one_rests() {
 fn a_process_that_ended_before_it_advanced_the_epoch_is_made_up_for() {
     let lab = Lab::open("epoch");
     let before = contents(&[(1, hop(31, 31))]);
-    lab.reconciler().apply(&before).unwrap();
+    lab.reconciler().apply(&before, clock::now()).unwrap();
     let after = contents(&[(1, hop(99, 31))]);
-    lab.reconciler().apply(&after).unwrap();
+    lab.reconciler().apply(&after, clock::now()).unwrap();
     let epoch = lab.epoch();
     // As if it had ended with the routes written: the old next hop is there and nobody refers to it.
     let mut successor = lab.reconciler();
-    successor.apply(&after).unwrap();
+    successor.apply(&after, clock::now()).unwrap();
     assert_eq!(lab.epoch(), epoch + 1);
     sleep(Duration::from_millis(1_100));
-    successor.apply(&after).unwrap();
-    lab.reconciler().apply(&after).unwrap();
+    successor.apply(&after, clock::now()).unwrap();
+    lab.reconciler().apply(&after, clock::now()).unwrap();
     assert_eq!(lab.epoch(), epoch + 1);
+}
+
+#[test]
+fn the_lease_of_next_hops_counts_from_the_last_reading_however_often_they_are_written() {
+    let lab = Lab::open("lease");
+    let wanted = contents(&[(1, hop(31, 31))]);
+    let mut reconciler = lab.reconciler();
+    let read_at = clock::now() - 20;
+    for _ in 0..3 {
+        reconciler.apply(&wanted, read_at).unwrap();
+        assert_eq!(lab.fast_path().valid_until, read_at + 30);
+    }
+    // A new process has read nothing older than its own start.
+    lab.reconciler().apply(&wanted, read_at + 5).unwrap();
+    assert_eq!(lab.fast_path().valid_until, read_at + 35);
 }

@@ -133,11 +133,6 @@ impl Publisher {
             changed
         })
     }
-
-    /// Waits until nobody listens any more.
-    pub(super) async fn closed(&self) {
-        self.desired.closed().await;
-    }
 }
 
 #[cfg(test)]

@@ -18,13 +18,13 @@ mod kube;
 mod manifests;
 mod objects;
 mod services;
+mod source;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use ipnet::Ipv4Net;
 use serde::Serialize;
@@ -33,28 +33,8 @@ pub use self::derive::{Rules, desired_state};
 pub use self::feed::{Connection, Feed, Update};
 pub use self::manifests::ManifestError;
 pub use self::objects::{Change, Key, Kind, Object, Objects};
+pub use self::source::{Source, SourceSpec, open};
 use crate::networks::{self, Conflict, Labelled};
-
-/// Where the knowledge about the cluster comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The API server, followed by watches.
-    Kube(ApiAccess),
-    /// The CIDRs of the configuration and nothing else; services are translated by kube-proxy.
-    Static,
-    /// A directory of ordinary Kubernetes manifests, followed as it changes.
-    Manifests(PathBuf),
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Kube(_) => f.write_str("kube"),
-            Self::Static => f.write_str("static"),
-            Self::Manifests(directory) => write!(f, "manifests={}", directory.display()),
-        }
-    }
-}
 
 /// What says how to reach the API server. Never `~/.kube/config` unasked: whoever starts the bridge by
 /// hand is not always at work on the cluster that the node belongs to.
@@ -290,33 +270,6 @@ pub fn static_state(rules: &Rules) -> DesiredState {
     DesiredState {
         authoritative: false,
         ..desired_state(Objects::default(), rules)
-    }
-}
-
-/// Begins to follow a source, in a task of its own, which ends when the last receiver is dropped.
-///
-/// The desired state only changes when it really does. Whatever happens to the source later, the last
-/// good state stays. Directories are read before this returns; an API server may be away.
-///
-/// # Errors
-/// When a directory cannot be read at first: a state with holes in it would have the reconciler
-/// remove services that exist. A [`UsageError`](crate::exit::UsageError) when what should lead to the API server
-/// doesn't.
-///
-/// # Panics
-/// Outside a tokio runtime.
-pub async fn watch(source: &Source, rules: Rules) -> anyhow::Result<Feed> {
-    match source {
-        Source::Static => {
-            let (publisher, feed) = feed::channel();
-            publisher.publish(static_state(&rules), Instant::now());
-            publisher.in_touch();
-            // A dropped sender would read as "the source has died".
-            tokio::spawn(async move { publisher.closed().await });
-            Ok(feed)
-        }
-        Source::Manifests(directory) => Ok(manifests::watch(directory, rules)?),
-        Source::Kube(access) => Ok(kube::watch(access, rules).await?),
     }
 }
 

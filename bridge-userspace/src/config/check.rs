@@ -10,7 +10,7 @@ use super::{
     ClusterChoice, Config, DEFAULT_CLUSTER_DOMAIN, DEFAULT_FLOW_CAPACITY, DEFAULT_HTTP_LISTEN,
     DEFAULT_PIN_PATH, Datapath, DnsConfig, Environment, RunArgs,
 };
-use crate::cluster::{ApiAccess, CidrKind, ClusterCidr, InternalTrafficPolicy, Source};
+use crate::cluster::{ApiAccess, CidrKind, ClusterCidr, InternalTrafficPolicy, SourceSpec};
 use crate::datapath::TcAttach;
 use crate::exit::UsageError;
 use crate::networks::{self, Labelled, parse_cidr};
@@ -119,7 +119,7 @@ impl Settings {
                  e.g. --office-cidr 192.168.0.0/22",
             ));
         }
-        if cluster == Source::Static && pods.is_empty() && services.is_empty() {
+        if cluster == SourceSpec::Static && pods.is_empty() && services.is_empty() {
             return Err(UsageError::new(
                 "--cluster static knows only the networks that it is given: add --pod-cidr and \
                  --service-cidr, e.g. --pod-cidr 10.244.0.0/16 --service-cidr 10.96.0.0/12, or \
@@ -198,7 +198,7 @@ fn source(
     choice: Option<ClusterChoice>,
     kubeconfig: Option<PathBuf>,
     environment: &Environment,
-) -> Result<Source, UsageError> {
+) -> Result<SourceSpec, UsageError> {
     let access = match kubeconfig {
         Some(file) => Some(ApiAccess::Kubeconfig(file)),
         None if environment.has_kubeconfig => Some(ApiAccess::KubeconfigVariable),
@@ -214,9 +214,9 @@ fn source(
              remove one of them",
             file.display()
         ))),
-        (Some(ClusterChoice::Manifests(directory)), _) => Ok(Source::Manifests(directory)),
-        (Some(ClusterChoice::Static), _) | (None, None) => Ok(Source::Static),
-        (Some(ClusterChoice::Kube) | None, Some(access)) => Ok(Source::Kube(access)),
+        (Some(ClusterChoice::Manifests(directory)), _) => Ok(SourceSpec::Manifests(directory)),
+        (Some(ClusterChoice::Static), _) | (None, None) => Ok(SourceSpec::Static),
+        (Some(ClusterChoice::Kube) | None, Some(access)) => Ok(SourceSpec::Kube(access)),
         (Some(ClusterChoice::Kube), None) => Err(UsageError::new(
             "--cluster kube: nothing says how to reach the API server; give --kubeconfig FILE, \
              or the variable KUBECONFIG, or run in a pod with a service account",

@@ -19,7 +19,7 @@ use ipnet::Ipv4Net;
 pub use self::args::{ClusterChoice, RunArgs};
 pub use self::environment::Environment;
 pub use self::timeouts::{TimeoutArgs, Timeouts};
-use crate::cluster::{ClusterCidr, InternalTrafficPolicy, Source};
+use crate::cluster::{ClusterCidr, InternalTrafficPolicy, SourceSpec};
 use crate::datapath::TcAttach;
 use crate::exit::UsageError;
 
@@ -45,7 +45,7 @@ pub struct Config {
     /// themselves and from the office's.
     pub cluster_cidrs: Vec<ClusterCidr>,
     /// Where everything else about the cluster comes from.
-    pub cluster: Source,
+    pub cluster: SourceSpec,
     /// What becomes of services that are for clients on the same node only.
     pub internal_traffic_policy: InternalTrafficPolicy,
     /// Which hooks to use.

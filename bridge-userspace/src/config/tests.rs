@@ -67,7 +67,7 @@ serviceCidr:
 #[test]
 fn what_is_not_said_has_its_default() {
     let config = config("");
-    assert_eq!(config.cluster, Source::Static);
+    assert_eq!(config.cluster, SourceSpec::Static);
     assert_eq!(config.datapath, Datapath::Auto);
     assert_eq!(config.pin_path, Path::new("/sys/fs/bpf/office-bridge"));
     assert_eq!(config.http_listen, "127.0.0.1:9530".parse().ok());
@@ -97,7 +97,7 @@ fn the_api_server_is_the_default_where_something_says_how_to_reach_it() {
         let line = format!("--uplink eth0 --office-cidr 192.168.0.0/22 {line}");
         load_in(&line, environment.clone()).map(|(config, _)| config.cluster)
     };
-    let kube = |access| Ok(Source::Kube(access));
+    let kube = |access| Ok(SourceSpec::Kube(access));
     let file = || ApiAccess::Kubeconfig("/etc/kube.yaml".into());
     assert_eq!(source("", &in_pod), kube(ApiAccess::ServiceAccount));
     assert_eq!(
@@ -114,11 +114,11 @@ fn the_api_server_is_the_default_where_something_says_how_to_reach_it() {
     );
     assert_eq!(
         source("--cluster static --pod-cidr 10.244.0.0/16", &with_variable),
-        Ok(Source::Static)
+        Ok(SourceSpec::Static)
     );
     assert_eq!(
         source("--cluster manifests=/m", &with_variable),
-        Ok(Source::Manifests("/m".into()))
+        Ok(SourceSpec::Manifests("/m".into()))
     );
     let yaml = "uplink: eth0\nofficeCidr: 192.168.0.0/22\nkubeconfig: /etc/kube.yaml\n";
     assert_eq!(

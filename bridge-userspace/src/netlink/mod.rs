@@ -1,6 +1,6 @@
 //! A mirror of the kernel's links, addresses, routes, neighbours and VXLAN FDBs, kept up to date through rtnetlink.
 //!
-//! [`watch`] gives a [`NetworkState`] and a new one whenever the kernel's changes. Routes are not
+//! A [`Mirror`] gives a [`NetworkState`] and a new one whenever the kernel's changes. Routes are not
 //! computed from the routing tables here: for every prefix of interest the kernel is asked what it
 //! would do (`routes`), as policy rules and `src` decide that too.
 
@@ -32,10 +32,10 @@ pub use self::filters::{egress_programs, ingress_programs, remove_unused_clsact}
 pub use self::interfaces::cluster_interfaces;
 pub use self::neighbours::{DEFAULT_ENTRY, Fdb, FdbEntry, Mac, Neighbour, Remote};
 pub use self::netdev::{XdpFeatures, xdp_features};
-pub use self::probe::keep_confirmed;
+pub use self::probe::Prober;
 pub use self::stacking::taker_of_tags;
 pub use self::vxlan::Vxlan;
-pub use self::watch::watch;
+pub use self::watch::{Mirror, MirrorView};
 pub use self::xdp::{XdpLink, xdp_link, xdp_refusal};
 use crate::sysctl::SysctlError;
 

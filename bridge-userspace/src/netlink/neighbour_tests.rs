@@ -280,7 +280,7 @@ fn neighbours_in_use_are_probed_and_permanent_ones_left_alone() {
             ));
         }
         let (in_use, receiver) = channel::channel(BTreeSet::new());
-        keep_confirmed(receiver).unwrap();
+        tokio::spawn(async move { Prober::new(receiver).run().await });
         in_use.send_replace(BTreeSet::from([stale, with(32), with(40)]));
         let begun = Instant::now();
         // DELAY, as after a packet of the kernel's own; then it asks.

@@ -21,16 +21,26 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Least time between two probes of one neighbour: as `base_reachable_time` in the kernel.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Has the kernel probe neighbours in use whose entry is stale, and resolve those that it doesn't know, in a task of its
-/// own that ends with the sender. Works on the network namespace of the calling thread.
-///
-/// # Errors
-/// When no netlink socket is to be had.
-pub fn keep_confirmed(
-    mut in_use: watch::Receiver<BTreeSet<Neighbour>>,
-) -> Result<(), NetlinkError> {
-    let kernel = Kernel::connect().map_err(NetlinkError::Socket)?;
-    tokio::spawn(async move {
+/// Has the kernel probe neighbours in use whose entry is stale, and resolve those that it doesn't know.
+#[derive(Debug)]
+pub struct Prober {
+    in_use: watch::Receiver<BTreeSet<Neighbour>>,
+}
+
+impl Prober {
+    /// A prober of these neighbours.
+    #[must_use]
+    pub fn new(in_use: watch::Receiver<BTreeSet<Neighbour>>) -> Self {
+        Self { in_use }
+    }
+
+    /// Works until nobody says any more which neighbours are in use, on the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When no netlink socket is to be had.
+    pub async fn run(&self) -> Result<(), NetlinkError> {
+        let kernel = Kernel::connect().map_err(NetlinkError::Socket)?;
+        let mut in_use = self.in_use.clone();
         let mut asked = BTreeMap::new();
         let mut turns = interval(LOOK);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -39,7 +49,7 @@ pub fn keep_confirmed(
                 _ = turns.tick() => {}
                 changed = in_use.changed() => {
                     if changed.is_err() {
-                        return;
+                        return Ok(());
                     }
                 }
             }
@@ -49,8 +59,7 @@ pub fn keep_confirmed(
                 debug!("{error}; next attempt in {LOOK:?}");
             }
         }
-    });
-    Ok(())
+    }
 }
 
 async fn probe(

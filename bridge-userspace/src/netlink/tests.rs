@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bridge_common::layout::Seconds;
 use nix::sched::{CloneFlags, unshare};
 use tokio::sync::watch as channel;
 use tokio::time::timeout;
@@ -79,14 +80,20 @@ pub(super) const INTEREST: [&str; 2] = ["10.244.0.0/16", "192.168.0.0/22"];
 
 pub(super) struct Watched {
     pub(super) state: channel::Receiver<Arc<NetworkState>>,
+    read_at: channel::Receiver<Seconds>,
     interest: channel::Sender<Vec<Ipv4Net>>,
 }
 
 impl Watched {
     pub(super) async fn start(interest: &[&str]) -> Self {
         let (interest, receiver) = channel::channel(nets(interest));
-        let state = watch(receiver).await.unwrap();
-        Self { state, interest }
+        let (mirror, view) = Mirror::open(receiver).await.unwrap();
+        tokio::spawn(async move { mirror.follow().await });
+        Self {
+            state: view.state,
+            read_at: view.read_at,
+            interest,
+        }
     }
 
     /// One line per route: prefix, interface, gateway, preferred source, MTU.
@@ -440,5 +447,23 @@ fn what_a_device_is_stacked_on_is_told_from_what_it_is_a_peer_of() {
         assert_eq!(link("stacked0").lower, Some(link("eth0").index));
         assert_eq!(link("eth0").lower, None);
         assert_eq!(link("lan").lower, None);
+    });
+}
+
+#[test]
+fn a_quiet_kernel_is_read_again_as_proof_that_it_answers() {
+    in_a_namespace(|| async {
+        node_30();
+        let mut watched = Watched::start(&INTEREST).await;
+        // The reading with which following begins.
+        watched.read_at.changed().await.unwrap();
+        let first = *watched.read_at.borrow_and_update();
+        let heartbeat = watched.read_at.changed();
+        timeout(Duration::from_secs(8), heartbeat)
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(*watched.read_at.borrow() > first);
+        assert!(!watched.state.has_changed().unwrap());
     });
 }

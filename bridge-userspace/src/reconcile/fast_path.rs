@@ -20,12 +20,11 @@ use super::slots::{Number, Slots};
 use super::{Changes, PrefixTable};
 use crate::contents::Contents;
 use crate::next_hops::Hop;
-use crate::sweep;
 use crate::tables::{TableError, Tables, access};
 
-/// Seconds for which next hops are believed after they were last compared with the kernel's, which `run` does every ten
-/// seconds at least.
-const VALIDITY: Seconds = 30;
+/// Seconds for which XDP believes next hops after the kernel was last read: the lease. `run` reads the kernel and renews
+/// the lease every ten seconds at least.
+const LEASE: Seconds = 30;
 
 pub(super) struct RouteTables {
     routes: PrefixTable<Route>,
@@ -72,6 +71,7 @@ impl RouteTables {
     pub(super) fn apply(
         &mut self,
         contents: &Contents,
+        read_at: Seconds,
         changes: &mut Changes,
     ) -> Result<(), TableError> {
         let now = Instant::now();
@@ -87,7 +87,7 @@ impl RouteTables {
         self.next_hops.slots.keep(&hops);
         self.vteps.slots.keep(&vteps);
 
-        self.apply_fast_path(contents, now, changes)
+        self.apply_fast_path(contents, read_at, now, changes)
     }
 
     /// The routes with the numbers of their next hops, and all numbers that are in use then.
@@ -146,6 +146,7 @@ impl RouteTables {
     fn apply_fast_path(
         &mut self,
         contents: &Contents,
+        read_at: Seconds,
         now: Instant,
         changes: &mut Changes,
     ) -> Result<(), TableError> {
@@ -162,9 +163,9 @@ impl RouteTables {
             destinations: destinations(&contents.cluster),
         };
         changes.written += usize::from(wanted != self.applied);
-        // Renewed each time, which is no change of what is forwarded.
+        // To renew the lease is no change of what is forwarded.
         self.applied = FastPath {
-            valid_until: sweep::now().saturating_add(VALIDITY),
+            valid_until: read_at.saturating_add(LEASE),
             ..wanted
         };
         self.fast_path

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::connections::{Connection, connections};
 use super::{endpoint, print_json, protocol_name, table};
 use crate::cli::{FlowFilter, OutputFormat};
+use crate::kernel::clock;
 use crate::sweep;
 use crate::tables::{TableError, Tables, access};
 
@@ -95,7 +96,7 @@ fn select(tables: &Tables, filter: &FlowFilter) -> Result<Vec<Connection>, Table
 pub fn views(tables: &Tables, filter: &FlowFilter) -> Result<Vec<FlowView>, TableError> {
     let replies: HashMap<ReplyKey, Reply> = tables.replies()?.into_iter().collect();
     let timeouts = tables.settings()?.timeouts;
-    let now = sweep::now();
+    let now = clock::now();
     Ok(select(tables, filter)?
         .iter()
         .map(|connection| {

@@ -10,10 +10,10 @@ use super::{print_json, table, total};
 use crate::cli::OutputFormat;
 use crate::datapath::{Hook, Pins, Side};
 use crate::journal::Event;
+use crate::kernel::clock::now;
 use crate::preflight::InstanceLock;
 use crate::readiness::{Attachment, Readiness};
 use crate::state::{CidrState, ClusterState};
-use crate::sweep::now;
 use crate::tables::{Tables, access};
 
 /// An interface and what runs there.

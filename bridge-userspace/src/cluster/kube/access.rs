@@ -151,7 +151,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::cluster::{InternalTrafficPolicy, Rules, Source, watch};
+    use crate::cluster::{InternalTrafficPolicy, Rules, SourceSpec, open};
     use crate::exit;
 
     #[tokio::test]
@@ -177,8 +177,8 @@ mod tests {
             if let Some(text) = text {
                 fs::write(&file, text).unwrap();
             }
-            let source = Source::Kube(ApiAccess::Kubeconfig(file.clone()));
-            let error = watch(&source, rules.clone()).await.unwrap_err();
+            let source = SourceSpec::Kube(ApiAccess::Kubeconfig(file.clone()));
+            let error = open(&source, rules.clone()).await.err().unwrap();
             let message = format!("{error:#}");
             assert!(message.contains(expected), "{message}");
             assert!(

@@ -11,6 +11,7 @@ mod follow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -22,8 +23,8 @@ use tracing::{info, warn};
 
 use self::follow::{Follower, Message, backoff};
 use super::derive::{Deriver, Rules};
-use super::feed::{self, Publisher};
-use super::{ApiAccess, Change, CidrKind, Feed, Kind};
+use super::feed::Publisher;
+use super::{ApiAccess, Change, CidrKind, Kind, Source};
 use crate::exit::UsageError;
 
 /// How often to ask the API server whether it is well.
@@ -35,53 +36,64 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Changes that may wait to be looked at.
 const BACKLOG: usize = 4_096;
 
-/// Begins to follow the API server.
-///
-/// # Errors
-/// When what should lead to it is wrong. That it doesn't answer is no error.
-pub(super) async fn watch(access: &ApiAccess, rules: Rules) -> Result<Feed, UsageError> {
-    let client = access::client(access).await?;
-    let access = access.clone();
-    let (publisher, feed) = feed::channel();
-    tokio::spawn(async move {
-        let known = Known::new(rules);
-        tokio::select! {
-            () = follow_for_ever(&access, client, known, &publisher) => {}
-            () = publisher.closed() => {}
-        }
-    });
-    Ok(feed)
+/// The API server.
+pub(super) struct ApiServer {
+    access: ApiAccess,
+    rules: Rules,
+    publisher: Publisher,
 }
 
-async fn follow_for_ever(
-    access: &ApiAccess,
-    client: Client,
-    mut known: Known,
-    publisher: &Publisher,
-) {
-    let mut client: Result<_, UsageError> = Ok(client);
-    let mut delays = backoff();
-    loop {
-        let begun = Instant::now();
-        let why = match &client {
-            Ok(client) => match access::heartbeat(client).await {
-                Ok(()) => session(client, &mut known, publisher).await,
-                Err(why) => why,
-            },
-            Err(error) => error.to_string(),
-        };
-        if publisher.lost(why.clone()) {
-            warn!("{why}; the state of the cluster stays as it was until that is mended");
+impl ApiServer {
+    /// The API server that is configured. That it doesn't answer is no error.
+    ///
+    /// # Errors
+    /// When what should lead to it is wrong.
+    pub(super) async fn open(
+        access: &ApiAccess,
+        rules: Rules,
+        publisher: Publisher,
+    ) -> Result<Self, UsageError> {
+        access::client(access).await?;
+        Ok(Self {
+            access: access.clone(),
+            rules,
+            publisher,
+        })
+    }
+
+    /// Session after session, for ever.
+    async fn keep_up(&self) -> anyhow::Error {
+        let publisher = &self.publisher;
+        let mut known = Known::new(self.rules.clone());
+        let mut delays = backoff();
+        loop {
+            // Certificates may have been renewed.
+            let client = access::client(&self.access).await;
+            let begun = Instant::now();
+            let why = match &client {
+                Ok(client) => match access::heartbeat(client).await {
+                    Ok(()) => session(client, &mut known, publisher).await,
+                    Err(why) => why,
+                },
+                Err(error) => error.to_string(),
+            };
+            if publisher.lost(why.clone()) {
+                warn!("{why}; the state of the cluster stays as it was until that is mended");
+            }
+            // One that comes and goes is not to be asked for everything all the time.
+            if begun.elapsed() > HEARTBEAT {
+                delays = backoff();
+            }
+            if let Some(delay) = delays.next() {
+                sleep(delay).await;
+            }
         }
-        // One that comes and goes is not to be asked for everything all the time.
-        if begun.elapsed() > HEARTBEAT {
-            delays = backoff();
-        }
-        if let Some(delay) = delays.next() {
-            sleep(delay).await;
-        }
-        // Certificates may have been renewed.
-        client = access::client(access).await;
+    }
+}
+
+impl Source for ApiServer {
+    fn follow(&self) -> BoxFuture<'_, anyhow::Error> {
+        Box::pin(self.keep_up())
     }
 }
 
@@ -105,7 +117,15 @@ async fn session(client: &Client, known: &mut Known, publisher: &Publisher) -> S
     };
     let mut is_in_touch = false;
     loop {
-        let Some(message) = messages.recv().await else {
+        let message = tokio::select! {
+            message = messages.recv() => message,
+            // One of several is not missed by the others, but what it follows would stand still.
+            ended = tasks.join_next() => match ended {
+                Some(Err(error)) => return format!("following the API server has broken down: {error}"),
+                _ => None,
+            },
+        };
+        let Some(message) = message else {
             return "nothing follows the API server any more".to_owned();
         };
         let received = Instant::now();

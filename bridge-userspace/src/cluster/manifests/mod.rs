@@ -10,12 +10,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use futures::future::BoxFuture;
+use tokio::sync::Mutex;
 use tracing::warn;
 
 use self::directory::Directory;
 use self::follow::Follow;
-use super::feed::{self, Publisher};
-use super::{Feed, Rules, desired_state};
+use super::feed::Publisher;
+use super::{Rules, Source, desired_state};
 
 /// Why a directory of manifests cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,67 +49,95 @@ fn location(path: &Path, line: Option<u64>) -> String {
     }
 }
 
-pub(super) fn watch(path: &Path, rules: Rules) -> Result<Feed, ManifestError> {
-    // Following starts before the first reading, so that no change falls between the two.
-    let follow = Follow::start(path)?;
-    let mut directory = Directory::new(path);
-    let begun = Instant::now();
-    let errors = directory.read()?;
-    if let Some(error) = errors.into_iter().next() {
-        return Err(error);
-    }
-    let (publisher, feed) = feed::channel();
-    publisher.publish(desired_state(directory.objects(), &rules), begun);
-    publisher.in_touch();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = keep_up(follow, directory, &rules, &publisher) => {}
-            () = publisher.closed() => {}
-        }
-    });
-    Ok(feed)
+/// A directory of manifests.
+pub(super) struct Manifests {
+    path: PathBuf,
+    rules: Rules,
+    publisher: Publisher,
+    /// What the first reading has left, for the first call of [`Source::follow`].
+    opened: Mutex<Option<(Follow, Directory)>>,
 }
 
-async fn keep_up(
-    mut follow: Follow,
-    mut directory: Directory,
-    rules: &Rules,
-    publisher: &Publisher,
-) {
-    loop {
-        follow.changed().await;
-        let noticed = Instant::now();
-        // A big cluster's dump takes its time to parse.
-        let reading = tokio::task::spawn_blocking(move || {
-            let result = directory.read();
-            (directory, result)
-        });
-        let result;
-        (directory, result) = match reading.await {
-            Ok(read) => read,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // The runtime is shutting down.
-            Err(_) => return,
-        };
-        match result {
-            Ok(errors) => {
-                for error in &errors {
-                    warn!("{error}; what this file said before stays in force");
-                }
-                match errors.first() {
-                    Some(error) => {
-                        publisher.lost(error.to_string());
-                    }
-                    None => publisher.in_touch(),
-                }
-            }
-            Err(error) => {
-                warn!("{error}; the last good state stays in force");
-                publisher.lost(error.to_string());
-                continue;
-            }
+impl Manifests {
+    /// Reads the directory and publishes what it says.
+    ///
+    /// # Errors
+    /// When the directory or a file in it can't be read.
+    pub(super) fn open(
+        path: &Path,
+        rules: Rules,
+        publisher: Publisher,
+    ) -> Result<Self, ManifestError> {
+        // Following starts before the first reading, so that no change falls between the two.
+        let follow = Follow::start(path)?;
+        let mut directory = Directory::new(path);
+        let begun = Instant::now();
+        let errors = directory.read()?;
+        if let Some(error) = errors.into_iter().next() {
+            return Err(error);
         }
-        publisher.publish(desired_state(directory.objects(), rules), noticed);
+        publisher.publish(desired_state(directory.objects(), &rules), begun);
+        publisher.in_touch();
+        Ok(Self {
+            path: path.to_owned(),
+            rules,
+            publisher,
+            opened: Mutex::new(Some((follow, directory))),
+        })
+    }
+
+    async fn keep_up(&self) -> anyhow::Error {
+        let opened = self.opened.lock().await.take();
+        let is_first = opened.is_some();
+        let (mut follow, mut directory) = match opened {
+            Some(opened) => opened,
+            None => match Follow::start(&self.path) {
+                Ok(follow) => (follow, Directory::new(&self.path)),
+                Err(error) => return error.into(),
+            },
+        };
+        if is_first {
+            follow.changed().await;
+        }
+        loop {
+            let noticed = Instant::now();
+            // A big cluster's dump takes its time to parse.
+            let reading = tokio::task::spawn_blocking(move || {
+                let result = directory.read();
+                (directory, result)
+            });
+            let result;
+            (directory, result) = match reading.await {
+                Ok(read) => read,
+                Err(error) => return anyhow::Error::new(error).context("reading manifests"),
+            };
+            match result {
+                Ok(errors) => {
+                    for error in &errors {
+                        warn!("{error}; what this file said before stays in force");
+                    }
+                    match errors.first() {
+                        Some(error) => {
+                            self.publisher.lost(error.to_string());
+                        }
+                        None => self.publisher.in_touch(),
+                    }
+                    let state = desired_state(directory.objects(), &self.rules);
+                    self.publisher.publish(state, noticed);
+                }
+                Err(error) => {
+                    warn!("{error}; the last good state stays in force");
+                    self.publisher.lost(error.to_string());
+                }
+            }
+            follow.changed().await;
+        }
+    }
+}
+
+impl Source for Manifests {
+    fn follow(&self) -> BoxFuture<'_, anyhow::Error> {
+        Box::pin(self.keep_up())
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::timeout;
 
 use super::*;
-use crate::cluster::{DesiredState, InternalTrafficPolicy, Update};
+use crate::cluster::{DesiredState, InternalTrafficPolicy, Update, feed};
 
 fn node(name: &str, pods: &str) -> String {
     format!(
@@ -19,7 +19,10 @@ fn follow(path: &Path) -> Result<Receiver<Option<Update>>, ManifestError> {
         explicit: Vec::new(),
         internal_traffic_policy: InternalTrafficPolicy::Ignore,
     };
-    let mut desired = watch(path, rules)?.desired;
+    let (publisher, feed) = feed::channel();
+    let manifests = Manifests::open(path, rules, publisher)?;
+    tokio::spawn(async move { manifests.follow().await });
+    let mut desired = feed.desired;
     desired.mark_unchanged();
     Ok(desired)
 }

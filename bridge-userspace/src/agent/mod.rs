@@ -1,0 +1,3 @@
+//! `office-bridge run`.
+
+pub mod supervisor;

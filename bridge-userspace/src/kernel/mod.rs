@@ -1,0 +1,3 @@
+//! What the kernel says.
+
+pub mod clock;
