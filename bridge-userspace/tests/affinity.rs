@@ -11,6 +11,7 @@ use bridge_common::layout::{
 use bridge_common::parse::TCP;
 use bridge_userspace::contents::{Contents, ServiceEntry};
 use bridge_userspace::datapath::Datapath;
+use bridge_userspace::kernel::clock;
 use bridge_userspace::next_hops::NextHops;
 use bridge_userspace::reconcile::Reconciler;
 use bridge_userspace::tables::Tables;
@@ -60,7 +61,7 @@ fn remembered(test: &str, changed: Option<(&[u8], Seconds)>) -> Vec<u8> {
     let tables = Tables::open(pins).unwrap();
     let mut reconciler = Reconciler::open(&tables).unwrap();
     let first = contents(Some((&[1, 2, 3], 600)));
-    reconciler.apply(&first).unwrap();
+    reconciler.apply(&first, clock::now()).unwrap();
     let mut affinity = tables
         .hash::<AffinityKey, Affinity>(name::AFFINITY)
         .unwrap();
@@ -75,8 +76,8 @@ fn remembered(test: &str, changed: Option<(&[u8], Seconds)>) -> Vec<u8> {
         };
         affinity.insert(key, value, 0).unwrap();
     }
-    assert!(reconciler.apply(&first).unwrap().is_empty());
-    reconciler.apply(&contents(changed)).unwrap();
+    assert!(reconciler.apply(&first, clock::now()).unwrap().is_empty());
+    reconciler.apply(&contents(changed), clock::now()).unwrap();
     let mut left: Vec<u8> = affinity
         .iter()
         .map(|entry| entry.unwrap().0.client[3])
