@@ -4,11 +4,11 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bridge_userspace::cli::{Cli, Command, FlowsCommand, ListArgs};
-use bridge_userspace::datapath::Pins;
-use bridge_userspace::tables::Tables;
-use bridge_userspace::uninstall::uninstall;
-use bridge_userspace::{exit, run, views};
+use bridge_userspace::agent::run;
+use bridge_userspace::commands::cli::{Cli, Command, FlowsCommand, ListArgs};
+use bridge_userspace::commands::uninstall::uninstall;
+use bridge_userspace::commands::{exit, flows, services, status};
+use bridge_userspace::maps::{Pins, Tables};
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
@@ -31,17 +31,16 @@ fn execute(command: Command) -> anyhow::Result<()> {
     let open = |list: &ListArgs| Tables::open(&Pins::new(&list.pin.pin_path));
     match command {
         Command::Run(args) => run::run(*args),
-        Command::Status(list) => block_on(views::status::show(
-            &Pins::new(&list.pin.pin_path),
-            list.output,
-        )),
+        Command::Status(list) => {
+            block_on(status::show(&Pins::new(&list.pin.pin_path), list.output))
+        }
         Command::Flows(FlowsCommand::List { filter, list }) => {
-            views::flows::list(&open(&list)?, &filter, list.output)
+            flows::list(&open(&list)?, &filter, list.output)
         }
         Command::Flows(FlowsCommand::Flush { filter, list }) => {
-            views::flows::flush(&open(&list)?, &filter, list.output)
+            flows::flush(&open(&list)?, &filter, list.output)
         }
-        Command::Services(list) => views::services::list(&open(&list)?, list.output),
+        Command::Services(list) => services::list(&open(&list)?, list.output),
         Command::Uninstall(pin) => block_on(uninstall(&Pins::new(&pin.pin_path))),
     }
 }

@@ -9,12 +9,12 @@ use bridge_common::layout::{
     Affinity, AffinityKey, Backend, NatPort, Seconds, ServiceKey, Settings, capacity, name,
 };
 use bridge_common::parse::TCP;
-use bridge_userspace::contents::{Contents, ServiceEntry};
 use bridge_userspace::datapath::Datapath;
 use bridge_userspace::kernel::clock;
-use bridge_userspace::next_hops::NextHops;
+use bridge_userspace::maps::Tables;
+use bridge_userspace::plan::map_state::{Contents, ServiceEntry};
+use bridge_userspace::plan::next_hops::NextHops;
 use bridge_userspace::reconcile::Reconciler;
-use bridge_userspace::tables::Tables;
 
 use self::pinned::Pinned;
 

@@ -6,10 +6,9 @@ mod pinned;
 use std::process::Command;
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use bridge_userspace::datapath::{
-    AttachPoint, AttachPoints, Attachments, Datapath, Mode, Pins, Program, TcAttach, XdpObstacles,
-    attached,
-};
+use bridge_userspace::datapath::{Attachments, Datapath, Mode, TcAttach, XdpObstacles, attached};
+use bridge_userspace::maps::Pins;
+use bridge_userspace::model::program::{AttachPoint, AttachPoints, Program};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 

@@ -17,15 +17,15 @@ use bridge_common::layout::{
 use bridge_common::parse::{ICMP, TCP, UDP};
 use bridge_common::stack::depart;
 use bridge_common::verdict::Verdict;
-use bridge_userspace::contents::{Contents, ServiceEntry};
-use bridge_userspace::datapath::Program::{
-    self, ClusterEgress, ClusterIngress, UplinkIngress, XdpFast,
-};
 use bridge_userspace::datapath::{Buffers, Datapath};
 use bridge_userspace::kernel::clock;
-use bridge_userspace::next_hops::{Hop, NextHops};
+use bridge_userspace::maps::Tables;
+use bridge_userspace::model::program::Program::{
+    self, ClusterEgress, ClusterIngress, UplinkIngress, XdpFast,
+};
+use bridge_userspace::plan::map_state::{Contents, ServiceEntry};
+use bridge_userspace::plan::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::Reconciler;
-use bridge_userspace::tables::Tables;
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
 use ipnet::Ipv4Net;
 

@@ -10,12 +10,12 @@ use std::time::Duration;
 use bridge_common::layout::{
     FastPath, Ipv4, NatPort, NextHop, Route, Settings, Vtep, XdpPort, capacity, name,
 };
-use bridge_userspace::contents::Contents;
 use bridge_userspace::datapath::Datapath;
 use bridge_userspace::kernel::clock;
-use bridge_userspace::next_hops::{Hop, NextHops};
+use bridge_userspace::maps::{Tables, prefix_key};
+use bridge_userspace::plan::map_state::Contents;
+use bridge_userspace::plan::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::{Changes, Reconciler};
-use bridge_userspace::tables::{Tables, prefix_key};
 use ipnet::Ipv4Net;
 
 use self::pinned::Pinned;

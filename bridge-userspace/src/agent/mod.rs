@@ -1,3 +1,5 @@
 //! `office-bridge run`.
 
+pub mod listeners;
+pub mod run;
 pub mod supervisor;

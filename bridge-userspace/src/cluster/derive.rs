@@ -4,17 +4,11 @@
 use std::collections::BTreeMap;
 use std::mem;
 
+use super::desired_state::{ClusterCidr, DesiredState};
+use super::discovery;
+use super::objects::{Change, Key, Objects};
+use super::rules::{InternalTrafficPolicy, Rules};
 use super::services::{self, Derived};
-use super::{Change, ClusterCidr, DesiredState, InternalTrafficPolicy, Key, Objects, discovery};
-
-/// The part of the configuration that the desired state depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
-    /// Networks of the configuration; per kind, they win over everything that the objects say.
-    pub explicit: Vec<ClusterCidr>,
-    /// What becomes of services that are for clients on the same node only.
-    pub internal_traffic_policy: InternalTrafficPolicy,
-}
 
 /// The desired state that follows from a cluster's objects.
 ///
@@ -27,6 +21,15 @@ pub fn desired_state(objects: Objects, rules: &Rules) -> DesiredState {
     deriver.objects = objects;
     deriver.update();
     deriver.state(&[])
+}
+
+/// The desired state without any knowledge of services.
+#[must_use]
+pub fn static_state(rules: &Rules) -> DesiredState {
+    DesiredState {
+        authoritative: false,
+        ..desired_state(Objects::default(), rules)
+    }
 }
 
 /// Objects and what follows from them.

@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use super::{CidrKind, ClusterCidr, Key, Objects};
-use crate::networks::{CidrError, parse_cidr};
+use crate::model::networks::{CidrError, parse_cidr};
 
 /// The first of the known places that names a CIDR of each kind; ascending, each network once.
 pub(super) fn cidrs(

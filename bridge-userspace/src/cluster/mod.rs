@@ -11,267 +11,28 @@
 //! Neither source knows of tables, and [`desired_state`] knows of no source.
 
 mod derive;
+mod desired_state;
 mod discovery;
 mod facts;
 mod feed;
 mod kube;
 mod manifests;
 mod objects;
+mod open;
+mod rules;
 mod services;
 mod source;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use ipnet::Ipv4Net;
-use serde::Serialize;
-
-pub use self::derive::{Rules, desired_state};
+pub use self::derive::{desired_state, static_state};
+pub use self::desired_state::{
+    Backend, CidrKind, ClusterCidr, DesiredState, Protocol, Service, ServicePort,
+};
 pub use self::feed::{Connection, Feed, Update};
 pub use self::manifests::ManifestError;
 pub use self::objects::{Change, Key, Kind, Object, Objects};
-pub use self::source::{Source, SourceSpec, open};
-use crate::networks::{self, Conflict, Labelled};
-
-/// What says how to reach the API server. Never `~/.kube/config` unasked: whoever starts the bridge by
-/// hand is not always at work on the cluster that the node belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ApiAccess {
-    /// A kubeconfig file.
-    Kubeconfig(PathBuf),
-    /// The files that the variable `KUBECONFIG` names, merged.
-    KubeconfigVariable,
-    /// The service account of the pod that this process runs in.
-    ServiceAccount,
-}
-
-/// What becomes of services with `internalTrafficPolicy: Local`, which are for clients on the node of an
-/// endpoint. A client in the office is on no node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum InternalTrafficPolicy {
-    /// They lead to all their endpoints.
-    Ignore,
-    /// They lead to their endpoints on this node, and nowhere if there is none.
-    Honor {
-        /// This node's name in the cluster.
-        node: String,
-    },
-}
-
-/// Everything about the cluster that the datapath has to know.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DesiredState {
-    /// The networks on the cluster's side, pods first, ascending, each once.
-    pub cidrs: Vec<ClusterCidr>,
-    /// What to do with a packet to a VIP and port.
-    pub services: BTreeMap<ServicePort, Arc<Service>>,
-    /// Whether `services` is complete. If so, nothing else on the node may translate a packet to
-    /// a VIP or port that isn't listed, and it has to be rejected; if not, it is kube-proxy's.
-    pub authoritative: bool,
-    /// What was left out of the above and why, for people; sorted.
-    pub problems: Vec<String>,
-}
-
-impl DesiredState {
-    /// The CIDRs of one kind.
-    pub fn cidrs_of(&self, kind: CidrKind) -> impl Iterator<Item = Ipv4Net> + '_ {
-        self.cidrs
-            .iter()
-            .filter(move |cidr| cidr.kind == kind)
-            .map(|cidr| cidr.cidr)
-    }
-
-    /// Whether the cluster's networks and these office networks can live together.
-    ///
-    /// # Errors
-    /// When networks of two roles share an address, such as an office network that contains a
-    /// node's pod CIDR. The cluster's networks are found while running, so this has to be asked
-    /// for every new state.
-    pub fn check_against_office(&self, office: &[Ipv4Net]) -> Result<(), Conflict> {
-        let mut networks: Vec<Labelled> = office
-            .iter()
-            .map(|network| Labelled {
-                network: *network,
-                role: networks::OFFICE,
-                source: "configuration".to_owned(),
-            })
-            .collect();
-        networks.extend(self.cidrs.iter().map(ClusterCidr::labelled));
-        networks::check_roles(&networks)
-    }
-
-    /// This state without the networks that contradict the office's, the configuration's (`explicit`) or those
-    /// of another kind before them; they are told among the problems. Everything else is followed all the same.
-    #[must_use]
-    pub fn without_conflicts(&self, office: &[Ipv4Net], explicit: &[ClusterCidr]) -> Self {
-        let is_explicit = |cidr: &ClusterCidr| {
-            explicit
-                .iter()
-                .any(|known| (known.kind, known.cidr) == (cidr.kind, cidr.cidr))
-        };
-        let (mut kept, found): (Vec<_>, Vec<_>) = self.cidrs.iter().cloned().partition(is_explicit);
-        let mut problems = self.problems.clone();
-        for cidr in found {
-            let mut with = Self {
-                cidrs: kept,
-                ..Self::default()
-            };
-            with.cidrs.push(cidr);
-            if let Err(conflict) = with.check_against_office(office) {
-                problems.push(format!("left out: {conflict}"));
-                with.cidrs.pop();
-            }
-            kept = with.cidrs;
-        }
-        kept.sort();
-        problems.sort();
-        Self {
-            cidrs: kept,
-            problems,
-            ..self.clone()
-        }
-    }
-}
-
-/// One network on the cluster's side.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct ClusterCidr {
-    /// Pods or services.
-    pub kind: CidrKind,
-    /// The network.
-    pub cidr: Ipv4Net,
-    /// Who says so, for people: `command line`, `ServiceCIDR kubernetes`,
-    /// `Node worker-1 spec.podCIDRs`.
-    pub source: String,
-}
-
-impl ClusterCidr {
-    /// The same with its role, for messages about conflicts.
-    #[must_use]
-    pub fn labelled(&self) -> Labelled {
-        Labelled {
-            network: self.cidr,
-            role: match self.kind {
-                CidrKind::Pod => networks::POD,
-                CidrKind::Service => networks::SERVICE,
-            },
-            source: self.source.clone(),
-        }
-    }
-}
-
-/// What lives in a network of the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CidrKind {
-    /// Pods: real hosts.
-    Pod,
-    /// Services: addresses that exist only in translation tables.
-    Service,
-}
-
-impl fmt::Display for CidrKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pod => "pod",
-            Self::Service => "service",
-        })
-    }
-}
-
-/// A transport protocol that a service can have here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl Protocol {
-    /// The protocol's number in the IPv4 header (IANA "Assigned Internet Protocol Numbers").
-    #[must_use]
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
-}
-
-/// What a client addresses when it uses a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct ServicePort {
-    /// The service's cluster IP.
-    pub vip: Ipv4Addr,
-    /// Port in host order.
-    pub port: u16,
-    /// Transport protocol.
-    pub protocol: Protocol,
-}
-
-impl fmt::Display for ServicePort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}/{}", self.vip, self.port, self.protocol)
-    }
-}
-
-/// A service as one of its ports sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Service {
-    /// The Service object's namespace.
-    pub namespace: String,
-    /// The Service object's name.
-    pub name: String,
-    /// The port's name; only services with a single port may leave it out.
-    pub port_name: Option<String>,
-    /// Where new flows may go: ready endpoints or, without any, those that still serve while
-    /// they terminate. Ascending, each once. UDP flows to any other end.
-    pub backends: Vec<Backend>,
-    /// Every endpoint that still serves, `backends` included: established TCP flows to these go on.
-    /// Ascending, each once.
-    pub serving: Vec<Backend>,
-    /// How long a client comes to the same backend after its last new flow
-    /// (`sessionAffinity: ClientIP`), in seconds; `None` without affinity.
-    pub affinity_seconds: Option<u32>,
-}
-
-/// A pod's address and port behind a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Backend {
-    /// The pod's address.
-    pub address: Ipv4Addr,
-    /// Port in host order.
-    pub port: u16,
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.address, self.port)
-    }
-}
-
-/// The desired state without any knowledge of services.
-#[must_use]
-pub fn static_state(rules: &Rules) -> DesiredState {
-    DesiredState {
-        authoritative: false,
-        ..desired_state(Objects::default(), rules)
-    }
-}
+pub use self::open::open;
+pub use self::rules::{InternalTrafficPolicy, Rules};
+pub use self::source::{ApiAccess, Source, SourceSpec};
 
 #[cfg(test)]
 mod tests;

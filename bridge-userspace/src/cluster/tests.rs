@@ -3,6 +3,10 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+
 use super::*;
 
 fn objects(yaml: &str) -> Objects {

@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use bridge_common::layout::capacity;
 use ipnet::Ipv4Net;
 
-use super::{
-    ClusterChoice, Config, DEFAULT_CLUSTER_DOMAIN, DEFAULT_FLOW_CAPACITY, DEFAULT_HTTP_LISTEN,
-    DEFAULT_PIN_PATH, Datapath, DnsConfig, Environment, RunArgs,
+use super::args::{ClusterChoice, RunArgs};
+use super::checked::{Config, Datapath, DnsConfig};
+use super::defaults::{
+    DEFAULT_CLUSTER_DOMAIN, DEFAULT_FLOW_CAPACITY, DEFAULT_HTTP_LISTEN, DEFAULT_PIN_PATH,
 };
+use super::environment::Environment;
 use crate::cluster::{ApiAccess, CidrKind, ClusterCidr, InternalTrafficPolicy, SourceSpec};
 use crate::datapath::TcAttach;
-use crate::exit::UsageError;
-use crate::networks::{self, Labelled, parse_cidr};
+use crate::model::UsageError;
+use crate::model::networks::{self, Labelled, parse_cidr};
 
 /// Fewer flows than this cannot serve even one busy client.
 const SMALLEST_FLOW_CAPACITY: u32 = 1_024;

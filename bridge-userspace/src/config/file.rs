@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::RunArgs;
-use crate::exit::UsageError;
+use crate::model::UsageError;
 
 pub(super) fn read(path: &Path) -> Result<RunArgs, UsageError> {
     let text = fs::read_to_string(path)

@@ -5,8 +5,8 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 
 use super::*;
-use crate::cli::{Cli, Command};
-use crate::cluster::ApiAccess;
+use crate::cluster::{ApiAccess, InternalTrafficPolicy, SourceSpec};
+use crate::commands::cli::{Cli, Command};
 
 /// A command line that is complete; more can be added to it.
 const BASE: &str = "--uplink eth0 --office-cidr 192.168.0.0/22 --pod-cidr 10.244.0.0/16 \

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::exit::UsageError;
+use crate::model::UsageError;
 
 /// Idle times in seconds, as the file has them; absent ones keep their default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]

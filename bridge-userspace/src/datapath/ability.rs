@@ -1,6 +1,6 @@
 //! What can be asked of the driver of an interface with an XDP program.
 
-use crate::netlink::{LinkKind, XdpFeatures, driver, xdp_features, xdp_link};
+use crate::kernel::netlink::{LinkKind, XdpFeatures, driver, xdp_features, xdp_link};
 
 /// Drivers that send what is redirected to them, by any CPU and as long as they have a program themselves, and whose own
 /// programs may redirect, in Linux 5.15 and later (their `ndo_xdp_xmit`). For kernels before 6.3, which don't tell.

@@ -1,46 +1,25 @@
 //! What is attached where, and bringing it to what is wanted.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 
 use bridge_common::layout::capacity;
-use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::ability::XdpAbility;
 use super::link::is_linked;
+use super::load::Datapath;
 use super::load::{LoadError, classifier};
+use super::mode::Mode;
 use super::obstacle::XdpObstacles;
-use super::program::{AttachPoint, AttachPoints, Hook, Program};
+use super::tc::TcAttach;
 use super::tc::{attach_clsact, attach_tcx, detach_clsact, has_filter, warn_of_others};
 use super::xdp::{self, XdpRefusal};
 use super::xdp_ports::XdpPorts;
-use super::{Datapath, Pins, TcAttach};
-use crate::bpf::{detach_pinned_link, pinned_link};
-use crate::netlink;
-
-/// How a program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// A TCX link (kernel 6.6).
-    Tcx,
-    /// A filter of the clsact qdisc.
-    Clsact,
-    /// An XDP link to the driver.
-    Native,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-            Self::Native => "native",
-        })
-    }
-}
+use crate::kernel::netlink;
+use crate::maps::Pins;
+use crate::maps::bpf_syscall::{detach_pinned_link, pinned_link};
+use crate::model::program::{AttachPoint, AttachPoints, Hook, Program};
 
 /// A program could not be attached.
 #[derive(Debug, thiserror::Error)]

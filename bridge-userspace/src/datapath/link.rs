@@ -6,9 +6,9 @@ use std::os::fd::BorrowedFd;
 
 use tracing::debug;
 
-use super::Pins;
-use super::program::AttachPoint;
-use crate::bpf::{attach_link, detach_pinned_link, pinned_link, replace_program};
+use crate::maps::Pins;
+use crate::maps::bpf_syscall::{attach_link, detach_pinned_link, pinned_link, replace_program};
+use crate::model::program::AttachPoint;
 
 /// Puts the program into the link of an earlier `run`, in one step, or makes a link.
 pub(super) fn link(pins: &Pins, point: &AttachPoint, program: BorrowedFd<'_>) -> io::Result<()> {

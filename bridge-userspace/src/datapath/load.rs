@@ -9,7 +9,8 @@ use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 
 use bridge_common::layout::name;
 
-use super::{Hook, LayoutError, Pins, Program, layout};
+use crate::maps::{LayoutError, Pins, schema};
+use crate::model::program::{Hook, Program};
 
 /// The eBPF object that `cargo xtask build` makes.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/office-bridge.bpf.o"));
@@ -97,7 +98,7 @@ impl Datapath {
         if OBJECT.is_empty() {
             return Err(LoadError::NoObject);
         }
-        layout::check(pins, flow_capacity)?;
+        schema::check(pins, flow_capacity)?;
         let is_new = !pins.exist();
         let loaded = Self::load_pinned(pins, flow_capacity);
         if loaded.is_err() && is_new {
@@ -120,7 +121,7 @@ impl Datapath {
         } else {
             VerifierLogLevel::STATS
         });
-        for table in layout::tables(flow_capacity) {
+        for table in schema::tables(flow_capacity) {
             loader.map_pin_path(table.name, pins.table(table.name));
             loader.map_max_entries(table.name, table.entries);
         }

@@ -5,22 +5,18 @@
 
 mod ability;
 mod attach;
-mod layout;
 mod link;
 mod load;
+mod mode;
 mod obstacle;
-mod pins;
-mod program;
 mod tc;
 mod xdp;
 mod xdp_ports;
 
-pub use self::attach::{AttachError, Attachments, Mode, attached};
-pub use self::layout::LayoutError;
+pub use self::attach::{AttachError, Attachments, attached};
 pub use self::load::{Buffers, Datapath, LoadError};
+pub use self::mode::Mode;
 pub use self::obstacle::{XdpObstacle, XdpObstacles};
-pub use self::pins::Pins;
-pub use self::program::{AttachPoint, AttachPoints, Hook, Program, Side};
 pub use self::tc::{TcAttach, detach_filters, has_filter};
 pub use self::xdp::{XdpRefusal, foreign_program};
 pub use self::xdp_ports::XdpPorts;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::netlink::{Link, LinkKind, NetworkState, taker_of_tags};
+use crate::kernel::netlink::{Link, LinkKind, NetworkState, taker_of_tags};
 
 /// Why packets that come in by an interface must not be XDP's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

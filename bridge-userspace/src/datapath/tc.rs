@@ -12,12 +12,12 @@ use aya::programs::{ProgramError, SchedClassifier, TcError};
 use aya::util::KernelVersion;
 use tracing::{debug, warn};
 
-use super::Pins;
-use super::attach::Mode;
 use super::link::link;
 use super::load::{Datapath, classifier};
-use super::program::{AttachPoint, AttachPoints, Program};
-use crate::netlink;
+use super::mode::Mode;
+use crate::kernel::netlink;
+use crate::maps::Pins;
+use crate::model::program::{AttachPoint, AttachPoints, Program};
 
 /// Priority of our clsact filter: before the default 49152 that filters without one get.
 const PRIORITY: u16 = 50;

@@ -8,12 +8,13 @@ use nix::errno::Errno;
 use tracing::debug;
 
 use super::link::link;
+use super::load::Datapath;
 use super::load::{Buffers, LoadError};
 use super::obstacle::XdpObstacle;
-use super::program::{AttachPoint, Program};
-use super::{Datapath, Pins};
-use crate::bpf::pinned_link;
-use crate::netlink::{NetlinkError, XdpFeatures, xdp_features, xdp_link, xdp_refusal};
+use crate::kernel::netlink::{NetlinkError, XdpFeatures, xdp_features, xdp_link, xdp_refusal};
+use crate::maps::Pins;
+use crate::maps::bpf_syscall::pinned_link;
+use crate::model::program::{AttachPoint, Program};
 
 /// Why an interface goes without XDP.
 #[derive(Debug, thiserror::Error)]

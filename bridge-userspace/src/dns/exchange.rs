@@ -19,7 +19,7 @@ use super::framing::MAX_MESSAGE_LEN;
 use super::message::{Query, ResponseCode};
 use super::relay::Shared;
 use super::upstream::Upstream;
-use crate::sockets::Transport;
+use crate::kernel::sockets::Transport;
 
 /// Wrong replies that one UDP attempt bears. More of them look like someone guessing the id
 /// (RFC 5452 section 9), and the next attempt has another port.

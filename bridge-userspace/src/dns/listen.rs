@@ -7,7 +7,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 
-use crate::sockets::{self, Holder, Transport, by};
+use crate::kernel::sockets::{self, Holder, Transport, by};
 
 /// Room for a burst of queries: some 5,000 small ones at the kernel's bookkeeping of 768 bytes each.
 /// The default of 208 KiB loses queries while the relay is not scheduled.

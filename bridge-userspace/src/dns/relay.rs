@@ -13,7 +13,7 @@ use super::config::Limits;
 use super::counters::{ByTransport, Counters, Snapshot};
 use super::message::{Query, ResponseCode, Unusable, response_code};
 use super::upstream::Upstream;
-use crate::sockets::Transport;
+use crate::kernel::sockets::Transport;
 
 /// REFUSED answers given in a second. Sources can be forged, and nobody who is refused needs more.
 const REFUSALS_PER_SECOND: u64 = 1000;

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::exchange::resolve;
 use super::framing::{Frames, frame};
 use super::relay::{Admission, Shared};
-use crate::sockets::Transport;
+use crate::kernel::sockets::Transport;
 
 /// Connections of sources that may not ask, at the same time: enough to tell them so.
 const UNWELCOME_CONNECTIONS: usize = 64;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::exchange::resolve;
 use super::framing::MAX_MESSAGE_LEN;
 use super::relay::{Admission, Shared};
-use crate::sockets::Transport;
+use crate::kernel::sockets::Transport;
 
 /// Datagrams taken in a row before other tasks get their turn.
 const BATCH: usize = 64;

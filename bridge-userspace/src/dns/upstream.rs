@@ -11,7 +11,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::connection::Connection;
 use super::counters::{ByTransport, Counter, UpstreamSnapshot};
 use super::message::Query;
-use crate::sockets::Transport;
+use crate::kernel::sockets::Transport;
 
 /// Consecutive queries without an answer that mark an upstream down. One may be a lost packet or a slow name.
 const MISSES_UNTIL_DOWN: u32 = 2;

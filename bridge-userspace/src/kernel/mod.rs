@@ -1,3 +1,9 @@
 //! What the kernel says.
 
 pub mod clock;
+pub mod netlink;
+mod reserved_ports;
+pub mod sockets;
+pub mod sysctl;
+
+pub use self::reserved_ports::{NODE_PORTS, ReservedPortsError, TUNNEL_PORTS, reserved_ports};

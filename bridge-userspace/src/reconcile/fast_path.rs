@@ -16,11 +16,12 @@ use bridge_common::layout::{
 use ipnet::Ipv4Net;
 use tracing::warn;
 
+use super::changes::Changes;
+use super::prefix_table::PrefixTable;
 use super::slots::{Number, Slots};
-use super::{Changes, PrefixTable};
-use crate::contents::Contents;
-use crate::next_hops::Hop;
-use crate::tables::{TableError, Tables, access};
+use crate::maps::{TableError, Tables, access};
+use crate::plan::map_state::Contents;
+use crate::plan::next_hops::Hop;
 
 /// Seconds for which XDP believes next hops after the kernel was last read: the lease. `run` reads the kernel and renews
 /// the lease every ten seconds at least.

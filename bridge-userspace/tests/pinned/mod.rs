@@ -1,6 +1,6 @@
 //! Pins that go with the test.
 
-use bridge_userspace::datapath::Pins;
+use bridge_userspace::maps::Pins;
 
 pub struct Pinned(Pins);
 

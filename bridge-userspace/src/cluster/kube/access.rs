@@ -10,7 +10,7 @@ use kube::{Client, Config};
 use tokio::time::timeout;
 
 use super::super::ApiAccess;
-use crate::exit::UsageError;
+use crate::model::UsageError;
 
 /// Longest time for a TCP and TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -152,7 +152,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::{InternalTrafficPolicy, Rules, SourceSpec, open};
-    use crate::exit;
+    use crate::commands::exit;
 
     #[tokio::test]
     async fn a_kubeconfig_that_leads_nowhere_is_wrong_usage_and_told_by_name() {

@@ -22,10 +22,11 @@ use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
 use self::follow::{Follower, Message, backoff};
-use super::derive::{Deriver, Rules};
+use super::derive::Deriver;
 use super::feed::Publisher;
+use super::rules::Rules;
 use super::{ApiAccess, Change, CidrKind, Kind, Source};
-use crate::exit::UsageError;
+use crate::model::UsageError;
 
 /// How often to ask the API server whether it is well.
 const HEARTBEAT: Duration = Duration::from_secs(10);

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use super::{ManifestError, parse};
+use super::error::ManifestError;
+use super::parse;
 use crate::cluster::{Object, Objects};
 
 pub(super) struct Directory {

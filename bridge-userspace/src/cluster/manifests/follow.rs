@@ -9,7 +9,7 @@ use inotify::{EventMask, EventStream, Inotify, WatchMask};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::warn;
 
-use super::ManifestError;
+use super::error::ManifestError;
 
 /// Quiet time after which a series of changes counts as complete.
 const QUIET: Duration = Duration::from_millis(150);

@@ -3,10 +3,10 @@
 //! `parse` reads one file, `directory` all of them, `follow` says when to read again.
 
 mod directory;
+mod error;
 mod follow;
 pub(super) mod parse;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,39 +15,10 @@ use tokio::sync::Mutex;
 use tracing::warn;
 
 use self::directory::Directory;
+pub use self::error::ManifestError;
 use self::follow::Follow;
 use super::feed::Publisher;
 use super::{Rules, Source, desired_state};
-
-/// Why a directory of manifests cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ManifestError {
-    /// The directory or a file in it cannot be read or followed.
-    #[error("cannot read the manifests in {path}: {error}")]
-    Read {
-        /// The directory or file.
-        path: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// A file that is no valid manifest.
-    #[error("{location}: {message}", location = location(.path, *.line))]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// The line, counted from 1, where it is known.
-        line: Option<u64>,
-        /// What is wrong there.
-        message: String,
-    },
-}
-
-fn location(path: &Path, line: Option<u64>) -> String {
-    match line {
-        Some(line) => format!("{}:{line}", path.display()),
-        None => path.display().to_string(),
-    }
-}
 
 /// A directory of manifests.
 pub(super) struct Manifests {

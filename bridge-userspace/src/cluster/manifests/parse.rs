@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
-use super::ManifestError;
+use super::error::ManifestError;
 use crate::cluster::Object;
 
 /// The objects of a file, without those of kinds that don't matter here.

@@ -1,0 +1,4 @@
+//! Flows as userspace sees them.
+
+pub mod connections;
+pub mod gc;

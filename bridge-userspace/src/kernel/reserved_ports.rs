@@ -1,0 +1,114 @@
+//! Ports that the node itself uses, so that NAT on one of its addresses must not.
+
+use std::ops::RangeInclusive;
+
+use nix::unistd::gettid;
+use procfs::ProcError;
+use procfs::net::{TcpNetEntry, TcpState, UdpNetEntry};
+use procfs::process::Process;
+
+use crate::kernel::sysctl::{SysctlError, local_port_range, local_reserved_ports};
+use crate::model::ports::PortSet;
+
+/// Kubernetes' `NodePorts` (kube-apiserver `--service-node-port-range`).
+pub const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+/// UDP ports of tunnels whose packets the kernel takes in before any socket sees them: flannel's
+/// VXLAN (8472, Linux's own default), VXLAN by RFC 7348 (4789), and `WireGuard` (51820).
+pub const TUNNEL_PORTS: [u16; 3] = [8_472, 4_789, 51_820];
+
+/// Why the ports in use cannot be found out.
+#[derive(Debug, thiserror::Error)]
+pub enum ReservedPortsError {
+    /// From the kernel's settings.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// From the kernel's list of sockets.
+    #[error("cannot read which ports are in use: {0}")]
+    Sockets(#[from] ProcError),
+}
+
+/// The ports that belong to the node in the network namespace of the calling thread: those that
+/// the kernel hands out or was told to leave alone, `NodePorts`, tunnels, and everything that
+/// listens now.
+///
+/// # Errors
+/// When the kernel's settings or sockets cannot be read.
+pub fn reserved_ports() -> Result<PortSet, ReservedPortsError> {
+    let mut ports = local_reserved_ports()?;
+    ports.insert_range(local_port_range()?);
+    ports.insert_range(NODE_PORTS);
+    for port in TUNNEL_PORTS {
+        ports.insert(port);
+    }
+    // Port 0 stands for "none" everywhere.
+    ports.insert(0);
+    ports.union_with(&listening_ports()?);
+    Ok(ports)
+}
+
+/// Ports of listening TCP and of all UDP sockets, IPv6 ones included: unless told
+/// otherwise those take IPv4 packets too.
+fn listening_ports() -> Result<PortSet, ReservedPortsError> {
+    // The calling thread's own entry: the process's would be its first thread's namespace.
+    let this = Process::new(gettid().as_raw())?;
+    let tcp: [Vec<TcpNetEntry>; 2] = [this.tcp()?, if_any(this.tcp6())?];
+    let udp: [Vec<UdpNetEntry>; 2] = [this.udp()?, if_any(this.udp6())?];
+    let listening = tcp
+        .iter()
+        .flatten()
+        .filter(|socket| socket.state == TcpState::Listen)
+        .map(|socket| socket.local_address.port());
+    let bound = udp
+        .iter()
+        .flatten()
+        .map(|socket| socket.local_address.port());
+    Ok(listening.chain(bound).collect())
+}
+
+/// A kernel without IPv6 has no list of its sockets.
+fn if_any<T>(sockets: Result<Vec<T>, ProcError>) -> Result<Vec<T>, ProcError> {
+    match sockets {
+        Err(ProcError::NotFound(_)) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_and_kubernetes_hand_out_is_reserved() {
+        let ports = reserved_ports().unwrap();
+        let range = local_port_range().unwrap();
+        for port in [
+            0,
+            *range.start(),
+            *range.end(),
+            30_000,
+            32_767,
+            8_472,
+            4_789,
+            51_820,
+        ] {
+            assert!(ports.contains(port), "{port}");
+        }
+        assert!(ports.len() < 65_536, "nothing is left for NAT");
+    }
+
+    #[test]
+    fn a_port_is_reserved_while_something_listens_on_it() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let tcp6 = TcpListener::bind("[::1]:0").unwrap();
+        let listening = listening_ports().unwrap();
+        for address in [tcp.local_addr(), udp.local_addr(), tcp6.local_addr()] {
+            assert!(listening.contains(address.unwrap().port()));
+        }
+        let port = tcp.local_addr().unwrap().port();
+        drop(tcp);
+        assert!(!listening_ports().unwrap().contains(port));
+    }
+}

@@ -1,0 +1,15 @@
+//! The pinned tables: where they are, what they must look like, and typed access to them.
+
+mod batch;
+pub(crate) mod bpf_syscall;
+mod instance_lock;
+mod pins;
+pub(crate) mod schema;
+mod tables;
+
+pub(crate) use self::instance_lock::run_file;
+pub use self::instance_lock::{InstanceLock, LockError};
+pub use self::pins::Pins;
+pub use self::schema::LayoutError;
+pub use self::tables::{BackendLists, Hash, Prefixes, TableError, Tables, prefix_key, prefix_of};
+pub(crate) use self::tables::{access, full, gone};

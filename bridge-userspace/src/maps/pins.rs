@@ -1,0 +1,223 @@
+//! Where tables and links are pinned.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bridge_common::layout::LAYOUT_VERSION;
+
+use super::bpf_syscall::detach_pinned_link;
+use crate::model::program::Program;
+
+/// The pin directory of one bridge.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The directory given as `--pin-path`.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
+    /// What `--pin-path` says.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory of this layout's tables.
+    #[must_use]
+    pub fn tables(&self) -> PathBuf {
+        self.root.join(format!("v{LAYOUT_VERSION}"))
+    }
+
+    /// One table.
+    #[must_use]
+    pub fn table(&self, name: &str) -> PathBuf {
+        self.tables().join(name)
+    }
+
+    /// The directory of the links, common to all layouts: a successor must find its predecessor's.
+    #[must_use]
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// The link of a program on an interface. The index stands for the name, as bpffs takes no dots.
+    #[must_use]
+    pub fn link(&self, program: Program, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{}-{ifindex}", program.name()))
+    }
+
+    /// Whether there are tables of this layout.
+    #[must_use]
+    pub fn exist(&self) -> bool {
+        self.table(bridge_common::layout::name::FLOWS).exists()
+    }
+
+    /// Layout versions other than this program's that are pinned here.
+    #[must_use]
+    pub fn other_layouts(&self) -> Vec<String> {
+        let mut layouts = self.layouts();
+        layouts.retain(|name| self.root.join(name) != self.tables());
+        layouts
+    }
+
+    /// Directories of tables, of whichever layout. Whatever else is in `--pin-path`, which may be any directory of the
+    /// bpf filesystem, is somebody else's.
+    fn layouts(&self) -> Vec<String> {
+        let is_layout = |name: &String| {
+            name.strip_prefix('v')
+                .is_some_and(|version| version.parse::<u32>().is_ok())
+        };
+        let Ok(entries) = fs::read_dir(&self.root) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(is_layout)
+            .collect()
+    }
+
+    /// Creates the directories.
+    ///
+    /// # Errors
+    /// When bpffs refuses, or is not there.
+    pub fn create(&self) -> io::Result<()> {
+        fs::create_dir_all(self.tables())?;
+        fs::create_dir_all(self.links())
+    }
+
+    /// Pinned links, as the name of the program, the index of the interface, and the path; in the order of detaching.
+    ///
+    /// # Errors
+    /// When the directory can't be read; one that is not there has no links.
+    pub fn pinned_links(&self) -> io::Result<Vec<(String, u32, PathBuf)>> {
+        let entries = match fs::read_dir(self.links()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut links = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if let Some((program, index)) = name.and_then(|name| name.rsplit_once('-'))
+                && let Ok(ifindex) = index.parse()
+            {
+                links.push((program.to_owned(), ifindex, path));
+            }
+        }
+        links.sort_by_cached_key(|(name, ifindex, _)| {
+            let unknown = Program::from_name(name).is_none();
+            std::cmp::Reverse((unknown, Program::from_name(name), *ifindex))
+        });
+        Ok(links)
+    }
+
+    /// Detaches every pinned link and removes the pin. Returns how many there were.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn detach_links(&self) -> io::Result<usize> {
+        let links = self.pinned_links()?;
+        for (_, _, link) in &links {
+            detach_pinned_link(link)?;
+        }
+        Ok(links.len())
+    }
+
+    /// Removes the tables of this layout, which nothing works with yet, and the directories if nothing else is there: a
+    /// predecessor's links and tables of another layout stay.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn remove_layout(&self) -> io::Result<usize> {
+        let removed = remove_pins(&self.tables())?;
+        self.remove_empty_directories();
+        Ok(removed)
+    }
+
+    /// Removes every pin and directory of this bridge, links first so that no packet meets a program
+    /// whose tables are going. Returns how many pins were removed.
+    ///
+    /// # Errors
+    /// When bpffs refuses.
+    pub fn remove_all(&self) -> io::Result<usize> {
+        let mut removed = self.detach_links()?;
+        for layout in self.layouts() {
+            removed += remove_pins(&self.root.join(layout))?;
+        }
+        self.remove_empty_directories();
+        Ok(removed)
+    }
+
+    fn remove_empty_directories(&self) {
+        for directory in [self.links(), self.root.clone()] {
+            // Fails where something is left, which is meant.
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
+/// Removes the pins in a directory of tables, and the directory if nothing else is there.
+fn remove_pins(directory: &Path) -> io::Result<usize> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    let _ = fs::remove_dir(directory);
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_the_bridges_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        for path in ["v3", "v4", "tc/globals", "vxlan", "v4/deeper"] {
+            fs::create_dir_all(root.join(path)).unwrap();
+        }
+        let foreign = ["tc/globals/map", "vxlan/map", "v", "map", "v4/deeper/map"];
+        for path in foreign
+            .iter()
+            .chain(&["v3/flows", "v4/flows", "v4/replies"])
+        {
+            fs::write(root.join(path), "").unwrap();
+        }
+        let pins = Pins::new(root);
+        assert_eq!(pins.other_layouts(), ["v3"]);
+        assert_eq!(pins.remove_layout().unwrap(), 2);
+        assert_eq!(pins.remove_all().unwrap(), 1);
+        assert!(!root.join("v3").exists());
+        for path in foreign {
+            assert!(root.join(path).exists(), "{path}");
+        }
+    }
+
+    #[test]
+    fn directories_without_pins_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = Pins::new(&directory.path().join("office-bridge"));
+        pins.create().unwrap();
+        assert_eq!(pins.remove_all().unwrap(), 0);
+        assert!(!pins.root().exists());
+    }
+}

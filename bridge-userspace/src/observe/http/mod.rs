@@ -1,0 +1,236 @@
+//! Health, readiness and metrics over HTTP.
+//!
+//! | path | answers |
+//! |---|---|
+//! | `/healthz` | 200 as long as the process lives, whatever became of the cluster source |
+//! | `/readyz` | 200 when the cluster's state was read once, programs are attached, tables are filled and, with a DNS relay, an upstream answers; else 503 with one reason in each line |
+//! | `/metrics` | the text format of `OpenMetrics` |
+//!
+//! `listen` binds the address; `metrics` puts together what `datapath` reads from kernel and tables at each
+//! request, what `relay` makes of the relay's counters, what `cluster` tells of the way to the cluster, and what
+//! `sweeps` has counted; `family` writes values out.
+//! Readiness itself is [`crate::observe::readiness`], the same as in `office-bridge status`.
+
+mod cluster;
+mod datapath;
+mod family;
+mod listen;
+mod metrics;
+mod relay;
+mod sweeps;
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
+
+pub use self::cluster::SyncLag;
+pub use self::listen::BindError;
+pub use self::sweeps::Sweeps;
+
+use self::datapath::Reading;
+use crate::cluster::Connection;
+use crate::dns::{RelayHandle, Snapshot};
+use crate::maps::Pins;
+use crate::maps::Tables;
+use crate::observe::readiness::Readiness;
+
+/// How long requests may go on after the shutdown has begun.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// A listener with its address bound, not answering yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: std::net::TcpListener,
+}
+
+impl Server {
+    /// Binds the address, without a runtime.
+    ///
+    /// # Errors
+    /// Says what is in the way.
+    pub fn bind(address: SocketAddrV4) -> Result<Self, BindError> {
+        Ok(Self {
+            listener: listen::bind(address)?,
+        })
+    }
+
+    /// The address, with the port that the kernel chose if it was 0.
+    ///
+    /// # Errors
+    /// When the kernel doesn't tell.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Answers requests until `shutdown` completes, and ends those under way in 2 s at most.
+    ///
+    /// # Errors
+    /// If the runtime can't watch the socket.
+    pub async fn run(self, sources: Sources, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener)?;
+        let (stop, mut stopped) = watch::channel(false);
+        let serving = axum::serve(listener, router(sources)).with_graceful_shutdown(async move {
+            // An error means that the sender is gone: time to stop as well.
+            let _ = stopped.wait_for(|&stopped| stopped).await;
+        });
+        let mut serving = std::pin::pin!(serving.into_future());
+        tokio::select! {
+            ended = &mut serving => return ended,
+            () = shutdown => {}
+        }
+        stop.send_replace(true);
+        // A client that never finishes its request must not hold the process up.
+        timeout(DRAIN, serving).await.unwrap_or(Ok(()))
+    }
+}
+
+/// What the answers are made from. Clones are the same sources.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    pins: Pins,
+    relay: Option<RelayHandle>,
+    connection: watch::Receiver<Connection>,
+    sweeps: Sweeps,
+    lag: SyncLag,
+    started: Arc<AtomicBool>,
+    scraping: Arc<Mutex<()>>,
+}
+
+impl Sources {
+    /// The bridge with these pins, its way to the cluster, and its DNS relay, if it has one.
+    #[must_use]
+    pub fn new(
+        pins: Pins,
+        connection: watch::Receiver<Connection>,
+        relay: Option<RelayHandle>,
+    ) -> Self {
+        Self {
+            pins,
+            relay,
+            connection,
+            sweeps: Sweeps::default(),
+            lag: SyncLag::default(),
+            started: Arc::default(),
+            scraping: Arc::default(),
+        }
+    }
+
+    /// Where sweeps are counted.
+    #[must_use]
+    pub fn sweeps(&self) -> &Sweeps {
+        &self.sweeps
+    }
+
+    /// Where the time from a change of the cluster to the tables is counted.
+    #[must_use]
+    pub fn sync_lag(&self) -> &SyncLag {
+        &self.lag
+    }
+
+    /// Tells that programs and tables are this process's own. Before that it is not ready, whatever
+    /// an earlier one has left attached.
+    pub fn set_started(&self) {
+        self.started.store(true, Ordering::Release);
+    }
+
+    /// What keeps the bridge from being ready; nothing if it is.
+    async fn obstacles(&self) -> Vec<String> {
+        let connection = self.connection.borrow().clone();
+        if !connection.synced {
+            let why = connection
+                .last_error
+                .unwrap_or_else(|| "nothing is listed yet".to_owned());
+            return vec![format!("no cluster state yet: {why}")];
+        }
+        if !self.started.load(Ordering::Acquire) {
+            return vec!["starting: programs are not attached yet".to_owned()];
+        }
+        let mut obstacles = match self.readiness().await {
+            Ok(readiness) => readiness
+                .obstacles
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            Err(error) => vec![format!("{error:#}")],
+        };
+        if let Some(relay) = &self.relay
+            && !has_healthy_upstream(&relay.snapshot())
+        {
+            obstacles.push("no DNS upstream answers".to_owned());
+        }
+        obstacles
+    }
+
+    async fn readiness(&self) -> anyhow::Result<Readiness> {
+        Readiness::read(&self.pins, &Tables::open(&self.pins)?).await
+    }
+
+    async fn metrics(&self) -> anyhow::Result<String> {
+        // A full table takes memory and a moment to read, so one request at a time.
+        let _turn = self.scraping.lock().await;
+        let attachments = self.readiness().await?.attachments;
+        let tables = Tables::open(&self.pins)?;
+        let relay = self.relay.as_ref().map(RelayHandle::snapshot);
+        let sweeps = self.sweeps.clone();
+        let lag = self.lag.clone();
+        let connection = self.connection.borrow().clone();
+        tokio::task::spawn_blocking(move || {
+            let reading = Reading::take(&tables, attachments)?;
+            Ok(metrics::render(reading, connection, relay, &sweeps, &lag)?)
+        })
+        .await?
+    }
+}
+
+/// Whether some upstream answers. Over UDP, which most queries take and which is probed from the start;
+/// over TCP an upstream counts as healthy until a query has failed.
+fn has_healthy_upstream(relay: &Snapshot) -> bool {
+    relay
+        .upstreams
+        .iter()
+        .any(|upstream| upstream.healthy.udp && !upstream.looping)
+}
+
+fn router(sources: Sources) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(serve_metrics))
+        .with_state(sources)
+}
+
+async fn readyz(State(sources): State<Sources>) -> Response {
+    let obstacles = sources.obstacles().await;
+    if obstacles.is_empty() {
+        return "ready\n".into_response();
+    }
+    let reasons = obstacles.join("\n") + "\n";
+    (StatusCode::SERVICE_UNAVAILABLE, reasons).into_response()
+}
+
+async fn serve_metrics(State(sources): State<Sources>) -> Response {
+    match sources.metrics().await {
+        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the metrics can't be read: {error:#}\n"),
+        )
+            .into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

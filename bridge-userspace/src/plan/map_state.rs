@@ -1,0 +1,296 @@
+//! What the tables should hold: a pure function of the configuration, the cluster's desired state and
+//! the kernel's routes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use bridge_common::layout::{
+    Backend, ClusterCidr, DestinationKind, Ipv4, NatPort, OfficeCidr, Route, Seconds, ServiceKey,
+    Settings, Timeouts, capacity,
+};
+use bridge_common::parse::ICMP;
+use ipnet::Ipv4Net;
+
+use crate::cluster::{CidrKind, DesiredState};
+use crate::config::{self, Config, Datapath};
+use crate::datapath::XdpPorts;
+use crate::kernel::netlink::NetworkState;
+use crate::model::networks::overlaps;
+use crate::model::ports::PortSet;
+use crate::plan::next_hops::NextHops;
+
+/// What one service address and port leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceEntry {
+    /// A TCP or UDP port.
+    Port {
+        /// Where new flows go.
+        backends: Vec<Backend>,
+        /// How long a client comes to the same backend; 0 without session affinity.
+        affinity_seconds: Seconds,
+    },
+    /// The address as a whole, for pings: how many ready backends there are behind it.
+    Address(u32),
+}
+
+/// What the tables should hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contents {
+    /// `office_cidrs`.
+    pub office: BTreeMap<Ipv4Net, OfficeCidr>,
+    /// `cluster_cidrs`.
+    pub cluster: BTreeMap<Ipv4Net, ClusterCidr>,
+    /// `routes`, without next hops.
+    pub routes: BTreeMap<Ipv4Net, Route>,
+    /// `next_hops`, `vtep_fdb` and `fast_path`, and what these add to `routes`.
+    pub next_hops: NextHops,
+    /// `services` and `backends`.
+    pub services: BTreeMap<ServiceKey, ServiceEntry>,
+    /// `nat_ports`.
+    pub nat_ports: Vec<NatPort>,
+    /// `settings`.
+    pub settings: Settings,
+}
+
+/// The networks whose routes matter: the office, the pods, and backends outside of the pod networks.
+#[must_use]
+pub fn interest(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
+    let pods: Vec<Ipv4Net> = desired.cidrs_of(CidrKind::Pod).collect();
+    let outside = desired
+        .services
+        .values()
+        .flat_map(|service| &service.backends)
+        .map(|backend| Ipv4Net::from(backend.address))
+        .filter(|backend| !pods.iter().any(|pods| pods.contains(backend)));
+    let mut networks: BTreeSet<Ipv4Net> = outside.collect();
+    networks.extend(&pods);
+    networks.extend(&config.office_cidrs);
+    networks.into_iter().collect()
+}
+
+/// The networks on the cluster's side of [`interest`].
+pub(crate) fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
+    let mut networks = interest(config, desired);
+    networks.retain(|network| !config.office_cidrs.contains(network));
+    networks
+}
+
+impl Contents {
+    /// The contents that follow from what is known. `xdp_ports` are the interfaces that XDP can receive and send by.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        desired: &DesiredState,
+        network: &NetworkState,
+        reserved: &PortSet,
+        xdp_ports: &XdpPorts,
+    ) -> Self {
+        let routes = routes(network);
+        let nat_ports = nat_ports(reserved);
+        let candidates = (0..=u16::MAX)
+            .filter(|&port| !is_reserved(reserved, port))
+            .count();
+        Self {
+            office: config
+                .office_cidrs
+                .iter()
+                .zip(0..)
+                .map(|(&cidr, index)| (cidr, OfficeCidr { index }))
+                .collect(),
+            cluster: destinations(config, desired, &routes),
+            next_hops: NextHops::new(
+                &config.uplink,
+                &backend_networks(config, desired),
+                network,
+                &routes,
+                xdp_ports,
+            ),
+            routes,
+            services: services(desired),
+            nat_ports,
+            settings: settings(
+                config,
+                desired,
+                u32::try_from(candidates).unwrap_or_default(),
+            ),
+        }
+    }
+
+    /// Networks that there is a way to.
+    pub fn reachable(&self) -> impl Iterator<Item = Ipv4Net> {
+        self.routes
+            .iter()
+            .filter(|(_, route)| !route.is_unreachable() && !route.is_local())
+            .map(|(&prefix, _)| prefix)
+    }
+
+    /// The addresses that sources are translated to.
+    pub fn nat_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.cluster
+            .iter()
+            .filter(|(_, cidr)| cidr.kind() == Some(DestinationKind::Nat))
+            .map(|(cidr, _)| cidr.addr())
+    }
+}
+
+fn destinations(
+    config: &Config,
+    desired: &DesiredState,
+    routes: &BTreeMap<Ipv4Net, Route>,
+) -> BTreeMap<Ipv4Net, ClusterCidr> {
+    let mut destinations: BTreeMap<Ipv4Net, ClusterCidr> = desired
+        .cidrs
+        .iter()
+        .map(|cidr| {
+            let kind = match cidr.kind {
+                CidrKind::Pod => DestinationKind::Pod,
+                CidrKind::Service => DestinationKind::Service,
+            };
+            (cidr.cidr, ClusterCidr::new(kind))
+        })
+        .collect();
+    let nat: BTreeSet<Ipv4Addr> = if config.snat_addresses.is_empty() {
+        let backends = backend_networks(config, desired);
+        routes
+            .iter()
+            .filter(|(prefix, route)| {
+                !route.is_unreachable()
+                    && !route.is_local()
+                    && backends.iter().any(|network| overlaps(*network, **prefix))
+            })
+            .map(|(_, route)| Ipv4Addr::from(route.source))
+            .collect()
+    } else {
+        config.snat_addresses.iter().copied().collect()
+    };
+    for address in nat {
+        destinations.insert(
+            Ipv4Net::from(address),
+            ClusterCidr::new(DestinationKind::Nat),
+        );
+    }
+    destinations
+}
+
+/// The kernel's routes as the engine wants them.
+fn routes(network: &NetworkState) -> BTreeMap<Ipv4Net, Route> {
+    let unreachable = Route {
+        flags: Route::UNREACHABLE,
+        ..Route::default()
+    };
+    let mut routes = BTreeMap::new();
+    for route in &network.routes {
+        let entry = Route {
+            ifindex: route.ifindex,
+            source: route.preferred_source.octets(),
+            mtu: route.mtu,
+            flags: if route.tunnel { Route::TUNNEL } else { 0 },
+            next_hop: 0,
+            gateway: route.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED).octets(),
+        };
+        routes.insert(route.prefix, entry);
+    }
+    routes.extend(
+        network
+            .unreachable
+            .iter()
+            .map(|&prefix| (prefix, unreachable)),
+    );
+    let local = Route {
+        flags: Route::LOCAL,
+        ..Route::default()
+    };
+    routes.extend(network.local.iter().map(|&prefix| (prefix, local)));
+    routes
+}
+
+fn services(desired: &DesiredState) -> BTreeMap<ServiceKey, ServiceEntry> {
+    let mut services = BTreeMap::new();
+    let mut ready: BTreeMap<Ipv4, u32> = BTreeMap::new();
+    for (port, service) in &desired.services {
+        let vip = port.vip.octets();
+        let backends: Vec<Backend> = service
+            .backends
+            .iter()
+            .map(|backend| Backend {
+                address: backend.address.octets(),
+                port: backend.port,
+                pad: [0; 2],
+            })
+            .collect();
+        *ready.entry(vip).or_default() += u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        let key = ServiceKey {
+            vip,
+            port: port.port,
+            protocol: port.protocol.number(),
+            pad: 0,
+        };
+        let entry = ServiceEntry::Port {
+            backends,
+            affinity_seconds: service.affinity_seconds.unwrap_or_default(),
+        };
+        services.insert(key, entry);
+    }
+    services.extend(ready.into_iter().map(|(vip, count)| {
+        let key = ServiceKey {
+            vip,
+            port: 0,
+            protocol: ICMP,
+            pad: 0,
+        };
+        (key, ServiceEntry::Address(count))
+    }));
+    services
+}
+
+/// Ports below this are never chosen (RFC 4787 REQ-3a keeps to the dynamic ports).
+const FIRST_NAT_PORT: u16 = 1024;
+
+fn is_reserved(reserved: &PortSet, port: u16) -> bool {
+    port < FIRST_NAT_PORT || reserved.contains(port)
+}
+
+fn nat_ports(reserved: &PortSet) -> Vec<NatPort> {
+    let mut candidates = (0..=u16::MAX).filter(|&port| !is_reserved(reserved, port));
+    (0..=u16::MAX)
+        .map(|port| NatPort {
+            candidate: candidates.next().unwrap_or_default(),
+            reserved: u8::from(is_reserved(reserved, port)),
+            pad: 0,
+        })
+        .collect()
+}
+
+fn settings(config: &Config, desired: &DesiredState, nat_port_count: u32) -> Settings {
+    let mut snat_addresses = [Ipv4::default(); capacity::SNAT_ADDRESSES];
+    for (slot, address) in snat_addresses.iter_mut().zip(&config.snat_addresses) {
+        *slot = address.octets();
+    }
+    let pool = config.snat_addresses.len().min(capacity::SNAT_ADDRESSES);
+    Settings {
+        authoritative: u8::from(desired.authoritative),
+        answer_ping: u8::from(config.answer_ping),
+        stack_only: u8::from(config.datapath == Datapath::Stack),
+        pad: 0,
+        nat_port_count,
+        timeouts: timeouts(&config.timeouts),
+        snat_address_count: u32::try_from(pool).unwrap_or_default(),
+        snat_addresses,
+    }
+}
+
+fn timeouts(configured: &config::Timeouts) -> Timeouts {
+    let seconds = |duration: std::time::Duration| {
+        Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX)
+    };
+    Timeouts {
+        tcp_established: seconds(configured.tcp_established),
+        tcp_transitory: seconds(configured.tcp_transitory),
+        udp: seconds(configured.udp),
+        udp_unreplied: seconds(configured.udp_unreplied),
+        icmp: seconds(configured.icmp),
+    }
+}
+
+#[cfg(test)]
+mod tests;
