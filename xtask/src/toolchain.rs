@@ -17,14 +17,11 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 pub use choice::Toolchain;
-use choice::{LINKER_VERSION, Step};
+use choice::{DEBIAN_RUST, LINKER_VERSION, Step};
 
 use crate::apt;
 use crate::process::{command, run, say, step};
 use crate::workspace::Workspace;
-
-/// Debian's Rust for the web browsers' sake: newer than the release's own, with its source.
-const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 
 /// Finds a toolchain; installs what is missing, or says what to install.
 pub fn ready(workspace: &Workspace) -> Result<Toolchain> {

@@ -41,7 +41,6 @@ mod stage;
 mod topology;
 mod traffic;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -58,7 +57,7 @@ use self::forwarder::{Forwarder, Programs};
 use self::machine::{ConntrackRoom, Facts};
 use self::packets::Range;
 use self::plan::{Cell, Contestant, Key, Scope, Visit};
-use self::results::Results;
+use self::results::{Failures, Results};
 use self::sockets::Sockets;
 use self::stage::Stage;
 use self::topology::Topology;
@@ -105,9 +104,6 @@ impl Effort {
         }
     }
 }
-
-/// What went wrong, by the name of the visit that it went wrong in.
-pub type Failures = BTreeMap<String, String>;
 
 /// Measures and reports.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {

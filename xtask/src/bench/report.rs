@@ -3,14 +3,13 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::Failures;
 use super::bars::{self, Goal};
 use super::machine::Facts;
 use super::plan::{
     Cell, Contestant, Direction, FLOWS, Key, NEW_SERVICE_FLOWS, Network, Packet, Scope, Target,
 };
 use super::plot::Plot;
-use super::results::{Results, Summary};
+use super::results::{Failures, Results, Summary};
 
 /// What the report tells of the run itself.
 pub struct Run<'a> {

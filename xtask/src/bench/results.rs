@@ -16,6 +16,9 @@ pub struct Results {
     samples: BTreeMap<Key, Vec<f64>>,
 }
 
+/// Errors, by the name of the visit in which something could not be measured.
+pub type Failures = BTreeMap<String, String>;
+
 /// What the rounds say of one cell.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 pub const LINKER_VERSION: &str = "0.13.0";
 /// The LLVM versions that it can be built for (its features `llvm-*`).
 pub const LINKER_LLVM: [u32; 3] = [21, 22, 23];
+/// The packages of Debian's Rust for building web browsers: newer than the release's own, with its source.
+pub const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 /// `rust-version` of the workspace.
 const MINIMUM_RUST: (u32, u32) = (1, 95);
 

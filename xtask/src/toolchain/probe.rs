@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::choice::{Compiler, Facts, LINKER_LLVM, Linker, Packages, llvm_packages};
+use super::choice::{Compiler, DEBIAN_RUST, Facts, LINKER_LLVM, Linker, Packages, llvm_packages};
 use crate::apt;
 use crate::process::{command, find, probe};
 use crate::workspace::Workspace;
@@ -48,7 +48,7 @@ pub fn advice() -> String {
             "\n\nor, on Debian 12, as root (`cargo xtask build` does it by itself when run as root):\n    \
              apt-get update\n    \
              apt-get install --no-install-recommends {} {llvm}\n    cargo xtask build",
-            super::DEBIAN_RUST.join(" ")
+            DEBIAN_RUST.join(" ")
         )
     } else {
         String::new()

@@ -1,4 +1,6 @@
-//! `cargo xtask lint`: formatting, clippy, and what the dependencies bring along.
+//! `cargo xtask lint`: formatting, imports, clippy, and what the dependencies bring along.
+
+mod imports;
 
 use std::path::PathBuf;
 
@@ -12,6 +14,7 @@ use crate::workspace::Workspace;
 pub fn run(workspace: &Workspace, install_deny: bool) -> Result<()> {
     let results = [
         formatting(workspace),
+        imports::check(workspace),
         host_crates(workspace),
         ebpf::clippy(workspace),
         dependencies(workspace, install_deny),
