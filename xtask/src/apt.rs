@@ -47,19 +47,53 @@ pub fn update() -> Result<()> {
 /// `units` (systemd units that the packages bring).
 pub fn install(packages: &[&str], units: &[&str]) -> Result<()> {
     say(&command_line(packages));
+    let plan = probe(apt_get().arg("--simulate").args(INSTALL).args(packages));
+    for Upgrade { package, old, new } in upgrades(&plan.unwrap_or_default()) {
+        say(&format!(
+            "apt also upgrades {package} from {old} to {new}: one of them depends on that version"
+        ));
+    }
     let held = Held::new(units)?;
-    let result = run(apt_get()
-        .args([
-            "-q",
-            "install",
-            "--yes",
-            "--no-install-recommends",
-            "--no-remove",
-        ])
-        .args(packages))
-    .with_context(|| format!("install by hand: {}", command_line(packages)));
+    let result = run(apt_get().args(["-q", "--yes"]).args(INSTALL).args(packages))
+        .with_context(|| format!("install by hand: {}", command_line(packages)));
     drop(held);
     result
+}
+
+const INSTALL: [&str; 5] = [
+    "install",
+    "--no-install-recommends",
+    "--no-remove",
+    // Or apt upgrades every installed package that is built from the same source as a new one (since apt 2.5):
+    // `login` and `passwd` for buildah's `uidmap`.
+    "--option",
+    "APT::Get::Upgrade-By-Source-Package=false",
+];
+
+/// An installed package that apt replaces.
+#[derive(Debug, PartialEq, Eq)]
+struct Upgrade<'a> {
+    package: &'a str,
+    old: &'a str,
+    new: &'a str,
+}
+
+/// What `apt-get --simulate install` would upgrade. Its lines are `Inst name [old] (new suite [arch])`, without `[old]`
+/// for a new package.
+fn upgrades(plan: &str) -> Vec<Upgrade<'_>> {
+    plan.lines()
+        .filter_map(|line| {
+            let (package, versions) = line.strip_prefix("Inst ")?.split_once(" [")?;
+            let (old, new) = versions.split_once("] (")?;
+            // Of a new package, `[` is before its architecture.
+            let is_name = !package.contains(' ');
+            is_name.then_some(Upgrade {
+                package,
+                old,
+                new: new.split(' ').next()?,
+            })
+        })
+        .collect()
 }
 
 /// The command for a person to type.
@@ -122,6 +156,26 @@ mod tests {
     fn the_candidate_is_read_from_the_policy() {
         let policy = "llvm-22-dev:\n  Installed: (none)\n  Candidate: 1:22.1.8-1~deb12u1\n";
         assert_eq!(parse_candidate(policy), Some("1:22.1.8-1~deb12u1".into()));
+    }
+
+    #[test]
+    fn only_what_is_installed_already_is_an_upgrade() {
+        let plan = "\
+Reading package lists...
+Inst libudev1 [252.38-1~deb12u1] (252.39-1~deb12u2 Debian:12.15/oldstable [amd64])
+Inst libc6:i386 [2.36-9] (2.36-10 Debian:12.15/oldstable, Debian:12/security [i386]) []
+Inst libudev-dev (252.39-1~deb12u2 Debian:12.15/oldstable [amd64])
+Inst uidmap (1:4.13-1 Debian:12.15/oldstable [amd64]) [libsubid4:amd64 ]
+Conf libudev1 (252.39-1~deb12u2 Debian:12.15/oldstable [amd64])
+";
+        let upgrade = |package, old, new| Upgrade { package, old, new };
+        assert_eq!(
+            upgrades(plan),
+            [
+                upgrade("libudev1", "252.38-1~deb12u1", "252.39-1~deb12u2"),
+                upgrade("libc6:i386", "2.36-9", "2.36-10"),
+            ]
+        );
     }
 
     #[test]
