@@ -49,7 +49,8 @@ use std::{env, fs};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::lab::Interrupt;
-use crate::process::{say, step};
+use crate::packages::{BENCH_TOOLS, missing};
+use crate::process::{find, say, step};
 use crate::workspace::Workspace;
 use crate::{build, ebpf, host};
 
@@ -109,6 +110,7 @@ impl Effort {
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let contestants = contestants(&options.only)?;
     host::ready()?;
+    host::install("the bench", &missing(BENCH_TOOLS, find))?;
     let programs = programs(workspace)?;
     let effort = Effort::of(options);
     let interrupted = Interrupt::expect()?.watch()?;
