@@ -9,20 +9,20 @@ use lab::{Datapath, Overlay, Variant};
 
 /// Their tests choose datapath and overlay themselves, or are about neither: they run in the default variant only.
 const INDEPENDENT: &[&str] = &[
-    "bad_input",
-    "demonstration",
-    "figures",
-    "kube_demonstration",
+    "demo",
+    "kube_api_server",
+    "kube_demo",
     "kube_deploy",
-    "kube_lab",
-    "kube_load",
-    "kube_networks",
+    "kube_discovery",
     "kube_proxy_stack",
+    "kube_scale",
+    "lab_fixture",
+    "microbench",
+    "misconfiguration",
     "stack",
-    "the_lab",
     "xdp",
     "xdp_attach",
-    "xdp_changes",
+    "xdp_next_hops",
 ];
 
 /// Their tests choose the overlay themselves: once with each datapath.
@@ -107,10 +107,14 @@ mod tests {
             let scopes = all().map(Scope::Only).chain([Scope::Independent]);
             scopes.filter(|scope| scope.has(file)).count()
         };
-        assert_eq!(rounds("reach"), 6, "stack, tc and xdp on two overlays");
+        assert_eq!(
+            rounds("connectivity"),
+            6,
+            "stack, tc and xdp on two overlays"
+        );
         assert_eq!(rounds("overlays"), 3);
         assert_eq!(rounds("services"), 4);
-        assert_eq!(rounds("bad_input"), 1);
+        assert_eq!(rounds("misconfiguration"), 1);
         assert_eq!(rounds("a file that is new"), 6);
     }
 }

@@ -1,5 +1,5 @@
 //! What the paths cost, beside each other in one run. Not a test of this machine's speed, so only on demand:
-//! `cargo nextest run -p tests --run-ignored only -E 'binary(figures)' --no-capture`.
+//! `cargo nextest run -p tests --run-ignored only -E 'binary(microbench)' --no-capture`.
 
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};

@@ -29,7 +29,7 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn start_with_file(lab: &Lab, more: &str) -> Bridge {
-    let file = lab.directory().join("upkeep.yaml");
+    let file = lab.directory().join("gc.yaml");
     let text = format!(
         "uplink: eth0\nofficeCidr: [192.168.0.0/22]\ncluster: manifests={}\ndatapath: {}\n{more}",
         lab.manifests().display(),
