@@ -12,10 +12,6 @@ use serde_json::Value;
 
 const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
 #[test]
 fn office_and_cluster_reach_each_other() {
     let lab = open();
@@ -169,13 +165,6 @@ fn a_changed_manifest_changes_where_a_service_leads() {
     assert_eq!(kind, ErrorKind::ConnectionRefused);
 }
 
-fn arrivals(lab: &Lab) -> Vec<usize> {
-    ECHO_PODS
-        .iter()
-        .map(|pod| lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len())
-        .collect()
-}
-
 #[test]
 fn with_cidrs_alone_pods_are_bridged_and_services_are_left_to_kube_proxy() {
     let options = LabOptions {
@@ -193,4 +182,15 @@ fn with_cidrs_alone_pods_are_bridged_and_services_are_left_to_kube_proxy() {
     let is_by_the_bridge =
         |flow: &Value| flow["destination"] == pod.as_str() && flow["layer"] == datapath.layer();
     assert!(flows.iter().any(is_by_the_bridge), "{flows:?}");
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+fn arrivals(lab: &Lab) -> Vec<usize> {
+    ECHO_PODS
+        .iter()
+        .map(|pod| lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len())
+        .collect()
 }

@@ -10,39 +10,6 @@ use lab::{Bridge, Firewall, Host, Lab, LabOptions};
 
 const MYSQL_NAME: &str = "mysql.project-a-dev1.svc.cluster.local";
 
-fn open(dns: DnsPlan) -> Lab {
-    Lab::open(LabOptions {
-        dns,
-        ..LabOptions::default()
-    })
-    .unwrap()
-}
-
-/// What the recipe's users do to see that it works: ask, also in capitals, then use the answer.
-#[track_caller]
-fn names_work(lab: &Lab) {
-    let dns = lab.options().dns.listen();
-    for client in [lab.office_pc(), lab.office_pc2()] {
-        for name in [MYSQL_NAME, "MySQL.Project-A-dev1.svc.cluster.local"] {
-            assert_eq!(client.resolve(dns, name).unwrap(), plan::MYSQL, "{name}");
-        }
-        let kube_dns = client
-            .resolve(dns, "kube-dns.kube-system.svc.cluster.local")
-            .unwrap();
-        assert_eq!(kube_dns, plan::KUBE_DNS);
-        let over_tcp = client.dig(dns, &["+tcp", MYSQL_NAME]).unwrap();
-        assert_eq!(over_tcp.addresses, [plan::MYSQL], "{}", over_tcp.text);
-        let nobody = client
-            .dig(dns, &["nobody.project-a-dev1.svc.cluster.local"])
-            .unwrap();
-        assert_eq!(nobody.status, "NXDOMAIN", "{}", nobody.text);
-        let mut session = client
-            .mysql(SocketAddrV4::new(plan::MYSQL, port::MYSQL))
-            .unwrap();
-        assert_eq!(session.query("SELECT 1").unwrap(), "1");
-    }
-}
-
 #[test]
 fn plan_1_an_office_dns_on_the_node_itself() {
     let lab = open(DnsPlan::OnNode);
@@ -146,18 +113,6 @@ fn large_answers_get_through_over_udp_and_tcp() {
             answer.text
         );
     }
-}
-
-/// Sends one message over UDP and returns the answer.
-fn ask(host: &Host, server: Ipv4Addr, message: &[u8]) -> Vec<u8> {
-    let socket = host
-        .udp_from(0, SocketAddrV4::new(server, port::DNS))
-        .unwrap();
-    socket.send(message).unwrap();
-    let mut buffer = vec![0; 4096];
-    let length = socket.recv(&mut buffer).unwrap();
-    buffer.truncate(length);
-    buffer
 }
 
 #[test]
@@ -276,4 +231,49 @@ fn nonsense_does_not_end_the_relay() {
         bridge.wait(Duration::from_millis(100)).is_err(),
         "the bridge ended"
     );
+}
+
+fn open(dns: DnsPlan) -> Lab {
+    Lab::open(LabOptions {
+        dns,
+        ..LabOptions::default()
+    })
+    .unwrap()
+}
+
+/// What the recipe's users do to see that it works: ask, also in capitals, then use the answer.
+#[track_caller]
+fn names_work(lab: &Lab) {
+    let dns = lab.options().dns.listen();
+    for client in [lab.office_pc(), lab.office_pc2()] {
+        for name in [MYSQL_NAME, "MySQL.Project-A-dev1.svc.cluster.local"] {
+            assert_eq!(client.resolve(dns, name).unwrap(), plan::MYSQL, "{name}");
+        }
+        let kube_dns = client
+            .resolve(dns, "kube-dns.kube-system.svc.cluster.local")
+            .unwrap();
+        assert_eq!(kube_dns, plan::KUBE_DNS);
+        let over_tcp = client.dig(dns, &["+tcp", MYSQL_NAME]).unwrap();
+        assert_eq!(over_tcp.addresses, [plan::MYSQL], "{}", over_tcp.text);
+        let nobody = client
+            .dig(dns, &["nobody.project-a-dev1.svc.cluster.local"])
+            .unwrap();
+        assert_eq!(nobody.status, "NXDOMAIN", "{}", nobody.text);
+        let mut session = client
+            .mysql(SocketAddrV4::new(plan::MYSQL, port::MYSQL))
+            .unwrap();
+        assert_eq!(session.query("SELECT 1").unwrap(), "1");
+    }
+}
+
+/// Sends one message over UDP and returns the answer.
+fn ask(host: &Host, server: Ipv4Addr, message: &[u8]) -> Vec<u8> {
+    let socket = host
+        .udp_from(0, SocketAddrV4::new(server, port::DNS))
+        .unwrap();
+    socket.send(message).unwrap();
+    let mut buffer = vec![0; 4096];
+    let length = socket.recv(&mut buffer).unwrap();
+    buffer.truncate(length);
+    buffer
 }

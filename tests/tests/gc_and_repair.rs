@@ -14,31 +14,6 @@ const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 /// A sweep or a check comes every 10 s.
 const TURN: Duration = Duration::from_secs(15);
 
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
-/// Waits for `condition`, as long as one turn may take.
-#[track_caller]
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < TURN, "{what}: not within {TURN:?}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
-fn start_with_file(lab: &Lab, more: &str) -> Bridge {
-    let file = lab.directory().join("gc.yaml");
-    let text = format!(
-        "uplink: eth0\nofficeCidr: [192.168.0.0/22]\ncluster: manifests={}\ndatapath: {}\n{more}",
-        lab.manifests().display(),
-        lab.options().datapath
-    );
-    fs::write(&file, text).unwrap();
-    Bridge::start(lab, &["--config".to_owned(), file.display().to_string()]).unwrap()
-}
-
 #[test]
 fn flows_that_have_run_out_are_swept_and_others_stay() {
     let lab = open();
@@ -87,34 +62,6 @@ fn a_table_full_of_half_open_flows_makes_room_and_keeps_sessions() {
         "{}",
         bridge.log()
     );
-}
-
-/// The keys of a table, as `bpftool map delete` takes them.
-fn entries(lab: &Lab, bridge: &Bridge, table: &str) -> Vec<Vec<String>> {
-    let path = bridge.client().table(table).unwrap();
-    let path = path.to_str().unwrap();
-    let dump = lab
-        .node_30()
-        .run("bpftool", &["-j", "map", "dump", "pinned", path])
-        .unwrap();
-    let dump: Value = serde_json::from_str(&dump).unwrap();
-    let bytes = |entry: &Value| {
-        let key = entry["key"].as_array().unwrap();
-        key.iter()
-            .map(|byte| byte.as_str().unwrap().to_owned())
-            .collect()
-    };
-    dump.as_array().unwrap().iter().map(bytes).collect()
-}
-
-fn delete_all(lab: &Lab, bridge: &Bridge, table: &str) {
-    let path = bridge.client().table(table).unwrap();
-    let path = path.to_str().unwrap();
-    for key in entries(lab, bridge, table) {
-        let mut arguments = vec!["map", "delete", "pinned", path, "key"];
-        arguments.extend(key.iter().map(String::as_str));
-        lab.node_30().run("bpftool", &arguments).unwrap();
-    }
 }
 
 #[test]
@@ -229,4 +176,57 @@ fn a_sender_that_never_pauses_is_moved_off_a_backend_that_is_gone() {
             .into_iter()
             .any(|pod| pod != first && seen_by(&lab, pod) > 0)
     });
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+/// Waits for `condition`, as long as one turn may take.
+#[track_caller]
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < TURN, "{what}: not within {TURN:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn start_with_file(lab: &Lab, more: &str) -> Bridge {
+    let file = lab.directory().join("gc.yaml");
+    let text = format!(
+        "uplink: eth0\nofficeCidr: [192.168.0.0/22]\ncluster: manifests={}\ndatapath: {}\n{more}",
+        lab.manifests().display(),
+        lab.options().datapath
+    );
+    fs::write(&file, text).unwrap();
+    Bridge::start(lab, &["--config".to_owned(), file.display().to_string()]).unwrap()
+}
+
+/// The keys of a table, as `bpftool map delete` takes them.
+fn entries(lab: &Lab, bridge: &Bridge, table: &str) -> Vec<Vec<String>> {
+    let path = bridge.client().table(table).unwrap();
+    let path = path.to_str().unwrap();
+    let dump = lab
+        .node_30()
+        .run("bpftool", &["-j", "map", "dump", "pinned", path])
+        .unwrap();
+    let dump: Value = serde_json::from_str(&dump).unwrap();
+    let bytes = |entry: &Value| {
+        let key = entry["key"].as_array().unwrap();
+        key.iter()
+            .map(|byte| byte.as_str().unwrap().to_owned())
+            .collect()
+    };
+    dump.as_array().unwrap().iter().map(bytes).collect()
+}
+
+fn delete_all(lab: &Lab, bridge: &Bridge, table: &str) {
+    let path = bridge.client().table(table).unwrap();
+    let path = path.to_str().unwrap();
+    for key in entries(lab, bridge, table) {
+        let mut arguments = vec!["map", "delete", "pinned", path, "key"];
+        arguments.extend(key.iter().map(String::as_str));
+        lab.node_30().run("bpftool", &arguments).unwrap();
+    }
 }

@@ -15,41 +15,6 @@ const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9530);
 /// How long a change may take until it is told.
 const FOLLOWS: Duration = Duration::from_secs(10);
 
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
-fn get(lab: &Lab, path: &str) -> Response {
-    lab.node_30().http_get(LISTEN, path).unwrap()
-}
-
-/// The value of one series; 0 where there is none yet.
-fn metric(lab: &Lab, series: &str) -> f64 {
-    let metrics = get(lab, "/metrics");
-    assert_eq!(metrics.status, 200, "{}", metrics.body);
-    assert!(metrics.body.ends_with("# EOF\n"), "{}", metrics.body);
-    let line = metrics.body.lines().find_map(|line| {
-        line.strip_prefix(series)?
-            .strip_prefix(' ')?
-            .parse::<f64>()
-            .ok()
-    });
-    line.unwrap_or_default()
-}
-
-#[track_caller]
-fn not_ready_because(lab: &Lab, reason: &str) {
-    let deadline = Instant::now() + FOLLOWS;
-    loop {
-        let ready = get(lab, "/readyz");
-        if ready.status == 503 && ready.body.contains(reason) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{}", ready.body);
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 #[test]
 fn readyz_tells_that_a_link_is_gone_and_healthz_stays_well() {
     let lab = open();
@@ -77,14 +42,6 @@ fn readyz_tells_that_a_link_is_gone_and_healthz_stays_well() {
         is_told
     });
     assert!(is_told, "{}", bridge.log());
-}
-
-fn uplink_pin(lab: &Lab) -> PathBuf {
-    fs::read_dir(lab.pin_path().join("links"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .find(|path| path.to_string_lossy().contains("uplink_ingress"))
-        .unwrap()
 }
 
 #[test]
@@ -183,4 +140,47 @@ fn no_http_serves_nothing() {
     let _bridge = lab.start_bridge(&["--no-http"]).unwrap();
     let (kind, _) = lab.node_30().tcp_refusal(LISTEN).unwrap();
     assert_eq!(kind, std::io::ErrorKind::ConnectionRefused);
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+fn get(lab: &Lab, path: &str) -> Response {
+    lab.node_30().http_get(LISTEN, path).unwrap()
+}
+
+/// The value of one series; 0 where there is none yet.
+fn metric(lab: &Lab, series: &str) -> f64 {
+    let metrics = get(lab, "/metrics");
+    assert_eq!(metrics.status, 200, "{}", metrics.body);
+    assert!(metrics.body.ends_with("# EOF\n"), "{}", metrics.body);
+    let line = metrics.body.lines().find_map(|line| {
+        line.strip_prefix(series)?
+            .strip_prefix(' ')?
+            .parse::<f64>()
+            .ok()
+    });
+    line.unwrap_or_default()
+}
+
+#[track_caller]
+fn not_ready_because(lab: &Lab, reason: &str) {
+    let deadline = Instant::now() + FOLLOWS;
+    loop {
+        let ready = get(lab, "/readyz");
+        if ready.status == 503 && ready.body.contains(reason) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}", ready.body);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn uplink_pin(lab: &Lab) -> PathBuf {
+    fs::read_dir(lab.pin_path().join("links"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().contains("uplink_ingress"))
+        .unwrap()
 }

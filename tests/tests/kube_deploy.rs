@@ -19,70 +19,6 @@ const NAMESPACE: &str = "office-bridge";
 const ECHO: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 const MYSQL: &str = "mysql.project-a-dev1.svc.cluster.local";
 
-fn open() -> Lab {
-    Lab::open(LabOptions {
-        api_server: true,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap()
-}
-
-/// `kubectl apply -k`, as README.md has it.
-fn apply(lab: &Lab, directory: &str) {
-    let mut kubectl = lab.control_plane().command("kubectl");
-    kubectl
-        .arg("--kubeconfig")
-        .arg(lab.api().admin_kubeconfig())
-        .args(["apply", "-k"])
-        .arg(manifests(directory));
-    finish(kubectl, None).unwrap_or_else(|error| panic!("apply {directory}: {error:#}"));
-}
-
-fn manifests(directory: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .join(directory)
-}
-
-/// An object as the API server has it.
-fn get<K: DeserializeOwned>(lab: &Lab, path: &str) -> K {
-    let object = lab.api().admin().get(path).unwrap();
-    serde_json::from_value(object).unwrap()
-}
-
-/// The template of the applied `DaemonSet`, which would run on node-30.
-fn bridge(lab: &Lab) -> PodTemplateSpec {
-    apply(lab, "deploy/kustomize");
-    let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/office-bridge");
-    let template = get::<DaemonSet>(lab, &path).spec.template;
-    pod::schedule(&template, &get(lab, "/api/v1/nodes/node-30")).unwrap();
-    pod::schedule(&template, &get(lab, "/api/v1/nodes/worker-1")).unwrap_err();
-    template
-}
-
-/// The template of the applied Job that uninstalls.
-fn uninstall(lab: &Lab) -> PodTemplateSpec {
-    apply(lab, "deploy/kustomize/uninstall");
-    let path = format!("/apis/batch/v1/namespaces/{NAMESPACE}/jobs/office-bridge-uninstall");
-    let template = get::<Job>(lab, &path).spec.unwrap().template;
-    pod::schedule(&template, &get(lab, "/api/v1/nodes/node-30")).unwrap();
-    template
-}
-
-fn start<'lab>(lab: &'lab Lab, root: &NodeRoot, template: &PodTemplateSpec) -> Pod<'lab> {
-    let mut pod = Pod::start(lab, root, NAMESPACE, template).unwrap();
-    pod.await_ready().unwrap();
-    pod
-}
-
-/// `office-bridge status` in the pod.
-fn status(pod: &Pod<'_>) -> Value {
-    let text = pod
-        .exec(&["office-bridge", "status", "-o", "json"])
-        .unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
 #[test]
 fn the_applied_manifests_let_the_office_reach_the_cluster() {
     let lab = open();
@@ -174,4 +110,68 @@ fn the_uninstall_job_waits_for_the_bridge_and_leaves_nothing_in_the_kernel() {
     assert!(detached.contains("eth0"), "{detached}");
     assert!(!root.at("/sys/fs/bpf/office-bridge").exists());
     assert!(lab.office_pc().is_cut_off_from(ECHO));
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions {
+        api_server: true,
+        ..LabOptions::of(Variant::DEFAULT)
+    })
+    .unwrap()
+}
+
+/// `kubectl apply -k`, as README.md has it.
+fn apply(lab: &Lab, directory: &str) {
+    let mut kubectl = lab.control_plane().command("kubectl");
+    kubectl
+        .arg("--kubeconfig")
+        .arg(lab.api().admin_kubeconfig())
+        .args(["apply", "-k"])
+        .arg(manifests(directory));
+    finish(kubectl, None).unwrap_or_else(|error| panic!("apply {directory}: {error:#}"));
+}
+
+fn manifests(directory: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(directory)
+}
+
+/// An object as the API server has it.
+fn get<K: DeserializeOwned>(lab: &Lab, path: &str) -> K {
+    let object = lab.api().admin().get(path).unwrap();
+    serde_json::from_value(object).unwrap()
+}
+
+/// The template of the applied `DaemonSet`, which would run on node-30.
+fn bridge(lab: &Lab) -> PodTemplateSpec {
+    apply(lab, "deploy/kustomize");
+    let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/office-bridge");
+    let template = get::<DaemonSet>(lab, &path).spec.template;
+    pod::schedule(&template, &get(lab, "/api/v1/nodes/node-30")).unwrap();
+    pod::schedule(&template, &get(lab, "/api/v1/nodes/worker-1")).unwrap_err();
+    template
+}
+
+/// The template of the applied Job that uninstalls.
+fn uninstall(lab: &Lab) -> PodTemplateSpec {
+    apply(lab, "deploy/kustomize/uninstall");
+    let path = format!("/apis/batch/v1/namespaces/{NAMESPACE}/jobs/office-bridge-uninstall");
+    let template = get::<Job>(lab, &path).spec.unwrap().template;
+    pod::schedule(&template, &get(lab, "/api/v1/nodes/node-30")).unwrap();
+    template
+}
+
+fn start<'lab>(lab: &'lab Lab, root: &NodeRoot, template: &PodTemplateSpec) -> Pod<'lab> {
+    let mut pod = Pod::start(lab, root, NAMESPACE, template).unwrap();
+    pod.await_ready().unwrap();
+    pod
+}
+
+/// `office-bridge status` in the pod.
+fn status(pod: &Pod<'_>) -> Value {
+    let text = pod
+        .exec(&["office-bridge", "status", "-o", "json"])
+        .unwrap();
+    serde_json::from_str(&text).unwrap()
 }

@@ -11,32 +11,6 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(5);
 const EXTRA: &str = "172.30.0.0/16";
 
-fn open() -> Lab {
-    Lab::open(LabOptions {
-        api_server: true,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap()
-}
-
-fn has_event(bridge: &Bridge, words: &[&str]) -> bool {
-    let status = bridge.status().unwrap();
-    let events = status["events"].as_array().cloned().unwrap_or_default();
-    events.iter().any(|event| {
-        let message = event["message"].as_str().unwrap_or_default();
-        words.iter().all(|word| message.contains(word))
-    })
-}
-
-fn source_of(bridge: &Bridge, cidr: &str) -> Option<String> {
-    let status = bridge.status().unwrap();
-    let cidrs = status["cidrs"].as_array().cloned().unwrap_or_default();
-    cidrs
-        .iter()
-        .find(|entry| entry["cidr"] == cidr)
-        .and_then(|entry| entry["source"].as_str().map(ToOwned::to_owned))
-}
-
 #[test]
 fn a_network_that_comes_or_goes_is_an_event_that_people_are_told() {
     let lab = open();
@@ -75,24 +49,6 @@ fn a_network_that_comes_or_goes_is_an_event_that_people_are_told() {
     assert!(has_event(&bridge, &["pod CIDR", plan::POD_CIDR, "gone"]));
     let pod = lab.at("echo-1", port::ECHO);
     lab.office_pc().tcp_echo(pod, b"still reached").unwrap();
-}
-
-/// The roles and bindings of the manifests that are shipped.
-fn shipped_rights() -> Vec<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/rbac.yaml");
-    let text = fs::read_to_string(&path).unwrap();
-    serde_saphyr::from_multiple::<Value>(&text).unwrap()
-}
-
-fn start_as_account(lab: &Lab) -> Bridge {
-    let kubeconfig = lab
-        .api()
-        .account_kubeconfig("office-bridge", "office-bridge")
-        .unwrap();
-    let mut arguments = Bridge::default_arguments(lab);
-    let position = arguments.iter().position(|word| word == "--kubeconfig");
-    arguments[position.unwrap() + 1] = kubeconfig.display().to_string();
-    Bridge::spawn(lab, &arguments).unwrap()
 }
 
 #[test]
@@ -148,4 +104,48 @@ fn the_shipped_rights_suffice_and_a_missing_one_is_named() {
         });
         bridge.stop().unwrap();
     }
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions {
+        api_server: true,
+        ..LabOptions::of(Variant::DEFAULT)
+    })
+    .unwrap()
+}
+
+fn has_event(bridge: &Bridge, words: &[&str]) -> bool {
+    let status = bridge.status().unwrap();
+    let events = status["events"].as_array().cloned().unwrap_or_default();
+    events.iter().any(|event| {
+        let message = event["message"].as_str().unwrap_or_default();
+        words.iter().all(|word| message.contains(word))
+    })
+}
+
+fn source_of(bridge: &Bridge, cidr: &str) -> Option<String> {
+    let status = bridge.status().unwrap();
+    let cidrs = status["cidrs"].as_array().cloned().unwrap_or_default();
+    cidrs
+        .iter()
+        .find(|entry| entry["cidr"] == cidr)
+        .and_then(|entry| entry["source"].as_str().map(ToOwned::to_owned))
+}
+
+/// The roles and bindings of the manifests that are shipped.
+fn shipped_rights() -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/rbac.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    serde_saphyr::from_multiple::<Value>(&text).unwrap()
+}
+
+fn start_as_account(lab: &Lab) -> Bridge {
+    let kubeconfig = lab
+        .api()
+        .account_kubeconfig("office-bridge", "office-bridge")
+        .unwrap();
+    let mut arguments = Bridge::default_arguments(lab);
+    let position = arguments.iter().position(|word| word == "--kubeconfig");
+    arguments[position.unwrap() + 1] = kubeconfig.display().to_string();
+    Bridge::spawn(lab, &arguments).unwrap()
 }

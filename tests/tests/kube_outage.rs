@@ -16,72 +16,6 @@ const ECHO: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 /// Between tries to reach an API server that is away the bridge waits up to 10 s.
 const RETURN: Duration = Duration::from_secs(30);
 
-/// A datagram every few milliseconds, each of which has to be echoed.
-struct Traffic {
-    stop: Arc<AtomicBool>,
-    lost: Arc<AtomicU32>,
-    thread: JoinHandle<u32>,
-}
-
-impl Traffic {
-    fn start(socket: UdpSocket) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let lost = Arc::new(AtomicU32::new(0));
-        let thread = std::thread::spawn({
-            let (stop, lost) = (stop.clone(), lost.clone());
-            move || {
-                let mut sent = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    if datagram(&socket, format!("datagram {sent}").as_bytes()).is_err() {
-                        lost.fetch_add(1, Ordering::Relaxed);
-                    }
-                    sent += 1;
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                sent
-            }
-        });
-        Self { stop, lost, thread }
-    }
-
-    fn finish(self) -> (u32, u32) {
-        self.stop.store(true, Ordering::Relaxed);
-        let sent = self.thread.join().unwrap();
-        (sent, self.lost.load(Ordering::Relaxed))
-    }
-}
-
-/// A table as bpftool prints it, in an order of its own.
-fn dump(bridge: &Bridge, table: &str) -> Vec<String> {
-    let path = bridge.client().table(table).unwrap();
-    let output = Command::new("bpftool")
-        .args(["-j", "map", "dump", "pinned"])
-        .arg(path)
-        .output()
-        .unwrap();
-    let entries: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    let mut lines: Vec<String> = entries.iter().map(Value::to_string).collect();
-    lines.sort();
-    assert!(!lines.is_empty(), "{table} is empty");
-    lines
-}
-
-fn cluster_state(bridge: &Bridge) -> Value {
-    bridge.status().unwrap()["cluster_state"].clone()
-}
-
-/// Lets node-30 reach the API server, or not.
-fn set_way_to_api(lab: &Lab, open: bool) {
-    let verb = if open { "-D" } else { "-I" };
-    let node = plan::NODE_30.to_string();
-    lab.control_plane()
-        .run(
-            "iptables",
-            &[verb, "INPUT", "-s", &node, "-p", "tcp", "-j", "DROP"],
-        )
-        .unwrap();
-}
-
 #[test]
 fn an_api_server_that_is_away_costs_no_packet_and_its_return_brings_what_was_missed() {
     let mut lab = Lab::open(LabOptions {
@@ -150,4 +84,70 @@ fn an_api_server_that_is_away_costs_no_packet_and_its_return_brings_what_was_mis
         assert!(sent > 500, "{sent} datagrams are too few to tell");
         assert_eq!(lost, 0, "of {sent} datagrams");
     }
+}
+
+/// A datagram every few milliseconds, each of which has to be echoed.
+struct Traffic {
+    stop: Arc<AtomicBool>,
+    lost: Arc<AtomicU32>,
+    thread: JoinHandle<u32>,
+}
+
+impl Traffic {
+    fn start(socket: UdpSocket) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let lost = Arc::new(AtomicU32::new(0));
+        let thread = std::thread::spawn({
+            let (stop, lost) = (stop.clone(), lost.clone());
+            move || {
+                let mut sent = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    if datagram(&socket, format!("datagram {sent}").as_bytes()).is_err() {
+                        lost.fetch_add(1, Ordering::Relaxed);
+                    }
+                    sent += 1;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                sent
+            }
+        });
+        Self { stop, lost, thread }
+    }
+
+    fn finish(self) -> (u32, u32) {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.thread.join().unwrap();
+        (sent, self.lost.load(Ordering::Relaxed))
+    }
+}
+
+/// A table as bpftool prints it, in an order of its own.
+fn dump(bridge: &Bridge, table: &str) -> Vec<String> {
+    let path = bridge.client().table(table).unwrap();
+    let output = Command::new("bpftool")
+        .args(["-j", "map", "dump", "pinned"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let entries: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let mut lines: Vec<String> = entries.iter().map(Value::to_string).collect();
+    lines.sort();
+    assert!(!lines.is_empty(), "{table} is empty");
+    lines
+}
+
+fn cluster_state(bridge: &Bridge) -> Value {
+    bridge.status().unwrap()["cluster_state"].clone()
+}
+
+/// Lets node-30 reach the API server, or not.
+fn set_way_to_api(lab: &Lab, open: bool) {
+    let verb = if open { "-D" } else { "-I" };
+    let node = plan::NODE_30.to_string();
+    lab.control_plane()
+        .run(
+            "iptables",
+            &[verb, "INPUT", "-s", &node, "-p", "tcp", "-j", "DROP"],
+        )
+        .unwrap();
 }

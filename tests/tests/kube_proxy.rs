@@ -10,38 +10,6 @@ use lab::{Firewall, Host, Lab, LabOptions};
 const ECHO: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 const ECHO_NAME: &str = "project-a-dev1/echo";
 
-/// Packets that kube-proxy's rules for this service have seen on a node since it last wrote them: it does so every
-/// 30 s, and some counters begin at 0 again.
-fn packets_at(node: &Host, service: &str) -> u64 {
-    let rules = node.run("iptables-save", &["-c"]).unwrap();
-    let of_service: Vec<&str> = rules
-        .lines()
-        .filter(|line| line.starts_with('[') && line.contains(service))
-        .collect();
-    assert!(!of_service.is_empty(), "no rule for {service}:\n{rules}");
-    of_service
-        .iter()
-        .map(|line| {
-            let count = line[1..].split(':').next().unwrap();
-            count.parse::<u64>().unwrap()
-        })
-        .sum()
-}
-
-/// Asserts that kube-proxy's rules have seen no more packets than when they were counted.
-#[track_caller]
-fn assert_unseen(node: &Host, counted: u64) {
-    let now = packets_at(node, ECHO_NAME);
-    assert!(
-        now <= counted,
-        "of {counted} packets kube-proxy has made {now}"
-    );
-}
-
-fn conntrack(node: &Host) -> String {
-    node.run("conntrack", &["-L"]).unwrap()
-}
-
 #[test]
 fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
     let mut lab = Lab::open(LabOptions {
@@ -102,4 +70,36 @@ fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
     }
     let node = lab.node_30();
     assert_unseen(node, counted);
+}
+
+/// Packets that kube-proxy's rules for this service have seen on a node since it last wrote them: it does so every
+/// 30 s, and some counters begin at 0 again.
+fn packets_at(node: &Host, service: &str) -> u64 {
+    let rules = node.run("iptables-save", &["-c"]).unwrap();
+    let of_service: Vec<&str> = rules
+        .lines()
+        .filter(|line| line.starts_with('[') && line.contains(service))
+        .collect();
+    assert!(!of_service.is_empty(), "no rule for {service}:\n{rules}");
+    of_service
+        .iter()
+        .map(|line| {
+            let count = line[1..].split(':').next().unwrap();
+            count.parse::<u64>().unwrap()
+        })
+        .sum()
+}
+
+/// Asserts that kube-proxy's rules have seen no more packets than when they were counted.
+#[track_caller]
+fn assert_unseen(node: &Host, counted: u64) {
+    let now = packets_at(node, ECHO_NAME);
+    assert!(
+        now <= counted,
+        "of {counted} packets kube-proxy has made {now}"
+    );
+}
+
+fn conntrack(node: &Host) -> String {
+    node.run("conntrack", &["-L"]).unwrap()
 }

@@ -11,6 +11,16 @@ const MYSQL_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::MYSQL, port::MYSQL);
 /// A client port that the node never uses itself, so that NAT may keep it.
 const FREE_PORT: u16 = 20_007;
 
+#[test]
+fn services_of_the_real_kube_proxy_are_translated_at_egress() {
+    services_work(false, "stack");
+}
+
+#[test]
+fn services_that_the_real_kube_proxy_masquerades_are_left_to_it() {
+    services_work(true, "kernel");
+}
+
 fn services_work(masquerade: bool, layer: &str) {
     let lab = Lab::open(LabOptions {
         api_server: true,
@@ -48,14 +58,4 @@ fn services_work(masquerade: bool, layer: &str) {
     }
     let mut session = pc.mysql(MYSQL_SERVICE).unwrap();
     assert_eq!(session.query("SELECT 42").unwrap(), "42");
-}
-
-#[test]
-fn services_of_the_real_kube_proxy_are_translated_at_egress() {
-    services_work(false, "stack");
-}
-
-#[test]
-fn services_that_the_real_kube_proxy_masquerades_are_left_to_it() {
-    services_work(true, "kernel");
 }

@@ -13,83 +13,6 @@ use lab::plan::port;
 use lab::{Bridge, Lab, LabOptions, Variant, eventually, objects};
 use serde_json::Value;
 
-fn open() -> Lab {
-    Lab::open(LabOptions {
-        api_server: true,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap()
-}
-
-fn endpoint(address: Ipv4Addr) -> Endpoint {
-    Endpoint {
-        pod: format!("load-{}", address.to_bits()),
-        node: "worker-1".to_owned(),
-        address,
-        ready: true,
-        terminating: false,
-    }
-}
-
-/// The `number`-th of many services, with this many backends that nothing runs on.
-fn service(number: u16, backends: u8) -> Service {
-    let [high, low] = number.to_be_bytes();
-    Service {
-        namespace: "load".to_owned(),
-        name: format!("load-{number}"),
-        vip: Ipv4Addr::new(10, 100, high, low),
-        ports: vec![ServicePort {
-            name: "http".to_owned(),
-            protocol: Protocol::Tcp,
-            port: 80,
-            target: 8080,
-        }],
-        endpoints: (0..backends)
-            .map(|slot| endpoint(Ipv4Addr::new(10, 244, 128 | (low % 100), 10 + slot)))
-            .collect(),
-        session_affinity: None,
-    }
-}
-
-fn bpftool(bridge: &Bridge, verb: &str, table: &str, rest: &[String]) -> String {
-    let path = bridge.client().table(table).unwrap();
-    let output = Command::new("bpftool")
-        .args(["-j", "map", verb, "pinned"])
-        .arg(path)
-        .args(rest)
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// How many backends the kernel has for port 80 of this service. The key is `ServiceKey`: address,
-/// port in host order, protocol, padding.
-fn backends_in_kernel(bridge: &Bridge, service: &Service) -> Option<u64> {
-    let mut key = service.vip.octets().to_vec();
-    key.extend(80_u16.to_ne_bytes());
-    key.extend([6, 0]);
-    let mut rest = vec!["key".to_owned()];
-    rest.extend(key.iter().map(u8::to_string));
-    let text = bpftool(bridge, "lookup", "services", &rest);
-    let entry: Value = serde_json::from_str(&text).unwrap_or_default();
-    let value = entry
-        .get("formatted")
-        .map_or(&entry["value"], |entry| &entry["value"]);
-    value["backend_count"].as_u64()
-}
-
-/// The entries of a table as bpftool prints them, sorted: tens of megabytes, so as text.
-fn dump(bridge: &Bridge, table: &str) -> Vec<String> {
-    let text = bpftool(bridge, "dump", table, &[]);
-    let mut entries: Vec<String> = text
-        .split("{\"key\":[")
-        .skip(1)
-        .map(|entry| entry.trim_end_matches([',', ']', '\n']).to_owned())
-        .collect();
-    entries.sort_unstable();
-    entries
-}
-
 #[test]
 fn a_change_is_in_the_kernel_within_a_second_among_a_thousand_services() {
     const CHANGES: u16 = 200;
@@ -266,4 +189,81 @@ fn ten_thousand_flows_are_spread_evenly_over_ten_backends() {
     for count in counts {
         assert!((850..=1_150).contains(&count), "{count} is not 1000 ± 15 %");
     }
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions {
+        api_server: true,
+        ..LabOptions::of(Variant::DEFAULT)
+    })
+    .unwrap()
+}
+
+fn endpoint(address: Ipv4Addr) -> Endpoint {
+    Endpoint {
+        pod: format!("load-{}", address.to_bits()),
+        node: "worker-1".to_owned(),
+        address,
+        ready: true,
+        terminating: false,
+    }
+}
+
+/// The `number`-th of many services, with this many backends that nothing runs on.
+fn service(number: u16, backends: u8) -> Service {
+    let [high, low] = number.to_be_bytes();
+    Service {
+        namespace: "load".to_owned(),
+        name: format!("load-{number}"),
+        vip: Ipv4Addr::new(10, 100, high, low),
+        ports: vec![ServicePort {
+            name: "http".to_owned(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            target: 8080,
+        }],
+        endpoints: (0..backends)
+            .map(|slot| endpoint(Ipv4Addr::new(10, 244, 128 | (low % 100), 10 + slot)))
+            .collect(),
+        session_affinity: None,
+    }
+}
+
+fn bpftool(bridge: &Bridge, verb: &str, table: &str, rest: &[String]) -> String {
+    let path = bridge.client().table(table).unwrap();
+    let output = Command::new("bpftool")
+        .args(["-j", "map", verb, "pinned"])
+        .arg(path)
+        .args(rest)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// How many backends the kernel has for port 80 of this service. The key is `ServiceKey`: address,
+/// port in host order, protocol, padding.
+fn backends_in_kernel(bridge: &Bridge, service: &Service) -> Option<u64> {
+    let mut key = service.vip.octets().to_vec();
+    key.extend(80_u16.to_ne_bytes());
+    key.extend([6, 0]);
+    let mut rest = vec!["key".to_owned()];
+    rest.extend(key.iter().map(u8::to_string));
+    let text = bpftool(bridge, "lookup", "services", &rest);
+    let entry: Value = serde_json::from_str(&text).unwrap_or_default();
+    let value = entry
+        .get("formatted")
+        .map_or(&entry["value"], |entry| &entry["value"]);
+    value["backend_count"].as_u64()
+}
+
+/// The entries of a table as bpftool prints them, sorted: tens of megabytes, so as text.
+fn dump(bridge: &Bridge, table: &str) -> Vec<String> {
+    let text = bpftool(bridge, "dump", table, &[]);
+    let mut entries: Vec<String> = text
+        .split("{\"key\":[")
+        .skip(1)
+        .map(|entry| entry.trim_end_matches([',', ']', '\n']).to_owned())
+        .collect();
+    entries.sort_unstable();
+    entries
 }

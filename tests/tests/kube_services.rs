@@ -14,33 +14,6 @@ const FRESH: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 96, 20
 /// A change is in the kernel after some ten milliseconds; a busy machine gets more.
 const SOON: Duration = Duration::from_secs(2);
 
-fn open() -> (Lab, Bridge) {
-    let lab = Lab::open(LabOptions {
-        api_server: true,
-        ..LabOptions::default()
-    })
-    .unwrap();
-    let bridge = lab.start_bridge(&[]).unwrap();
-    (lab, bridge)
-}
-
-/// The pods that the flows from this port of office-pc lead to, by their addresses.
-fn backends(bridge: &Bridge, client_port: u16) -> Vec<String> {
-    let client = format!("{}:{client_port}", plan::OFFICE_PC);
-    let flows = bridge.flows().unwrap();
-    flows
-        .iter()
-        .filter(|flow| flow["client"] == client.as_str())
-        .map(|flow| flow["backend"].as_str().unwrap().to_owned())
-        .collect()
-}
-
-fn is_refused(lab: &Lab, to: SocketAddrV4) -> bool {
-    lab.office_pc()
-        .tcp_refusal(to)
-        .is_ok_and(|(kind, _)| kind == ErrorKind::ConnectionRefused)
-}
-
 #[test]
 fn traffic_follows_a_service_that_is_created_scaled_and_deleted() {
     let (mut lab, bridge) = open();
@@ -89,31 +62,6 @@ fn traffic_follows_a_service_that_is_created_scaled_and_deleted() {
     a_udp_flow_leaves_a_pod_at_once_that_its_service_has_lost(&mut lab, &bridge);
 }
 
-fn a_udp_flow_leaves_a_pod_at_once_that_its_service_has_lost(lab: &mut Lab, bridge: &Bridge) {
-    let socket = lab.office_pc().udp_from(0, ECHO).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .unwrap();
-    let own_port = socket.local_addr().unwrap().port();
-    for pod in ["echo-2", "echo-1"] {
-        lab.cluster_mut().service_mut("echo").scale_to(&[pod]);
-        lab.publish().unwrap();
-        let pod = lab.at(pod, port::ECHO).to_string();
-        eventually(SOON, "the flow leads to the only pod", || {
-            // The sender never pauses.
-            datagram(&socket, b"on and on").is_ok() && backends(bridge, own_port) == [pod.clone()]
-        });
-    }
-    lab.cluster_mut().service_mut("echo").scale_to(&[]);
-    lab.publish().unwrap();
-    eventually(SOON, "the sender is told that nobody is left", || {
-        datagram(&socket, b"nobody?").is_err_and(|error| {
-            let cause = error.downcast_ref::<std::io::Error>();
-            cause.is_some_and(|cause| cause.kind() == ErrorKind::ConnectionRefused)
-        })
-    });
-}
-
 #[test]
 fn a_tcp_session_outlives_its_services_changes_until_its_own_pod_serves_no_more() {
     let (mut lab, bridge) = open();
@@ -155,4 +103,56 @@ fn a_tcp_session_outlives_its_services_changes_until_its_own_pod_serves_no_more(
         matches!(error, None | Some(ErrorKind::ConnectionReset)),
         "{error:?}"
     );
+}
+
+fn open() -> (Lab, Bridge) {
+    let lab = Lab::open(LabOptions {
+        api_server: true,
+        ..LabOptions::default()
+    })
+    .unwrap();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    (lab, bridge)
+}
+
+/// The pods that the flows from this port of office-pc lead to, by their addresses.
+fn backends(bridge: &Bridge, client_port: u16) -> Vec<String> {
+    let client = format!("{}:{client_port}", plan::OFFICE_PC);
+    let flows = bridge.flows().unwrap();
+    flows
+        .iter()
+        .filter(|flow| flow["client"] == client.as_str())
+        .map(|flow| flow["backend"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn is_refused(lab: &Lab, to: SocketAddrV4) -> bool {
+    lab.office_pc()
+        .tcp_refusal(to)
+        .is_ok_and(|(kind, _)| kind == ErrorKind::ConnectionRefused)
+}
+
+fn a_udp_flow_leaves_a_pod_at_once_that_its_service_has_lost(lab: &mut Lab, bridge: &Bridge) {
+    let socket = lab.office_pc().udp_from(0, ECHO).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
+    let own_port = socket.local_addr().unwrap().port();
+    for pod in ["echo-2", "echo-1"] {
+        lab.cluster_mut().service_mut("echo").scale_to(&[pod]);
+        lab.publish().unwrap();
+        let pod = lab.at(pod, port::ECHO).to_string();
+        eventually(SOON, "the flow leads to the only pod", || {
+            // The sender never pauses.
+            datagram(&socket, b"on and on").is_ok() && backends(bridge, own_port) == [pod.clone()]
+        });
+    }
+    lab.cluster_mut().service_mut("echo").scale_to(&[]);
+    lab.publish().unwrap();
+    eventually(SOON, "the sender is told that nobody is left", || {
+        datagram(&socket, b"nobody?").is_err_and(|error| {
+            let cause = error.downcast_ref::<std::io::Error>();
+            cause.is_some_and(|cause| cause.kind() == ErrorKind::ConnectionRefused)
+        })
+    });
 }

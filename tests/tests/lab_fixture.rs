@@ -12,15 +12,6 @@ use lab::dns::DnsPlan;
 use lab::plan::{self, LAN_MTU, port};
 use lab::{Datapath, Firewall, Lab, LabOptions, Overlay, Variant, serve};
 
-fn open(firewall: Firewall) -> Lab {
-    Lab::open(LabOptions {
-        firewall,
-        dns: DnsPlan::ThroughNode,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap()
-}
-
 #[test]
 fn lab_works_with_the_recipe() {
     let lab = open(Firewall::Open);
@@ -89,17 +80,6 @@ fn nothing_gets_through_a_node_that_is_no_router() {
     assert!(pc.is_cut_off_from(lab.at("echo-0", port::ECHO)));
     assert!(pc.is_cut_off_from(SocketAddrV4::new(plan::ECHO, port::ECHO)));
     pc.ping(plan::NODE_30).unwrap();
-}
-
-/// Whether a frame is what a real NIC would hand to XDP: no larger than the wire takes, with a finished checksum.
-fn is_whole(frame: &[u8]) -> bool {
-    let packet = SlicedPacket::from_ethernet(frame).unwrap();
-    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport)
-    else {
-        panic!("no TCP: {frame:02x?}");
-    };
-    let sum = tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination());
-    frame.len() <= 14 + LAN_MTU as usize && sum == Ok(tcp.checksum())
 }
 
 #[test]
@@ -181,4 +161,24 @@ fn a_killed_run_is_swept_away_by_the_next() {
     lab::run_dir::sweep_dead_runs().unwrap();
     assert!(!directory.exists());
     assert_eq!(namespaces(), Vec::<PathBuf>::new());
+}
+
+fn open(firewall: Firewall) -> Lab {
+    Lab::open(LabOptions {
+        firewall,
+        dns: DnsPlan::ThroughNode,
+        ..LabOptions::of(Variant::DEFAULT)
+    })
+    .unwrap()
+}
+
+/// Whether a frame is what a real NIC would hand to XDP: no larger than the wire takes, with a finished checksum.
+fn is_whole(frame: &[u8]) -> bool {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Tcp(tcp))) = (packet.net, packet.transport)
+    else {
+        panic!("no TCP: {frame:02x?}");
+    };
+    let sum = tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination());
+    frame.len() <= 14 + LAN_MTU as usize && sum == Ok(tcp.checksum())
 }

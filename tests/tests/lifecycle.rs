@@ -17,72 +17,6 @@ const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 /// How long the bridge may take to follow a change on the node.
 const FOLLOWS: Duration = Duration::from_secs(5);
 
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
-/// Connections to a pod on another node, to node-30's own, and to a service.
-fn sessions(lab: &Lab) -> Vec<TcpStream> {
-    [
-        lab.at("echo-1", port::ECHO),
-        lab.at("echo-0", port::ECHO),
-        ECHO_SERVICE,
-    ]
-    .into_iter()
-    .map(|target| lab.office_pc().tcp(target).unwrap())
-    .collect()
-}
-
-#[track_caller]
-fn all_work(lab: &Lab, sessions: &mut [TcpStream], when: &str) {
-    for session in sessions {
-        exchange(session, when.as_bytes()).unwrap_or_else(|error| panic!("{when}: {error:#}"));
-    }
-    // And new ones.
-    lab.office_pc()
-        .tcp_echo(lab.at("echo-2", port::ECHO), when.as_bytes())
-        .unwrap();
-    lab.office_pc()
-        .udp_echo(ECHO_SERVICE, when.as_bytes())
-        .unwrap();
-    lab.office_pc().ping(lab.pod("echo-0").address()).unwrap();
-}
-
-/// The translations of the TCP flows, without what changes with every packet.
-fn translations(flows: &[Value]) -> HashSet<String> {
-    flows
-        .iter()
-        .filter(|flow| {
-            flow["protocol"]
-                .as_str()
-                .is_some_and(|name| name.eq_ignore_ascii_case("tcp"))
-        })
-        .map(|flow| {
-            format!(
-                "{} {} {} {}",
-                flow["client"], flow["destination"], flow["backend"], flow["nat"]
-            )
-        })
-        .collect()
-}
-
-/// Tries until it works, for as long as the bridge may take.
-#[track_caller]
-fn eventually(what: &str, mut attempt: impl FnMut() -> bool) {
-    let deadline = Instant::now() + FOLLOWS;
-    while !attempt() {
-        assert!(Instant::now() < deadline, "{what}: not within {FOLLOWS:?}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-fn answers(lab: &Lab, pod: &str) -> bool {
-    let limit = Duration::from_millis(500);
-    lab.office_pc()
-        .tcp_within(limit, lab.at(pod, port::ECHO))
-        .is_ok()
-}
-
 #[test]
 fn forwarding_goes_on_after_sigterm() {
     let lab = open();
@@ -106,23 +40,6 @@ fn forwarding_goes_on_after_a_crash() {
     let mut sessions = sessions(&lab);
     bridge.kill().unwrap();
     all_work(&lab, &mut sessions, "after SIGKILL");
-}
-
-/// Starts a bridge that can't open as many files as it needs, and gives what it says.
-fn fail_to_start(lab: &Lab) -> String {
-    let mut limited = lab.node_30().command("prlimit");
-    limited
-        .args(["--nofile=30", "--"])
-        .arg(lab::bridge::binary().unwrap())
-        .arg("run")
-        .args(Bridge::default_arguments(lab))
-        .arg("--pin-path")
-        .arg(lab.pin_path());
-    let output = limited.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains("Too many open files"), "{text}");
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    text
 }
 
 #[test]
@@ -388,4 +305,87 @@ fn a_configuration_file_says_the_same_as_flags() {
     assert_eq!(output.status.code(), Some(1));
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(message.contains("nosuch0"), "{message}");
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+/// Connections to a pod on another node, to node-30's own, and to a service.
+fn sessions(lab: &Lab) -> Vec<TcpStream> {
+    [
+        lab.at("echo-1", port::ECHO),
+        lab.at("echo-0", port::ECHO),
+        ECHO_SERVICE,
+    ]
+    .into_iter()
+    .map(|target| lab.office_pc().tcp(target).unwrap())
+    .collect()
+}
+
+#[track_caller]
+fn all_work(lab: &Lab, sessions: &mut [TcpStream], when: &str) {
+    for session in sessions {
+        exchange(session, when.as_bytes()).unwrap_or_else(|error| panic!("{when}: {error:#}"));
+    }
+    // And new ones.
+    lab.office_pc()
+        .tcp_echo(lab.at("echo-2", port::ECHO), when.as_bytes())
+        .unwrap();
+    lab.office_pc()
+        .udp_echo(ECHO_SERVICE, when.as_bytes())
+        .unwrap();
+    lab.office_pc().ping(lab.pod("echo-0").address()).unwrap();
+}
+
+/// The translations of the TCP flows, without what changes with every packet.
+fn translations(flows: &[Value]) -> HashSet<String> {
+    flows
+        .iter()
+        .filter(|flow| {
+            flow["protocol"]
+                .as_str()
+                .is_some_and(|name| name.eq_ignore_ascii_case("tcp"))
+        })
+        .map(|flow| {
+            format!(
+                "{} {} {} {}",
+                flow["client"], flow["destination"], flow["backend"], flow["nat"]
+            )
+        })
+        .collect()
+}
+
+/// Tries until it works, for as long as the bridge may take.
+#[track_caller]
+fn eventually(what: &str, mut attempt: impl FnMut() -> bool) {
+    let deadline = Instant::now() + FOLLOWS;
+    while !attempt() {
+        assert!(Instant::now() < deadline, "{what}: not within {FOLLOWS:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn answers(lab: &Lab, pod: &str) -> bool {
+    let limit = Duration::from_millis(500);
+    lab.office_pc()
+        .tcp_within(limit, lab.at(pod, port::ECHO))
+        .is_ok()
+}
+
+/// Starts a bridge that can't open as many files as it needs, and gives what it says.
+fn fail_to_start(lab: &Lab) -> String {
+    let mut limited = lab.node_30().command("prlimit");
+    limited
+        .args(["--nofile=30", "--"])
+        .arg(lab::bridge::binary().unwrap())
+        .arg("run")
+        .args(Bridge::default_arguments(lab))
+        .arg("--pin-path")
+        .arg(lab.pin_path());
+    let output = limited.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("Too many open files"), "{text}");
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    text
 }

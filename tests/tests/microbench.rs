@@ -13,41 +13,6 @@ const ROUNDS: usize = 7;
 const CONNECTS: u32 = 500;
 const EXCHANGES: usize = 3_000;
 
-#[derive(Default)]
-struct Figures {
-    /// Connections a second to a pod, and to a service with one backend.
-    to_pod: Vec<f64>,
-    to_service: Vec<f64>,
-    /// Microseconds from a request to a pod to its response.
-    response: Vec<f64>,
-}
-
-fn connects(client: &Host, to: SocketAddrV4) -> Result<f64> {
-    client.run_in(|| {
-        let started = Instant::now();
-        for _ in 0..CONNECTS {
-            TcpStream::connect_timeout(&SocketAddr::V4(to), Duration::from_secs(3))?;
-        }
-        Ok(f64::from(CONNECTS) / started.elapsed().as_secs_f64())
-    })
-}
-
-fn response(client: &Host, to: SocketAddrV4) -> Result<f64> {
-    let mut stream = client.tcp(to)?;
-    let mut times = Vec::new();
-    for _ in 0..EXCHANGES {
-        let started = Instant::now();
-        exchange(&mut stream, b"request")?;
-        times.push(started.elapsed().as_secs_f64() * 1e6);
-    }
-    Ok(median(&mut times))
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 #[test]
 #[ignore = "measures for a minute, and wants the machine for itself"]
 fn the_stack_path_beside_the_tc_path() {
@@ -89,4 +54,39 @@ fn the_stack_path_beside_the_tc_path() {
             median(&mut figures.response)
         );
     }
+}
+
+#[derive(Default)]
+struct Figures {
+    /// Connections a second to a pod, and to a service with one backend.
+    to_pod: Vec<f64>,
+    to_service: Vec<f64>,
+    /// Microseconds from a request to a pod to its response.
+    response: Vec<f64>,
+}
+
+fn connects(client: &Host, to: SocketAddrV4) -> Result<f64> {
+    client.run_in(|| {
+        let started = Instant::now();
+        for _ in 0..CONNECTS {
+            TcpStream::connect_timeout(&SocketAddr::V4(to), Duration::from_secs(3))?;
+        }
+        Ok(f64::from(CONNECTS) / started.elapsed().as_secs_f64())
+    })
+}
+
+fn response(client: &Host, to: SocketAddrV4) -> Result<f64> {
+    let mut stream = client.tcp(to)?;
+    let mut times = Vec::new();
+    for _ in 0..EXCHANGES {
+        let started = Instant::now();
+        exchange(&mut stream, b"request")?;
+        times.push(started.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(median(&mut times))
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }

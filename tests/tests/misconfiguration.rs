@@ -9,78 +9,6 @@ use lab::dns::DnsPlan;
 use lab::plan::port;
 use lab::{Bridge, Lab, LabOptions, Variant, bridge};
 
-fn open() -> Lab {
-    Lab::open(LabOptions::of(Variant::DEFAULT)).unwrap()
-}
-
-/// Runs a command that has to end by itself.
-fn run(mut command: Command) -> Output {
-    // A bridge that wrongly goes on must not hold the test up.
-    let limit = Duration::from_secs(20).as_secs().to_string();
-    let mut timed = Command::new("timeout");
-    timed
-        .arg(limit)
-        .arg(command.get_program())
-        .args(command.get_args());
-    for (key, value) in command.get_envs() {
-        timed.env(key, value.unwrap_or_default());
-    }
-    command = timed;
-    command.output().unwrap()
-}
-
-#[track_caller]
-fn fails(lab: &Lab, command: Command, code: i32, words: &[&str]) {
-    let output = run(command);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{message}");
-    for word in words {
-        assert!(message.contains(word), "no `{word}` in: {message}");
-    }
-    assert!(!message.contains("panicked"), "{message}");
-    nothing_attached(lab);
-}
-
-#[track_caller]
-fn nothing_attached(lab: &Lab) {
-    let left: Vec<_> = lab
-        .pin_path()
-        .read_dir()
-        .into_iter()
-        .flatten()
-        .flatten()
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
-    let qdiscs = lab.node_30().run("tc", &["qdisc", "show"]).unwrap();
-    assert!(!qdiscs.contains("clsact"), "{qdiscs}");
-    let answer = lab
-        .office_pc()
-        .tcp_within(Duration::from_millis(200), lab.at("echo-1", port::ECHO));
-    assert!(answer.is_err(), "office traffic gets through");
-}
-
-/// The default arguments, with the value of `flag` replaced everywhere.
-fn with(lab: &Lab, flag: &str, value: &str) -> Vec<String> {
-    let mut arguments = Bridge::default_arguments(lab);
-    let mut found = false;
-    for index in 1..arguments.len() {
-        if arguments[index - 1] == flag {
-            value.clone_into(&mut arguments[index]);
-            found = true;
-        }
-    }
-    assert!(found, "no {flag} in {arguments:?}");
-    arguments
-}
-
-fn plus(lab: &Lab, extra: &[&str]) -> Vec<String> {
-    let extra = extra.iter().map(|&argument| argument.to_owned());
-    Bridge::default_arguments(lab)
-        .into_iter()
-        .chain(extra)
-        .collect()
-}
-
 #[test]
 fn wrong_usage_is_told_and_exits_with_2() {
     let lab = open();
@@ -206,19 +134,6 @@ fn missing_capabilities_are_told() {
         .arg("--pin-path")
         .arg(lab.pin_path());
     fails(&lab, command, 1, &["CAP_NET_ADMIN", "CAP_BPF"]);
-}
-
-/// Runs the bridge in a mount namespace of its own, after `preparation` by a shell there.
-fn with_mounts(lab: &Lab, preparation: &str, pin_path: &str) -> Command {
-    let mut command = lab.node_30().command("unshare");
-    command
-        .args(["--mount", "--propagation", "private", "sh", "-c"])
-        .arg(format!("{preparation} && exec \"$0\" \"$@\""))
-        .arg(bridge::binary().unwrap())
-        .arg("run")
-        .args(Bridge::default_arguments(lab))
-        .args(["--pin-path", pin_path]);
-    command
 }
 
 #[test]
@@ -349,4 +264,89 @@ fn commands_without_a_bridge_say_so() {
         let told = format!("{message}{}", String::from_utf8_lossy(&output.stdout));
         assert!(!told.trim().is_empty(), "{arguments:?} says nothing");
     }
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions::of(Variant::DEFAULT)).unwrap()
+}
+
+/// Runs a command that has to end by itself.
+fn run(mut command: Command) -> Output {
+    // A bridge that wrongly goes on must not hold the test up.
+    let limit = Duration::from_secs(20).as_secs().to_string();
+    let mut timed = Command::new("timeout");
+    timed
+        .arg(limit)
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (key, value) in command.get_envs() {
+        timed.env(key, value.unwrap_or_default());
+    }
+    command = timed;
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn fails(lab: &Lab, command: Command, code: i32, words: &[&str]) {
+    let output = run(command);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    for word in words {
+        assert!(message.contains(word), "no `{word}` in: {message}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+    nothing_attached(lab);
+}
+
+#[track_caller]
+fn nothing_attached(lab: &Lab) {
+    let left: Vec<_> = lab
+        .pin_path()
+        .read_dir()
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    let qdiscs = lab.node_30().run("tc", &["qdisc", "show"]).unwrap();
+    assert!(!qdiscs.contains("clsact"), "{qdiscs}");
+    let answer = lab
+        .office_pc()
+        .tcp_within(Duration::from_millis(200), lab.at("echo-1", port::ECHO));
+    assert!(answer.is_err(), "office traffic gets through");
+}
+
+/// The default arguments, with the value of `flag` replaced everywhere.
+fn with(lab: &Lab, flag: &str, value: &str) -> Vec<String> {
+    let mut arguments = Bridge::default_arguments(lab);
+    let mut found = false;
+    for index in 1..arguments.len() {
+        if arguments[index - 1] == flag {
+            value.clone_into(&mut arguments[index]);
+            found = true;
+        }
+    }
+    assert!(found, "no {flag} in {arguments:?}");
+    arguments
+}
+
+fn plus(lab: &Lab, extra: &[&str]) -> Vec<String> {
+    let extra = extra.iter().map(|&argument| argument.to_owned());
+    Bridge::default_arguments(lab)
+        .into_iter()
+        .chain(extra)
+        .collect()
+}
+
+/// Runs the bridge in a mount namespace of its own, after `preparation` by a shell there.
+fn with_mounts(lab: &Lab, preparation: &str, pin_path: &str) -> Command {
+    let mut command = lab.node_30().command("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-c"])
+        .arg(format!("{preparation} && exec \"$0\" \"$@\""))
+        .arg(bridge::binary().unwrap())
+        .arg("run")
+        .args(Bridge::default_arguments(lab))
+        .args(["--pin-path", pin_path]);
+    command
 }

@@ -8,10 +8,6 @@ use lab::{Lab, LabOptions, reach};
 
 const GIB: u64 = 1 << 30;
 
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
 #[test]
 fn traceroute_shows_the_router_the_node_and_the_pod() {
     let lab = open();
@@ -58,20 +54,6 @@ fn traceroute_to_a_service_ends_at_the_service() {
     assert_eq!(hops.last(), Some(&Some(plan::MYSQL)), "{hops:?}");
 }
 
-/// The maximum segment size in the options of a SYN (RFC 9293 section 3.7.1).
-fn mss(frame: &[u8]) -> Option<u16> {
-    let tcp = etherparse::SlicedPacket::from_ethernet(frame)
-        .ok()?
-        .transport?;
-    let etherparse::TransportSlice::Tcp(tcp) = tcp else {
-        return None;
-    };
-    tcp.options_iterator().find_map(|option| match option {
-        Ok(etherparse::TcpOptionElement::MaximumSegmentSize(size)) => Some(size),
-        _ => None,
-    })
-}
-
 #[test]
 fn both_sides_of_a_connection_are_told_of_the_segments_that_fit() {
     let lab = open();
@@ -106,19 +88,6 @@ fn both_sides_of_a_connection_are_told_of_the_segments_that_fit() {
     }
 }
 
-fn a_gibibyte_both_ways(target: impl Fn(&Lab) -> SocketAddrV4) {
-    let lab = open();
-    let _bridge = lab.start_bridge(&[]).unwrap();
-    let (pc, target) = (lab.office_pc(), target(&lab));
-    reach::without_a_storm(&[pc], || {
-        pc.bulk(target, GIB, 0).unwrap();
-    });
-    let pods = ["echo-0", "echo-1", "echo-2"].map(|pod| lab.pod(pod));
-    reach::without_a_storm(&pods, || {
-        pc.bulk(target, 0, GIB).unwrap();
-    });
-}
-
 #[test]
 fn a_gibibyte_of_tcp_reaches_another_nodes_pod_without_a_retransmission_storm() {
     a_gibibyte_both_ways(|lab| lab.at("echo-1", port::BULK));
@@ -136,4 +105,35 @@ fn fragments_reach_pods_of_other_nodes_and_come_back() {
     for pod in ["echo-1", "echo-2"] {
         reach::in_fragments(lab.office_pc(), lab.at(pod, port::ECHO));
     }
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+/// The maximum segment size in the options of a SYN (RFC 9293 section 3.7.1).
+fn mss(frame: &[u8]) -> Option<u16> {
+    let tcp = etherparse::SlicedPacket::from_ethernet(frame)
+        .ok()?
+        .transport?;
+    let etherparse::TransportSlice::Tcp(tcp) = tcp else {
+        return None;
+    };
+    tcp.options_iterator().find_map(|option| match option {
+        Ok(etherparse::TcpOptionElement::MaximumSegmentSize(size)) => Some(size),
+        _ => None,
+    })
+}
+
+fn a_gibibyte_both_ways(target: impl Fn(&Lab) -> SocketAddrV4) {
+    let lab = open();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    let (pc, target) = (lab.office_pc(), target(&lab));
+    reach::without_a_storm(&[pc], || {
+        pc.bulk(target, GIB, 0).unwrap();
+    });
+    let pods = ["echo-0", "echo-1", "echo-2"].map(|pod| lab.pod(pod));
+    reach::without_a_storm(&pods, || {
+        pc.bulk(target, 0, GIB).unwrap();
+    });
 }

@@ -16,31 +16,6 @@ const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 /// A client port that the node never uses itself, so that NAT may keep it.
 const FREE_PORT: u16 = 20_007;
 
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
-fn flow_from(bridge: &Bridge, client: SocketAddrV4) -> Value {
-    let flows = bridge.flows().unwrap();
-    let client = client.to_string();
-    let mut found = flows
-        .iter()
-        .filter(|flow| flow["client"] == client.as_str());
-    let flow = found
-        .next()
-        .unwrap_or_else(|| panic!("no flow of {client} in {flows:?}"));
-    assert!(found.next().is_none(), "several flows of {client}");
-    flow.clone()
-}
-
-fn seen_by(lab: &Lab, pod: &str, protocol: Protocol) -> HashSet<Ipv4Addr> {
-    lab.pod(pod)
-        .peers(protocol, port::ECHO)
-        .iter()
-        .map(|peer| *peer.ip())
-        .collect()
-}
-
 #[test]
 fn pods_see_the_address_that_replies_come_home_to() {
     let lab = open();
@@ -290,4 +265,29 @@ fn both_questions_of_one_socket_are_answered() {
         answers.sort();
         assert_eq!(answers, [b"A".to_vec(), b"AAAA".to_vec()]);
     }
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+fn flow_from(bridge: &Bridge, client: SocketAddrV4) -> Value {
+    let flows = bridge.flows().unwrap();
+    let client = client.to_string();
+    let mut found = flows
+        .iter()
+        .filter(|flow| flow["client"] == client.as_str());
+    let flow = found
+        .next()
+        .unwrap_or_else(|| panic!("no flow of {client} in {flows:?}"));
+    assert!(found.next().is_none(), "several flows of {client}");
+    flow.clone()
+}
+
+fn seen_by(lab: &Lab, pod: &str, protocol: Protocol) -> HashSet<Ipv4Addr> {
+    lab.pod(pod)
+        .peers(protocol, port::ECHO)
+        .iter()
+        .map(|peer| *peer.ip())
+        .collect()
 }

@@ -15,30 +15,6 @@ const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 /// How long the bridge may take to follow a change on the node.
 const FOLLOWS: Duration = Duration::from_secs(5);
 
-fn open(overlay: Overlay) -> Lab {
-    Lab::open(options(overlay)).unwrap()
-}
-
-fn options(overlay: Overlay) -> LabOptions {
-    LabOptions::of(Variant {
-        overlay,
-        ..Variant::of_suite()
-    })
-}
-
-/// Tries until it works, for as long as the bridge may take.
-#[track_caller]
-fn eventually(what: &str, attempt: impl FnMut() -> bool) {
-    lab::eventually(FOLLOWS, what, attempt);
-}
-
-fn answers(lab: &Lab, pod: &str) -> bool {
-    let limit = Duration::from_millis(500);
-    lab.office_pc()
-        .tcp_within(limit, lab.at(pod, port::ECHO))
-        .is_ok()
-}
-
 #[test]
 fn office_and_cluster_reach_each_other_over_host_gw() {
     let lab = open(Overlay::HostGw);
@@ -65,11 +41,6 @@ fn the_way_to_the_pods_may_be_another_network_than_the_offices() {
         let _bridge = lab.start_bridge(&[]).unwrap();
         reach::both_ways(&lab);
     }
-}
-
-/// Octets of an ICMP echo's payload that make an IPv4 packet of `size` octets.
-fn ping_payload(size: u32) -> String {
-    (size - 20 - 8).to_string()
 }
 
 #[test]
@@ -265,4 +236,33 @@ fn a_changed_route_is_followed() {
         let refusal = lab.office_pc().tcp_refusal(lab.at("echo-1", port::ECHO));
         refusal.is_ok_and(|(kind, _)| kind == ErrorKind::HostUnreachable)
     });
+}
+
+fn open(overlay: Overlay) -> Lab {
+    Lab::open(options(overlay)).unwrap()
+}
+
+fn options(overlay: Overlay) -> LabOptions {
+    LabOptions::of(Variant {
+        overlay,
+        ..Variant::of_suite()
+    })
+}
+
+/// Tries until it works, for as long as the bridge may take.
+#[track_caller]
+fn eventually(what: &str, attempt: impl FnMut() -> bool) {
+    lab::eventually(FOLLOWS, what, attempt);
+}
+
+fn answers(lab: &Lab, pod: &str) -> bool {
+    let limit = Duration::from_millis(500);
+    lab.office_pc()
+        .tcp_within(limit, lab.at(pod, port::ECHO))
+        .is_ok()
+}
+
+/// Octets of an ICMP echo's payload that make an IPv4 packet of `size` octets.
+fn ping_payload(size: u32) -> String {
+    (size - 20 - 8).to_string()
 }

@@ -20,66 +20,6 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
-/// A frame with a name for the test's messages.
-struct Case {
-    what: &'static str,
-    frame: Vec<u8>,
-}
-
-/// Frames on their way from the router to node-30, marked so that they are told from others.
-struct Way {
-    sender: Sender,
-    node: [u8; 6],
-    router: [u8; 6],
-}
-
-impl Way {
-    fn new(lab: &Lab) -> Self {
-        Self {
-            sender: Sender::new(lab.office_router(), "lan0").unwrap(),
-            node: frames::mac(lab.node_30(), "eth0").unwrap(),
-            router: frames::mac(lab.office_router(), "lan0").unwrap(),
-        }
-    }
-
-    fn frame(&self, ether_type: u16, payload: &[u8]) -> Vec<u8> {
-        ethernet(self.node, self.router, ether_type, payload)
-    }
-
-    fn case(&self, what: &'static str, packet: &[u8]) -> Case {
-        Case {
-            what,
-            frame: self.frame(IPV4, packet),
-        }
-    }
-}
-
-fn open() -> Lab {
-    Lab::open(LabOptions {
-        firewall: Firewall::Open,
-        ..LabOptions::default()
-    })
-    .unwrap()
-}
-
-/// Sends the frames, and returns those that node-30's network layer got, in the same order.
-fn arrived(lab: &Lab, way: &Way, cases: &[Case]) -> Vec<Option<Vec<u8>>> {
-    // Kernel constants with the octets swapped, as socket(2) takes them; only these two have names.
-    let receivers = [SockProtocol::EthIp, SockProtocol::EthIpv6]
-        .map(|protocol| Receiver::new(lab.node_30(), protocol).unwrap());
-    for case in cases {
-        way.sender.send(&case.frame).unwrap();
-    }
-    let all: Vec<Vec<u8>> = receivers
-        .iter()
-        .flat_map(|receiver| receiver.drain(Duration::from_millis(300)))
-        .collect();
-    cases
-        .iter()
-        .map(|case| all.iter().find(|frame| **frame == case.frame).cloned())
-        .collect()
-}
-
 #[test]
 fn frames_that_are_not_ours_reach_the_node_octet_for_octet() {
     let lab = open();
@@ -138,15 +78,6 @@ fn frames_that_are_not_ours_reach_the_node_octet_for_octet() {
             case.what
         );
     }
-}
-
-/// ICMP type 13 (RFC 792): no echo, no error, nothing to translate.
-fn timestamp_request() -> [u8; 20] {
-    let mut message = [0; 20];
-    message[0] = 13;
-    let sum = frames::checksum(&message);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    message
 }
 
 #[test]
@@ -253,29 +184,6 @@ fn ip_options_are_forwarded_whole() {
         .ping_with(pod, &["-R", "-c", "2", "-i", "0.2", "-W", "2"])
         .unwrap();
     assert!(ping.complete(), "{}", ping.text);
-}
-
-/// Compares what left one host with what reached another. Routers may count the TTL down, and packets
-/// of different protocols may overtake each other.
-fn same_packets(left: &[Packet], reached: &[Packet]) {
-    let normalize = |packets: &[Packet]| {
-        let mut packets: Vec<Vec<u8>> = packets
-            .iter()
-            .map(|packet| {
-                let mut packet = packet.frame[14..].to_vec();
-                packet[8] = 0;
-                packet[10..12].fill(0);
-                packet
-            })
-            .collect();
-        packets.sort();
-        packets
-    };
-    assert!(!left.is_empty(), "nothing was sent");
-    assert!(
-        normalize(left) == normalize(reached),
-        "{left:?} became {reached:?}"
-    );
 }
 
 #[test]
@@ -431,5 +339,97 @@ fn a_node_port_to_a_pod_of_the_node_keeps_the_clients_address() {
     assert!(
         peers.iter().any(|peer| *peer.ip() == OFFICE_PC),
         "{peers:?}"
+    );
+}
+
+/// A frame with a name for the test's messages.
+struct Case {
+    what: &'static str,
+    frame: Vec<u8>,
+}
+
+/// Frames on their way from the router to node-30, marked so that they are told from others.
+struct Way {
+    sender: Sender,
+    node: [u8; 6],
+    router: [u8; 6],
+}
+
+impl Way {
+    fn new(lab: &Lab) -> Self {
+        Self {
+            sender: Sender::new(lab.office_router(), "lan0").unwrap(),
+            node: frames::mac(lab.node_30(), "eth0").unwrap(),
+            router: frames::mac(lab.office_router(), "lan0").unwrap(),
+        }
+    }
+
+    fn frame(&self, ether_type: u16, payload: &[u8]) -> Vec<u8> {
+        ethernet(self.node, self.router, ether_type, payload)
+    }
+
+    fn case(&self, what: &'static str, packet: &[u8]) -> Case {
+        Case {
+            what,
+            frame: self.frame(IPV4, packet),
+        }
+    }
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions {
+        firewall: Firewall::Open,
+        ..LabOptions::default()
+    })
+    .unwrap()
+}
+
+/// Sends the frames, and returns those that node-30's network layer got, in the same order.
+fn arrived(lab: &Lab, way: &Way, cases: &[Case]) -> Vec<Option<Vec<u8>>> {
+    // Kernel constants with the octets swapped, as socket(2) takes them; only these two have names.
+    let receivers = [SockProtocol::EthIp, SockProtocol::EthIpv6]
+        .map(|protocol| Receiver::new(lab.node_30(), protocol).unwrap());
+    for case in cases {
+        way.sender.send(&case.frame).unwrap();
+    }
+    let all: Vec<Vec<u8>> = receivers
+        .iter()
+        .flat_map(|receiver| receiver.drain(Duration::from_millis(300)))
+        .collect();
+    cases
+        .iter()
+        .map(|case| all.iter().find(|frame| **frame == case.frame).cloned())
+        .collect()
+}
+
+/// ICMP type 13 (RFC 792): no echo, no error, nothing to translate.
+fn timestamp_request() -> [u8; 20] {
+    let mut message = [0; 20];
+    message[0] = 13;
+    let sum = frames::checksum(&message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
+}
+
+/// Compares what left one host with what reached another. Routers may count the TTL down, and packets
+/// of different protocols may overtake each other.
+fn same_packets(left: &[Packet], reached: &[Packet]) {
+    let normalize = |packets: &[Packet]| {
+        let mut packets: Vec<Vec<u8>> = packets
+            .iter()
+            .map(|packet| {
+                let mut packet = packet.frame[14..].to_vec();
+                packet[8] = 0;
+                packet[10..12].fill(0);
+                packet
+            })
+            .collect();
+        packets.sort();
+        packets
+    };
+    assert!(!left.is_empty(), "nothing was sent");
+    assert!(
+        normalize(left) == normalize(reached),
+        "{left:?} became {reached:?}"
     );
 }

@@ -12,10 +12,6 @@ use lab::{Bridge, Firewall, Lab, LabOptions};
 
 const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
 #[test]
 fn a_ping_to_a_service_is_answered() {
     let lab = open();
@@ -106,23 +102,6 @@ fn what_no_service_serves_is_refused_at_once() {
     }
 }
 
-/// Which pods answer a client of the echo service, over several connections.
-fn answering(lab: &Lab, client: &str) -> HashSet<Ipv4Addr> {
-    let before: Vec<_> = ECHO_PODS
-        .map(|pod| (pod, lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len()))
-        .into();
-    for _ in 0..12 {
-        lab.host(client)
-            .tcp_echo(ECHO_SERVICE, b"the same again?")
-            .unwrap();
-    }
-    before
-        .into_iter()
-        .filter(|(pod, count)| lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len() > *count)
-        .map(|(pod, _)| lab.pod(pod).address())
-        .collect()
-}
-
 #[test]
 fn a_client_of_a_service_with_session_affinity_comes_to_one_pod_until_that_is_gone() {
     let mut lab = open();
@@ -174,4 +153,25 @@ fn a_client_of_a_service_with_session_affinity_comes_to_one_pod_until_that_is_go
     assert_eq!(second.len(), 1, "{second:?}");
     assert!(!second.contains(&first));
     assert_eq!(answering(&lab, "office-pc"), second);
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+/// Which pods answer a client of the echo service, over several connections.
+fn answering(lab: &Lab, client: &str) -> HashSet<Ipv4Addr> {
+    let before: Vec<_> = ECHO_PODS
+        .map(|pod| (pod, lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len()))
+        .into();
+    for _ in 0..12 {
+        lab.host(client)
+            .tcp_echo(ECHO_SERVICE, b"the same again?")
+            .unwrap();
+    }
+    before
+        .into_iter()
+        .filter(|(pod, count)| lab.pod(pod).peers(Protocol::Tcp, port::ECHO).len() > *count)
+        .map(|(pod, _)| lab.pod(pod).address())
+        .collect()
 }

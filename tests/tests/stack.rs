@@ -26,262 +26,6 @@ const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 96, 99, 99);
 /// A client port that the node never uses itself, so that NAT may keep it.
 const FREE_PORT: u16 = 20_007;
 
-/// A node that forwards, without a rule that masquerades.
-fn unmasqueraded(overlay: Overlay) -> LabOptions {
-    LabOptions {
-        overlay,
-        masquerade: false,
-        service_masquerade: false,
-        firewall: Firewall::Open,
-        ..LabOptions::of(Variant::DEFAULT)
-    }
-}
-
-/// A node that forwards, where flannel and kube-proxy masquerade.
-fn masqueraded(overlay: Overlay) -> LabOptions {
-    LabOptions {
-        masquerade: true,
-        service_masquerade: true,
-        ..unmasqueraded(overlay)
-    }
-}
-
-fn start(lab: &Lab, datapath: &str) -> Bridge {
-    Bridge::start(lab, &Bridge::static_arguments(datapath)).unwrap()
-}
-
-#[track_caller]
-fn reaches_everything(lab: &Lab, client: &Host) {
-    for pod in ECHO_PODS {
-        let echo = lab.at(pod, port::ECHO);
-        client.ping(*echo.ip()).unwrap();
-        client.tcp_echo(echo, b"a few words over TCP").unwrap();
-        client.udp_echo(echo, b"a few words over UDP").unwrap();
-    }
-    for _ in 0..6 {
-        client
-            .tcp_echo(ECHO_SERVICE, b"a few words over TCP")
-            .unwrap();
-        client
-            .udp_echo(ECHO_SERVICE, b"a few words over UDP")
-            .unwrap();
-    }
-    let page = client.http_get(WEB_SERVICE, "/").unwrap();
-    assert!(page.body.starts_with("web-0 greets"), "{page:?}");
-    let mut session = client.mysql(MYSQL_SERVICE).unwrap();
-    assert_eq!(session.query("SELECT 42").unwrap(), "42");
-}
-
-/// The one row of `flows list` for a client's address and port.
-#[track_caller]
-fn flow_from(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
-    only_flow(bridge, protocol, client, |_| true)
-}
-
-/// [`flow_from`], to the echo service. A pod of the node whose answers netfilter has translated back before `cni0`
-/// leaves a mark of its own beside it.
-#[track_caller]
-fn flow_to_echo(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
-    let echo = ECHO_SERVICE.to_string();
-    only_flow(bridge, protocol, client, |flow| {
-        flow["destination"] == echo.as_str()
-    })
-}
-
-#[track_caller]
-fn only_flow(
-    bridge: &Bridge,
-    protocol: &str,
-    client: SocketAddrV4,
-    is_wanted: impl Fn(&Value) -> bool,
-) -> Value {
-    let flows = bridge.flows().unwrap();
-    let client = client.to_string();
-    let found: Vec<_> = flows
-        .iter()
-        .filter(|flow| flow["client"] == client.as_str() && flow["protocol"] == protocol)
-        .filter(|flow| is_wanted(flow))
-        .collect();
-    match found.as_slice() {
-        [flow] => (*flow).clone(),
-        _ => panic!("not one flow of {client}, but {found:?} in {flows:?}"),
-    }
-}
-
-#[track_caller]
-fn layers(bridge: &Bridge) -> HashSet<String> {
-    let flows = bridge.flows().unwrap();
-    flows
-        .iter()
-        .map(|flow| flow["layer"].as_str().unwrap().to_owned())
-        .collect()
-}
-
-/// A connection as conntrack has it: what the first packet said, and what answers are expected to say.
-#[derive(Debug, PartialEq, Eq)]
-struct Tracked {
-    from: SocketAddrV4,
-    to: SocketAddrV4,
-    answer_from: SocketAddrV4,
-    answer_to: SocketAddrV4,
-}
-
-/// What conntrack on node-30 knows of a client's port.
-#[track_caller]
-fn tracked(lab: &Lab, protocol: &str, client: SocketAddrV4) -> Tracked {
-    let (address, port) = (client.ip().to_string(), client.port().to_string());
-    let arguments = ["-L", "-p", protocol, "-s", &address, "--sport", &port];
-    let text = lab.node_30().run("conntrack", &arguments).unwrap();
-    let values = |key: &str| -> Vec<String> {
-        text.split_whitespace()
-            .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))
-            .map(str::to_owned)
-            .collect()
-    };
-    let endpoints = |address: &str, port: &str| -> [SocketAddrV4; 2] {
-        let endpoint = |(address, port): (&String, &String)| {
-            SocketAddrV4::new(address.parse().unwrap(), port.parse().unwrap())
-        };
-        let all: Vec<_> = values(address)
-            .iter()
-            .zip(&values(port))
-            .map(endpoint)
-            .collect();
-        all.try_into()
-            .unwrap_or_else(|_| panic!("not one connection of {client}: {text}"))
-    };
-    let [from, answer_from] = endpoints("src", "sport");
-    let [to, answer_to] = endpoints("dst", "dport");
-    Tracked {
-        from,
-        to,
-        answer_from,
-        answer_to,
-    }
-}
-
-/// The capture filter for what arrives at a node for its pods.
-fn arrivals_filter(overlay: Overlay) -> &'static str {
-    match overlay {
-        Overlay::Vxlan => "udp port 8472",
-        Overlay::HostGw => "ip",
-    }
-}
-
-/// Opens a connection and an exchange to `to` and returns, for TCP and UDP, the client's end and who the pods say has
-/// come, after checking that every packet on the wire to a worker had that one source.
-#[track_caller]
-fn seen_sources(
-    lab: &Lab,
-    to: SocketAddrV4,
-    client_port: u16,
-) -> [(SocketAddrV4, SocketAddrV4); 2] {
-    let pc = lab.office_pc();
-    let overlay = lab.options().overlay;
-    let captures: Vec<_> = [lab.worker_1(), lab.worker_2()]
-        .into_iter()
-        .map(|worker| worker.capture("eth0", arrivals_filter(overlay)).unwrap())
-        .collect();
-    let arrived = |protocol: Protocol| -> Vec<(usize, SocketAddrV4)> {
-        (0..)
-            .zip(ECHO_PODS)
-            .flat_map(|(index, pod)| {
-                lab.pod(pod)
-                    .peers(protocol, port::ECHO)
-                    .into_iter()
-                    .map(move |peer| (index, peer))
-            })
-            .collect()
-    };
-    let before = [Protocol::Tcp, Protocol::Udp].map(arrived);
-    let mut tcp = pc.tcp_from(client_port, to).unwrap();
-    exchange(&mut tcp, b"over TCP").unwrap();
-    let udp = pc.udp_from(client_port, to).unwrap();
-    datagram(&udp, b"over UDP").unwrap();
-    let client = SocketAddrV4::new(pc.address(), client_port);
-    let wire: Vec<_> = captures
-        .into_iter()
-        .flat_map(|capture| capture.stop().unwrap())
-        .filter_map(|packet| match overlay {
-            Overlay::Vxlan => packet.inside_vxlan()?.ipv4(),
-            Overlay::HostGw => packet.ipv4(),
-        })
-        .collect();
-    let mut index = 0;
-    [(Protocol::Tcp, 6), (Protocol::Udp, 17)].map(|(protocol, number)| {
-        let new: Vec<_> = arrived(protocol)
-            .into_iter()
-            .filter(|arrival| !before[index].contains(arrival))
-            .collect();
-        index += 1;
-        let [(pod, source)] = new[..] else {
-            panic!("{to}: {new:?} came to the pods");
-        };
-        let pod = ECHO_PODS[pod];
-        let pod_address = lab.pod(pod).address();
-        let sources: HashSet<_> = wire
-            .iter()
-            .filter(|packet| packet.destination == pod_address && packet.protocol == number)
-            .map(lab::capture::Summary::from)
-            .collect();
-        let expected = if pod == "echo-0" {
-            HashSet::new()
-        } else {
-            HashSet::from([source])
-        };
-        assert_eq!(sources, expected, "{to}, {protocol:?}");
-        (client, source)
-    })
-}
-
-/// The address that the pod's answers come home to.
-fn nat_address(overlay: Overlay, pod: Ipv4Addr) -> Ipv4Addr {
-    if pod.octets()[2] == 30 {
-        CNI
-    } else if overlay == Overlay::Vxlan {
-        FLANNEL
-    } else {
-        plan::NODE_30
-    }
-}
-
-fn translated_by_the_bridge(overlay: Overlay) {
-    let lab = Lab::open(unmasqueraded(overlay)).unwrap();
-    let bridge = start(&lab, "stack");
-    for client in [lab.office_pc(), lab.office_pc2()] {
-        reaches_everything(&lab, client);
-    }
-    assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
-
-    let targets = ECHO_PODS
-        .map(|pod| lab.at(pod, port::ECHO))
-        .into_iter()
-        .chain([ECHO_SERVICE; 3]);
-    for (to, client_port) in targets.zip(FREE_PORT..) {
-        let seen = seen_sources(&lab, to, client_port);
-        for ((client, source), protocol) in seen.into_iter().zip(["tcp", "udp"]) {
-            let flow = flow_from(&bridge, protocol, client);
-            let backend: SocketAddrV4 = flow["backend"].as_str().unwrap().parse().unwrap();
-            let nat = SocketAddrV4::new(nat_address(overlay, *backend.ip()), client_port);
-            assert_eq!(source, nat, "{flow}");
-            assert_eq!(flow["nat"], nat.to_string(), "{flow}");
-            assert_eq!(flow["destination"], to.to_string(), "{flow}");
-            assert_eq!(flow["layer"], "stack", "{flow}");
-            if to != ECHO_SERVICE {
-                assert_eq!(backend, to, "{flow}");
-            }
-            // Netfilter sees the client and the pod, and what kube-proxy makes of a service.
-            let expected = Tracked {
-                from: client,
-                to,
-                answer_from: backend,
-                answer_to: client,
-            };
-            assert_eq!(tracked(&lab, protocol, client), expected, "{flow}");
-        }
-    }
-}
-
 #[test]
 fn over_vxlan_the_source_is_translated_once_and_netfilter_sees_client_and_pod() {
     translated_by_the_bridge(Overlay::Vxlan);
@@ -290,49 +34,6 @@ fn over_vxlan_the_source_is_translated_once_and_netfilter_sees_client_and_pod() 
 #[test]
 fn over_host_gw_the_source_is_translated_once_and_netfilter_sees_client_and_pod() {
     translated_by_the_bridge(Overlay::HostGw);
-}
-
-fn masqueraded_by_netfilter(overlay: Overlay) {
-    let lab = Lab::open(masqueraded(overlay)).unwrap();
-    let bridge = start(&lab, "stack");
-    for client in [lab.office_pc(), lab.office_pc2()] {
-        reaches_everything(&lab, client);
-    }
-    // Flannel leaves the node's own pods out.
-    let by_flannel = ["echo-1", "echo-2"].map(|pod| lab.at(pod, port::ECHO));
-    for (to, client_port) in by_flannel
-        .into_iter()
-        .chain([ECHO_SERVICE; 4])
-        .zip(FREE_PORT..)
-    {
-        let seen = seen_sources(&lab, to, client_port);
-        for ((client, source), protocol) in seen.into_iter().zip(["tcp", "udp"]) {
-            let tracked = tracked(&lab, protocol, client);
-            assert_eq!(source, tracked.answer_to, "{tracked:?}");
-            assert_eq!(
-                *source.ip(),
-                nat_address(overlay, *tracked.answer_from.ip()),
-                "{tracked:?}"
-            );
-        }
-    }
-    let flows = bridge.flows().unwrap();
-    let by_stack: HashSet<_> = flows
-        .iter()
-        .filter(|flow| flow["layer"] == "stack")
-        .map(|flow| {
-            let destination = flow["destination"].as_str().unwrap();
-            destination.split(':').next().unwrap().to_owned()
-        })
-        .collect();
-    let local_pod = lab.pod("echo-0").address().to_string();
-    assert_eq!(by_stack, HashSet::from([local_pod]), "{flows:?}");
-    assert!(
-        flows.iter().any(
-            |flow| flow["destination"] == ECHO_SERVICE.to_string() && flow["layer"] == "kernel"
-        ),
-        "{flows:?}"
-    );
 }
 
 #[test]
@@ -796,4 +497,303 @@ fn flushing_by_service_ends_its_flows_on_the_stack_path() {
     assert!(exchange(&mut through_service, b"a flushed flow").is_err());
     exchange(&mut to_pod, b"another flow").unwrap();
     pc.tcp_echo(ECHO_SERVICE, b"a new one").unwrap();
+}
+
+/// A node that forwards, without a rule that masquerades.
+fn unmasqueraded(overlay: Overlay) -> LabOptions {
+    LabOptions {
+        overlay,
+        masquerade: false,
+        service_masquerade: false,
+        firewall: Firewall::Open,
+        ..LabOptions::of(Variant::DEFAULT)
+    }
+}
+
+/// A node that forwards, where flannel and kube-proxy masquerade.
+fn masqueraded(overlay: Overlay) -> LabOptions {
+    LabOptions {
+        masquerade: true,
+        service_masquerade: true,
+        ..unmasqueraded(overlay)
+    }
+}
+
+fn start(lab: &Lab, datapath: &str) -> Bridge {
+    Bridge::start(lab, &Bridge::static_arguments(datapath)).unwrap()
+}
+
+#[track_caller]
+fn reaches_everything(lab: &Lab, client: &Host) {
+    for pod in ECHO_PODS {
+        let echo = lab.at(pod, port::ECHO);
+        client.ping(*echo.ip()).unwrap();
+        client.tcp_echo(echo, b"a few words over TCP").unwrap();
+        client.udp_echo(echo, b"a few words over UDP").unwrap();
+    }
+    for _ in 0..6 {
+        client
+            .tcp_echo(ECHO_SERVICE, b"a few words over TCP")
+            .unwrap();
+        client
+            .udp_echo(ECHO_SERVICE, b"a few words over UDP")
+            .unwrap();
+    }
+    let page = client.http_get(WEB_SERVICE, "/").unwrap();
+    assert!(page.body.starts_with("web-0 greets"), "{page:?}");
+    let mut session = client.mysql(MYSQL_SERVICE).unwrap();
+    assert_eq!(session.query("SELECT 42").unwrap(), "42");
+}
+
+/// The one row of `flows list` for a client's address and port.
+#[track_caller]
+fn flow_from(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
+    only_flow(bridge, protocol, client, |_| true)
+}
+
+/// [`flow_from`], to the echo service. A pod of the node whose answers netfilter has translated back before `cni0`
+/// leaves a mark of its own beside it.
+#[track_caller]
+fn flow_to_echo(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
+    let echo = ECHO_SERVICE.to_string();
+    only_flow(bridge, protocol, client, |flow| {
+        flow["destination"] == echo.as_str()
+    })
+}
+
+#[track_caller]
+fn only_flow(
+    bridge: &Bridge,
+    protocol: &str,
+    client: SocketAddrV4,
+    is_wanted: impl Fn(&Value) -> bool,
+) -> Value {
+    let flows = bridge.flows().unwrap();
+    let client = client.to_string();
+    let found: Vec<_> = flows
+        .iter()
+        .filter(|flow| flow["client"] == client.as_str() && flow["protocol"] == protocol)
+        .filter(|flow| is_wanted(flow))
+        .collect();
+    match found.as_slice() {
+        [flow] => (*flow).clone(),
+        _ => panic!("not one flow of {client}, but {found:?} in {flows:?}"),
+    }
+}
+
+#[track_caller]
+fn layers(bridge: &Bridge) -> HashSet<String> {
+    let flows = bridge.flows().unwrap();
+    flows
+        .iter()
+        .map(|flow| flow["layer"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// A connection as conntrack has it: what the first packet said, and what answers are expected to say.
+#[derive(Debug, PartialEq, Eq)]
+struct Tracked {
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    answer_from: SocketAddrV4,
+    answer_to: SocketAddrV4,
+}
+
+/// What conntrack on node-30 knows of a client's port.
+#[track_caller]
+fn tracked(lab: &Lab, protocol: &str, client: SocketAddrV4) -> Tracked {
+    let (address, port) = (client.ip().to_string(), client.port().to_string());
+    let arguments = ["-L", "-p", protocol, "-s", &address, "--sport", &port];
+    let text = lab.node_30().run("conntrack", &arguments).unwrap();
+    let values = |key: &str| -> Vec<String> {
+        text.split_whitespace()
+            .filter_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+            .map(str::to_owned)
+            .collect()
+    };
+    let endpoints = |address: &str, port: &str| -> [SocketAddrV4; 2] {
+        let endpoint = |(address, port): (&String, &String)| {
+            SocketAddrV4::new(address.parse().unwrap(), port.parse().unwrap())
+        };
+        let all: Vec<_> = values(address)
+            .iter()
+            .zip(&values(port))
+            .map(endpoint)
+            .collect();
+        all.try_into()
+            .unwrap_or_else(|_| panic!("not one connection of {client}: {text}"))
+    };
+    let [from, answer_from] = endpoints("src", "sport");
+    let [to, answer_to] = endpoints("dst", "dport");
+    Tracked {
+        from,
+        to,
+        answer_from,
+        answer_to,
+    }
+}
+
+/// The capture filter for what arrives at a node for its pods.
+fn arrivals_filter(overlay: Overlay) -> &'static str {
+    match overlay {
+        Overlay::Vxlan => "udp port 8472",
+        Overlay::HostGw => "ip",
+    }
+}
+
+/// Opens a connection and an exchange to `to` and returns, for TCP and UDP, the client's end and who the pods say has
+/// come, after checking that every packet on the wire to a worker had that one source.
+#[track_caller]
+fn seen_sources(
+    lab: &Lab,
+    to: SocketAddrV4,
+    client_port: u16,
+) -> [(SocketAddrV4, SocketAddrV4); 2] {
+    let pc = lab.office_pc();
+    let overlay = lab.options().overlay;
+    let captures: Vec<_> = [lab.worker_1(), lab.worker_2()]
+        .into_iter()
+        .map(|worker| worker.capture("eth0", arrivals_filter(overlay)).unwrap())
+        .collect();
+    let arrived = |protocol: Protocol| -> Vec<(usize, SocketAddrV4)> {
+        (0..)
+            .zip(ECHO_PODS)
+            .flat_map(|(index, pod)| {
+                lab.pod(pod)
+                    .peers(protocol, port::ECHO)
+                    .into_iter()
+                    .map(move |peer| (index, peer))
+            })
+            .collect()
+    };
+    let before = [Protocol::Tcp, Protocol::Udp].map(arrived);
+    let mut tcp = pc.tcp_from(client_port, to).unwrap();
+    exchange(&mut tcp, b"over TCP").unwrap();
+    let udp = pc.udp_from(client_port, to).unwrap();
+    datagram(&udp, b"over UDP").unwrap();
+    let client = SocketAddrV4::new(pc.address(), client_port);
+    let wire: Vec<_> = captures
+        .into_iter()
+        .flat_map(|capture| capture.stop().unwrap())
+        .filter_map(|packet| match overlay {
+            Overlay::Vxlan => packet.inside_vxlan()?.ipv4(),
+            Overlay::HostGw => packet.ipv4(),
+        })
+        .collect();
+    let mut index = 0;
+    [(Protocol::Tcp, 6), (Protocol::Udp, 17)].map(|(protocol, number)| {
+        let new: Vec<_> = arrived(protocol)
+            .into_iter()
+            .filter(|arrival| !before[index].contains(arrival))
+            .collect();
+        index += 1;
+        let [(pod, source)] = new[..] else {
+            panic!("{to}: {new:?} came to the pods");
+        };
+        let pod = ECHO_PODS[pod];
+        let pod_address = lab.pod(pod).address();
+        let sources: HashSet<_> = wire
+            .iter()
+            .filter(|packet| packet.destination == pod_address && packet.protocol == number)
+            .map(lab::capture::Summary::from)
+            .collect();
+        let expected = if pod == "echo-0" {
+            HashSet::new()
+        } else {
+            HashSet::from([source])
+        };
+        assert_eq!(sources, expected, "{to}, {protocol:?}");
+        (client, source)
+    })
+}
+
+/// The address that the pod's answers come home to.
+fn nat_address(overlay: Overlay, pod: Ipv4Addr) -> Ipv4Addr {
+    if pod.octets()[2] == 30 {
+        CNI
+    } else if overlay == Overlay::Vxlan {
+        FLANNEL
+    } else {
+        plan::NODE_30
+    }
+}
+
+fn translated_by_the_bridge(overlay: Overlay) {
+    let lab = Lab::open(unmasqueraded(overlay)).unwrap();
+    let bridge = start(&lab, "stack");
+    for client in [lab.office_pc(), lab.office_pc2()] {
+        reaches_everything(&lab, client);
+    }
+    assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
+
+    let targets = ECHO_PODS
+        .map(|pod| lab.at(pod, port::ECHO))
+        .into_iter()
+        .chain([ECHO_SERVICE; 3]);
+    for (to, client_port) in targets.zip(FREE_PORT..) {
+        let seen = seen_sources(&lab, to, client_port);
+        for ((client, source), protocol) in seen.into_iter().zip(["tcp", "udp"]) {
+            let flow = flow_from(&bridge, protocol, client);
+            let backend: SocketAddrV4 = flow["backend"].as_str().unwrap().parse().unwrap();
+            let nat = SocketAddrV4::new(nat_address(overlay, *backend.ip()), client_port);
+            assert_eq!(source, nat, "{flow}");
+            assert_eq!(flow["nat"], nat.to_string(), "{flow}");
+            assert_eq!(flow["destination"], to.to_string(), "{flow}");
+            assert_eq!(flow["layer"], "stack", "{flow}");
+            if to != ECHO_SERVICE {
+                assert_eq!(backend, to, "{flow}");
+            }
+            // Netfilter sees the client and the pod, and what kube-proxy makes of a service.
+            let expected = Tracked {
+                from: client,
+                to,
+                answer_from: backend,
+                answer_to: client,
+            };
+            assert_eq!(tracked(&lab, protocol, client), expected, "{flow}");
+        }
+    }
+}
+
+fn masqueraded_by_netfilter(overlay: Overlay) {
+    let lab = Lab::open(masqueraded(overlay)).unwrap();
+    let bridge = start(&lab, "stack");
+    for client in [lab.office_pc(), lab.office_pc2()] {
+        reaches_everything(&lab, client);
+    }
+    // Flannel leaves the node's own pods out.
+    let by_flannel = ["echo-1", "echo-2"].map(|pod| lab.at(pod, port::ECHO));
+    for (to, client_port) in by_flannel
+        .into_iter()
+        .chain([ECHO_SERVICE; 4])
+        .zip(FREE_PORT..)
+    {
+        let seen = seen_sources(&lab, to, client_port);
+        for ((client, source), protocol) in seen.into_iter().zip(["tcp", "udp"]) {
+            let tracked = tracked(&lab, protocol, client);
+            assert_eq!(source, tracked.answer_to, "{tracked:?}");
+            assert_eq!(
+                *source.ip(),
+                nat_address(overlay, *tracked.answer_from.ip()),
+                "{tracked:?}"
+            );
+        }
+    }
+    let flows = bridge.flows().unwrap();
+    let by_stack: HashSet<_> = flows
+        .iter()
+        .filter(|flow| flow["layer"] == "stack")
+        .map(|flow| {
+            let destination = flow["destination"].as_str().unwrap();
+            destination.split(':').next().unwrap().to_owned()
+        })
+        .collect();
+    let local_pod = lab.pod("echo-0").address().to_string();
+    assert_eq!(by_stack, HashSet::from([local_pod]), "{flows:?}");
+    assert!(
+        flows.iter().any(
+            |flow| flow["destination"] == ECHO_SERVICE.to_string() && flow["layer"] == "kernel"
+        ),
+        "{flows:?}"
+    );
 }

@@ -9,32 +9,6 @@ use lab::plan::{self, port};
 use lab::{Bridge, Datapath, Host, Lab, LabOptions, Overlay};
 use serde_json::{Value, json};
 
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
-fn bpftool(host: &Host, arguments: &[&str]) -> Value {
-    let text = host.run("bpftool", &[&["-j"], arguments].concat()).unwrap();
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-/// The entries of a table with their fields by name: newer bpftools put them beside the raw octets.
-fn dump(lab: &Lab, bridge: &Bridge, table: &str) -> Vec<(Value, Value)> {
-    let path = bridge.client().table(table).unwrap();
-    let dump = bpftool(
-        lab.node_30(),
-        &["map", "dump", "pinned", path.to_str().unwrap()],
-    );
-    let entries = dump.as_array().unwrap_or_else(|| panic!("{table}: {dump}"));
-    entries
-        .iter()
-        .map(|entry| {
-            let entry = entry.get("formatted").unwrap_or(entry);
-            (entry["key"].clone(), entry["value"].clone())
-        })
-        .collect()
-}
-
 #[test]
 fn bpftool_prints_flows_by_field_names() {
     let lab = open();
@@ -141,17 +115,6 @@ fn every_table_has_the_name_that_the_design_gives_it() {
         );
         assert_eq!(shown["name"], name);
         assert!(path.starts_with(lab.pin_path()), "{}", path.display());
-    }
-}
-
-fn files(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
-    for entry in directory.read_dir().unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            files(&path, found);
-        } else {
-            found.push(path);
-        }
     }
 }
 
@@ -276,5 +239,42 @@ fn services_lists_what_the_datapath_has() {
     );
     for command in [&["status"][..], &["flows", "list"]] {
         assert!(!bridge.client().text(command).unwrap().is_empty());
+    }
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions::default()).unwrap()
+}
+
+fn bpftool(host: &Host, arguments: &[&str]) -> Value {
+    let text = host.run("bpftool", &[&["-j"], arguments].concat()).unwrap();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The entries of a table with their fields by name: newer bpftools put them beside the raw octets.
+fn dump(lab: &Lab, bridge: &Bridge, table: &str) -> Vec<(Value, Value)> {
+    let path = bridge.client().table(table).unwrap();
+    let dump = bpftool(
+        lab.node_30(),
+        &["map", "dump", "pinned", path.to_str().unwrap()],
+    );
+    let entries = dump.as_array().unwrap_or_else(|| panic!("{table}: {dump}"));
+    entries
+        .iter()
+        .map(|entry| {
+            let entry = entry.get("formatted").unwrap_or(entry);
+            (entry["key"].clone(), entry["value"].clone())
+        })
+        .collect()
+}
+
+fn files(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in directory.read_dir().unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files(&path, found);
+        } else {
+            found.push(path);
+        }
     }
 }

@@ -17,91 +17,6 @@ const GETS_READY: Duration = Duration::from_secs(5);
 /// What ARP and the like may leave to TC.
 const HANDFUL: u64 = 6;
 
-const fn options(overlay: Overlay) -> LabOptions {
-    LabOptions::of(Variant {
-        datapath: Datapath::Xdp,
-        overlay,
-    })
-}
-
-/// A lab whose pods are all on workers: XDP leaves node-30's own to TC.
-fn open(overlay: Overlay) -> Lab {
-    Lab::open(LabOptions {
-        local_pod: false,
-        ..options(overlay)
-    })
-    .unwrap()
-}
-
-fn carried(bridge: &Bridge) -> Carried {
-    Carried::of(bridge.client()).unwrap()
-}
-
-/// Starts a bridge, and waits until XDP carries pings to the pods on both workers.
-fn start(lab: &Lab) -> Bridge {
-    let bridge = lab.start_bridge(&[]).unwrap();
-    await_xdp(lab, &bridge);
-    bridge
-}
-
-fn await_xdp(lab: &Lab, bridge: &Bridge) {
-    for pod in ["echo-1", "echo-2"] {
-        eventually(GETS_READY, &format!("{pod} by XDP"), || {
-            let before = carried(bridge);
-            lab.office_pc().ping(lab.pod(pod).address()).unwrap();
-            let grown = carried(bridge).since(before);
-            grown.xdp() >= 1 && grown.tc() == 0
-        });
-    }
-}
-
-/// Runs `work`, and asserts that XDP has carried at least `packets` in each direction, and TC next to none.
-#[track_caller]
-fn by_xdp(bridge: &Bridge, what: &str, packets: u64, work: impl FnOnce()) {
-    let before = carried(bridge);
-    work();
-    let grown = carried(bridge).since(before);
-    assert!(grown.xdp() >= packets, "{what}: {grown:?}");
-    assert!(grown.tc() <= HANDFUL, "{what}: {grown:?}");
-}
-
-fn both_directions(options: LabOptions) {
-    const PACKETS: u64 = 100;
-    let lab = Lab::open(LabOptions {
-        local_pod: false,
-        ..options
-    })
-    .unwrap();
-    let bridge = start(&lab);
-    let pc = lab.office_pc();
-    for target in [
-        lab.at("echo-1", port::ECHO),
-        lab.at("echo-2", port::ECHO),
-        ECHO_SERVICE,
-    ] {
-        by_xdp(&bridge, &format!("TCP to {target}"), PACKETS, || {
-            let mut session = pc.tcp(target).unwrap();
-            for round in 0..PACKETS {
-                exchange(&mut session, format!("segment {round}").as_bytes()).unwrap();
-            }
-        });
-        by_xdp(&bridge, &format!("UDP to {target}"), PACKETS, || {
-            let socket = pc.udp_from(0, target).unwrap();
-            for round in 0..PACKETS {
-                datagram(&socket, format!("datagram {round}").as_bytes()).unwrap();
-            }
-        });
-    }
-    by_xdp(&bridge, "pings", PACKETS, || {
-        let count = PACKETS.to_string();
-        let arguments = ["-c", &count, "-i", "0.002", "-W", "2"];
-        let ping = pc
-            .ping_with(lab.pod("echo-1").address(), &arguments)
-            .unwrap();
-        assert!(ping.complete(), "{}", ping.text);
-    });
-}
-
 #[test]
 fn tcp_udp_and_pings_go_both_ways_over_vxlan() {
     both_directions(options(Overlay::Vxlan));
@@ -149,40 +64,6 @@ fn xdp_opens_a_flow_with_its_first_packet() {
                 "{target}, {overlay}"
             );
         }
-    }
-}
-
-/// A flow of datagrams that XDP carries, whenever asked.
-struct Flow<'a> {
-    bridge: &'a Bridge,
-    socket: UdpSocket,
-}
-
-impl<'a> Flow<'a> {
-    fn open(lab: &Lab, bridge: &'a Bridge, target: SocketAddrV4) -> Self {
-        let socket = lab.office_pc().udp_from(0, target).unwrap();
-        let limit = Duration::from_secs(1);
-        socket.set_read_timeout(Some(limit)).unwrap();
-        let this = Self { bridge, socket };
-        this.goes_by_xdp("at first");
-        this
-    }
-
-    fn port(&self) -> u16 {
-        self.socket.local_addr().unwrap().port()
-    }
-
-    #[track_caller]
-    fn goes_by_xdp(&self, when: &str) {
-        const DATAGRAMS: u64 = 10;
-        let before = carried(self.bridge);
-        for _ in 0..DATAGRAMS {
-            datagram(&self.socket, when.as_bytes()).unwrap();
-        }
-        let grown = carried(self.bridge).since(before);
-        assert!(grown.xdp() >= DATAGRAMS, "{when}: {grown:?}");
-        assert!(grown.tc() <= HANDFUL, "{when}: {grown:?}");
-        assert!(grown.opened <= 1, "{when}: {grown:?}");
     }
 }
 
@@ -282,20 +163,6 @@ fn a_packet_that_may_not_live_longer_is_answered_and_the_rest_of_its_flow_goes_b
             flow.goes_by_xdp("after a short life");
         }
     }
-}
-
-/// The packets that these ICMP errors quote, by who wrote the errors (RFC 792: the quoted header and eight octets).
-fn quoted(errors: &[lab::capture::Packet]) -> Vec<(Ipv4Addr, SocketAddrV4)> {
-    errors
-        .iter()
-        .map(|error| {
-            let error = error.ipv4().unwrap();
-            let quote = &error.payload;
-            let address = Ipv4Addr::new(quote[16], quote[17], quote[18], quote[19]);
-            let port = u16::from_be_bytes([quote[22], quote[23]]);
-            (error.source, SocketAddrV4::new(address, port))
-        })
-        .collect()
 }
 
 #[test]
@@ -420,17 +287,6 @@ fn other_traffic_of_the_tunnel_and_the_node_is_none_of_xdps() {
     }
 }
 
-/// The epoch of the next hops that flows remember.
-fn epoch(lab: &Lab, bridge: &Bridge) -> u64 {
-    let pin = bridge.client().table("fast_path").unwrap();
-    let arguments = ["-j", "map", "dump", "pinned", pin.to_str().unwrap()];
-    let text = lab.node_30().run("bpftool", &arguments).unwrap();
-    let dump: Value = serde_json::from_str(&text).unwrap();
-    let entry = dump[0].get("formatted").unwrap_or(&dump[0]);
-    let epoch = entry["value"]["epoch"].as_u64();
-    epoch.unwrap_or_else(|| panic!("no epoch in {dump}"))
-}
-
 #[test]
 fn xdp_goes_on_without_the_process_and_a_restart_loses_nothing() {
     for overlay in Overlay::ALL {
@@ -490,4 +346,148 @@ fn uninstall_in_the_middle_of_a_flow_leaves_a_node_that_is_reachable() {
         lab.worker_1().tcp_echo(to_node, b"a new one").unwrap();
         assert!(lab.office_pc().is_cut_off_from(target), "{overlay}");
     }
+}
+
+const fn options(overlay: Overlay) -> LabOptions {
+    LabOptions::of(Variant {
+        datapath: Datapath::Xdp,
+        overlay,
+    })
+}
+
+/// A lab whose pods are all on workers: XDP leaves node-30's own to TC.
+fn open(overlay: Overlay) -> Lab {
+    Lab::open(LabOptions {
+        local_pod: false,
+        ..options(overlay)
+    })
+    .unwrap()
+}
+
+fn carried(bridge: &Bridge) -> Carried {
+    Carried::of(bridge.client()).unwrap()
+}
+
+/// Starts a bridge, and waits until XDP carries pings to the pods on both workers.
+fn start(lab: &Lab) -> Bridge {
+    let bridge = lab.start_bridge(&[]).unwrap();
+    await_xdp(lab, &bridge);
+    bridge
+}
+
+fn await_xdp(lab: &Lab, bridge: &Bridge) {
+    for pod in ["echo-1", "echo-2"] {
+        eventually(GETS_READY, &format!("{pod} by XDP"), || {
+            let before = carried(bridge);
+            lab.office_pc().ping(lab.pod(pod).address()).unwrap();
+            let grown = carried(bridge).since(before);
+            grown.xdp() >= 1 && grown.tc() == 0
+        });
+    }
+}
+
+/// Runs `work`, and asserts that XDP has carried at least `packets` in each direction, and TC next to none.
+#[track_caller]
+fn by_xdp(bridge: &Bridge, what: &str, packets: u64, work: impl FnOnce()) {
+    let before = carried(bridge);
+    work();
+    let grown = carried(bridge).since(before);
+    assert!(grown.xdp() >= packets, "{what}: {grown:?}");
+    assert!(grown.tc() <= HANDFUL, "{what}: {grown:?}");
+}
+
+fn both_directions(options: LabOptions) {
+    const PACKETS: u64 = 100;
+    let lab = Lab::open(LabOptions {
+        local_pod: false,
+        ..options
+    })
+    .unwrap();
+    let bridge = start(&lab);
+    let pc = lab.office_pc();
+    for target in [
+        lab.at("echo-1", port::ECHO),
+        lab.at("echo-2", port::ECHO),
+        ECHO_SERVICE,
+    ] {
+        by_xdp(&bridge, &format!("TCP to {target}"), PACKETS, || {
+            let mut session = pc.tcp(target).unwrap();
+            for round in 0..PACKETS {
+                exchange(&mut session, format!("segment {round}").as_bytes()).unwrap();
+            }
+        });
+        by_xdp(&bridge, &format!("UDP to {target}"), PACKETS, || {
+            let socket = pc.udp_from(0, target).unwrap();
+            for round in 0..PACKETS {
+                datagram(&socket, format!("datagram {round}").as_bytes()).unwrap();
+            }
+        });
+    }
+    by_xdp(&bridge, "pings", PACKETS, || {
+        let count = PACKETS.to_string();
+        let arguments = ["-c", &count, "-i", "0.002", "-W", "2"];
+        let ping = pc
+            .ping_with(lab.pod("echo-1").address(), &arguments)
+            .unwrap();
+        assert!(ping.complete(), "{}", ping.text);
+    });
+}
+
+/// A flow of datagrams that XDP carries, whenever asked.
+struct Flow<'a> {
+    bridge: &'a Bridge,
+    socket: UdpSocket,
+}
+
+impl<'a> Flow<'a> {
+    fn open(lab: &Lab, bridge: &'a Bridge, target: SocketAddrV4) -> Self {
+        let socket = lab.office_pc().udp_from(0, target).unwrap();
+        let limit = Duration::from_secs(1);
+        socket.set_read_timeout(Some(limit)).unwrap();
+        let this = Self { bridge, socket };
+        this.goes_by_xdp("at first");
+        this
+    }
+
+    fn port(&self) -> u16 {
+        self.socket.local_addr().unwrap().port()
+    }
+
+    #[track_caller]
+    fn goes_by_xdp(&self, when: &str) {
+        const DATAGRAMS: u64 = 10;
+        let before = carried(self.bridge);
+        for _ in 0..DATAGRAMS {
+            datagram(&self.socket, when.as_bytes()).unwrap();
+        }
+        let grown = carried(self.bridge).since(before);
+        assert!(grown.xdp() >= DATAGRAMS, "{when}: {grown:?}");
+        assert!(grown.tc() <= HANDFUL, "{when}: {grown:?}");
+        assert!(grown.opened <= 1, "{when}: {grown:?}");
+    }
+}
+
+/// The packets that these ICMP errors quote, by who wrote the errors (RFC 792: the quoted header and eight octets).
+fn quoted(errors: &[lab::capture::Packet]) -> Vec<(Ipv4Addr, SocketAddrV4)> {
+    errors
+        .iter()
+        .map(|error| {
+            let error = error.ipv4().unwrap();
+            let quote = &error.payload;
+            let address = Ipv4Addr::new(quote[16], quote[17], quote[18], quote[19]);
+            let port = u16::from_be_bytes([quote[22], quote[23]]);
+            (error.source, SocketAddrV4::new(address, port))
+        })
+        .collect()
+}
+
+/// The epoch of the next hops that flows remember.
+fn epoch(lab: &Lab, bridge: &Bridge) -> u64 {
+    let pin = bridge.client().table("fast_path").unwrap();
+    let arguments = ["-j", "map", "dump", "pinned", pin.to_str().unwrap()];
+    let text = lab.node_30().run("bpftool", &arguments).unwrap();
+    let dump: Value = serde_json::from_str(&text).unwrap();
+    let entry = dump[0].get("formatted").unwrap_or(&dump[0]);
+    let epoch = entry["value"]["epoch"].as_u64();
+    epoch.unwrap_or_else(|| panic!("no epoch in {dump}"))
 }

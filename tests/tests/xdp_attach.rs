@@ -13,114 +13,6 @@ const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 /// The bridge looks after its attachments every 10 s.
 const LOOKS_AFTER: Duration = Duration::from_secs(15);
 
-fn open() -> Lab {
-    Lab::open(LabOptions::of(Variant::DEFAULT)).unwrap()
-}
-
-/// Starts a bridge that asks for XDP.
-fn start(lab: &Lab) -> Bridge {
-    Bridge::start(lab, &Bridge::manifests_arguments(lab, "xdp")).unwrap()
-}
-
-/// Runs a bridge with `--datapath xdp` that doesn't start.
-fn refused(lab: &Lab) -> Output {
-    refused_at(lab, "eth0")
-}
-
-fn refused_at(lab: &Lab, uplink: &str) -> Output {
-    let mut arguments = Bridge::manifests_arguments(lab, "xdp");
-    let value = arguments.iter().position(|argument| argument == "--uplink");
-    uplink.clone_into(&mut arguments[value.unwrap() + 1]);
-    let output = Bridge::command(lab, &arguments).unwrap().output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    output
-}
-
-/// Interface and mode of the XDP programs that `status` shows.
-fn xdp(bridge: &Bridge) -> Vec<(String, String)> {
-    let status = bridge.status().unwrap();
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    status["datapath"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|entry| entry["hook"] == "xdp")
-        .map(|entry| (text(&entry["interface"]), text(&entry["mode"])))
-        .collect()
-}
-
-fn native(interfaces: &[&str]) -> Vec<(String, String)> {
-    let native = |&interface: &&str| (interface.to_owned(), "native".to_owned());
-    interfaces.iter().map(native).collect()
-}
-
-fn problems(bridge: &Bridge) -> String {
-    bridge.status().unwrap()["problems"].to_string()
-}
-
-/// What the kernel says of an interface of node-30, as `ip -j -d link show` prints it.
-fn link(lab: &Lab, interface: &str) -> Value {
-    let text = lab
-        .node_30()
-        .run("ip", &["-j", "-d", "link", "show", "dev", interface])
-        .unwrap();
-    serde_json::from_str::<Value>(&text).unwrap()[0].clone()
-}
-
-/// The XDP program that runs in the driver of an interface of node-30: its id.
-fn program(lab: &Lab, interface: &str) -> Option<u64> {
-    /// `XDP_ATTACHED_DRV` (`linux/if_link.h`).
-    const IN_THE_DRIVER: u64 = 1;
-    let xdp = &link(lab, interface)["xdp"];
-    let id = xdp["prog"]["id"].as_u64();
-    if id.is_some() {
-        assert_eq!(xdp["mode"], IN_THE_DRIVER, "{xdp}");
-    }
-    id
-}
-
-fn pinned_link(lab: &Lab, interface: &str) -> String {
-    let ifindex = &link(lab, interface)["ifindex"];
-    lab.pin_path()
-        .join(format!("links/xdp_fast-{ifindex}"))
-        .display()
-        .to_string()
-}
-
-/// The id of the pinned link of an interface of node-30.
-fn link_id(lab: &Lab, interface: &str) -> u64 {
-    let pin = pinned_link(lab, interface);
-    let text = lab
-        .node_30()
-        .run("bpftool", &["-j", "link", "show", "pinned", &pin])
-        .unwrap();
-    serde_json::from_str::<Value>(&text).unwrap()["id"]
-        .as_u64()
-        .unwrap()
-}
-
-#[track_caller]
-fn reaches(lab: &Lab, when: &str) {
-    for target in [lab.at("echo-1", port::ECHO), ECHO_SERVICE] {
-        lab.office_pc()
-            .tcp_echo(target, when.as_bytes())
-            .unwrap_or_else(|error| panic!("{when}: {error:#}"));
-    }
-}
-
-#[track_caller]
-fn eventually(what: &str, mut attempt: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LOOKS_AFTER;
-    while !attempt() {
-        assert!(
-            Instant::now() < deadline,
-            "{what}: not within {LOOKS_AFTER:?}"
-        );
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
 #[test]
 fn a_start_that_is_refused_changes_nothing_of_what_an_earlier_one_has_left() {
     let lab = open();
@@ -272,13 +164,6 @@ fn jumbo_frames_are_no_reason_to_go_without() {
     reaches(&lab, "with jumbo frames");
 }
 
-/// Gives the far end of a cable more queues than a veth with XDP takes packets from.
-fn make_unfit(lab: &Lab, far_end: &str) {
-    lab.switch()
-        .output("ethtool", &["-L", far_end, "tx", "2"])
-        .unwrap();
-}
-
 #[test]
 fn a_start_that_the_uplinks_driver_refuses_says_why_and_leaves_nothing() {
     let lab = open();
@@ -336,4 +221,119 @@ fn a_card_that_can_not_send_by_xdp_is_told_until_it_can() {
     eventually("nothing to tell", || {
         !problems(&bridge).contains("eth0 receives")
     });
+}
+
+fn open() -> Lab {
+    Lab::open(LabOptions::of(Variant::DEFAULT)).unwrap()
+}
+
+/// Starts a bridge that asks for XDP.
+fn start(lab: &Lab) -> Bridge {
+    Bridge::start(lab, &Bridge::manifests_arguments(lab, "xdp")).unwrap()
+}
+
+/// Runs a bridge with `--datapath xdp` that doesn't start.
+fn refused(lab: &Lab) -> Output {
+    refused_at(lab, "eth0")
+}
+
+fn refused_at(lab: &Lab, uplink: &str) -> Output {
+    let mut arguments = Bridge::manifests_arguments(lab, "xdp");
+    let value = arguments.iter().position(|argument| argument == "--uplink");
+    uplink.clone_into(&mut arguments[value.unwrap() + 1]);
+    let output = Bridge::command(lab, &arguments).unwrap().output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    output
+}
+
+/// Interface and mode of the XDP programs that `status` shows.
+fn xdp(bridge: &Bridge) -> Vec<(String, String)> {
+    let status = bridge.status().unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    status["datapath"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["hook"] == "xdp")
+        .map(|entry| (text(&entry["interface"]), text(&entry["mode"])))
+        .collect()
+}
+
+fn native(interfaces: &[&str]) -> Vec<(String, String)> {
+    let native = |&interface: &&str| (interface.to_owned(), "native".to_owned());
+    interfaces.iter().map(native).collect()
+}
+
+fn problems(bridge: &Bridge) -> String {
+    bridge.status().unwrap()["problems"].to_string()
+}
+
+/// What the kernel says of an interface of node-30, as `ip -j -d link show` prints it.
+fn link(lab: &Lab, interface: &str) -> Value {
+    let text = lab
+        .node_30()
+        .run("ip", &["-j", "-d", "link", "show", "dev", interface])
+        .unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()[0].clone()
+}
+
+/// The XDP program that runs in the driver of an interface of node-30: its id.
+fn program(lab: &Lab, interface: &str) -> Option<u64> {
+    /// `XDP_ATTACHED_DRV` (`linux/if_link.h`).
+    const IN_THE_DRIVER: u64 = 1;
+    let xdp = &link(lab, interface)["xdp"];
+    let id = xdp["prog"]["id"].as_u64();
+    if id.is_some() {
+        assert_eq!(xdp["mode"], IN_THE_DRIVER, "{xdp}");
+    }
+    id
+}
+
+fn pinned_link(lab: &Lab, interface: &str) -> String {
+    let ifindex = &link(lab, interface)["ifindex"];
+    lab.pin_path()
+        .join(format!("links/xdp_fast-{ifindex}"))
+        .display()
+        .to_string()
+}
+
+/// The id of the pinned link of an interface of node-30.
+fn link_id(lab: &Lab, interface: &str) -> u64 {
+    let pin = pinned_link(lab, interface);
+    let text = lab
+        .node_30()
+        .run("bpftool", &["-j", "link", "show", "pinned", &pin])
+        .unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["id"]
+        .as_u64()
+        .unwrap()
+}
+
+#[track_caller]
+fn reaches(lab: &Lab, when: &str) {
+    for target in [lab.at("echo-1", port::ECHO), ECHO_SERVICE] {
+        lab.office_pc()
+            .tcp_echo(target, when.as_bytes())
+            .unwrap_or_else(|error| panic!("{when}: {error:#}"));
+    }
+}
+
+#[track_caller]
+fn eventually(what: &str, mut attempt: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LOOKS_AFTER;
+    while !attempt() {
+        assert!(
+            Instant::now() < deadline,
+            "{what}: not within {LOOKS_AFTER:?}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Gives the far end of a cable more queues than a veth with XDP takes packets from.
+fn make_unfit(lab: &Lab, far_end: &str) {
+    lab.switch()
+        .output("ethtool", &["-L", far_end, "tx", "2"])
+        .unwrap();
 }

@@ -25,105 +25,6 @@ const NEW_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 60, 20, 131);
 const NEW_MAC: &str = "02:0a:0b:0c:0d:0e";
 const NEW_MAC_OCTETS: [u8; 6] = [0x02, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e];
 
-fn open(overlay: Overlay) -> Lab {
-    Lab::open(LabOptions {
-        local_pod: false,
-        ..LabOptions::of(Variant {
-            datapath: Datapath::Xdp,
-            overlay,
-        })
-    })
-    .unwrap()
-}
-
-fn carried(bridge: &Bridge) -> Carried {
-    Carried::of(bridge.client()).unwrap()
-}
-
-fn target(lab: &Lab) -> SocketAddrV4 {
-    lab.at("echo-1", port::ECHO)
-}
-
-fn await_xdp(lab: &Lab, bridge: &Bridge) {
-    eventually(GETS_READY, "a datagram by XDP both ways", || {
-        let before = carried(bridge);
-        lab.office_pc().udp_echo(target(lab), b"XDP?").unwrap();
-        let grown = carried(bridge).since(before);
-        grown.xdp() >= 1 && grown.tc() == 0
-    });
-}
-
-fn ip(host: &Host, arguments: &str) {
-    let words: Vec<&str> = arguments.split(' ').collect();
-    host.run("ip", &words).unwrap();
-}
-
-fn fdb(host: &Host, arguments: &str) {
-    let words: Vec<&str> = arguments.split(' ').collect();
-    host.run("bridge", &[&["fdb"], &words[..]].concat())
-        .unwrap();
-}
-
-/// Changes the network in the middle of a flow that XDP carries, asserts that the flow goes on within a second and by
-/// XDP, and returns what `filter` has let through at `interface` of `observer` after that.
-#[track_caller]
-fn goes_on(
-    lab: &Lab,
-    (observer, interface, filter): (&Host, &str, &str),
-    change: impl FnOnce(),
-) -> Vec<Packet> {
-    let bridge = lab.start_bridge(&[]).unwrap();
-    await_xdp(lab, &bridge);
-    thread::sleep(LOCKTIME);
-    let before = carried(&bridge);
-    let stream = stream::during(lab.office_pc(), target(lab), || {
-        change();
-        thread::sleep(INTERRUPTION);
-    })
-    .unwrap();
-    let grown = carried(&bridge).since(before);
-    println!("{}: {stream:?}, {grown:?}", lab.options().overlay);
-    assert!(stream.silence < INTERRUPTION, "{stream:?}");
-    // Half a second of them came after the change for certain.
-    assert!(grown.xdp() >= 50, "{grown:?}");
-
-    await_xdp(lab, &bridge);
-    let capture = observer.capture(interface, filter).unwrap();
-    lab.office_pc()
-        .udp_echo(target(lab), b"afterwards")
-        .unwrap();
-    let packets = capture.stop().unwrap();
-    assert!(!packets.is_empty(), "nothing of {filter} at {interface}");
-    packets
-}
-
-/// Has a host announce a changed hardware address (`arp_notify` in the kernel's ip-sysctl.rst), and changes it.
-fn change_mac(host: &Host, interface: &str) {
-    let setting = format!("net/ipv4/conf/{interface}/arp_notify");
-    host.namespace().sysctl(&[(&setting, "1")]).unwrap();
-    ip(host, &format!("link set dev {interface} address {NEW_MAC}"));
-}
-
-/// Moves worker-1 to another card with another address, and says nothing: whoever sends to the old one is not heard.
-fn move_worker(lab: &Lab) {
-    let worker = lab.worker_1();
-    let keep_others = ("net/ipv4/conf/eth0/promote_secondaries", "1");
-    worker.namespace().sysctl(&[keep_others]).unwrap();
-    ip(worker, &format!("link set dev eth0 address {NEW_MAC}"));
-    ip(worker, &format!("addr add {NEW_ADDRESS}/24 dev eth0"));
-    ip(worker, &format!("addr del {WORKER_1}/24 dev eth0"));
-}
-
-/// Moves worker-1 with its end of the tunnel, and tells node-30 as flannel does.
-fn move_tunnel_end(lab: &Lab) {
-    move_worker(lab);
-    let device = format!("type vxlan id {VXLAN_VNI} dev eth0 local {NEW_ADDRESS}");
-    ip(lab.worker_1(), &format!("link set dev flannel.1 {device}"));
-    let mac = lab.cluster().nodes[1].vtep_mac();
-    let entry = format!("replace {mac} dev flannel.1 dst {NEW_ADDRESS} self permanent");
-    fdb(lab.node_30(), &entry);
-}
-
 #[test]
 fn a_tunnel_end_that_moves_is_followed() {
     let lab = open(Overlay::Vxlan);
@@ -239,6 +140,117 @@ fn tc_carries_a_flow_whose_neighbour_is_gone_until_xdp_knows_it_again() {
     }
 }
 
+#[test]
+fn without_a_process_a_tunnel_end_that_has_moved_is_found_by_tc_within_half_a_minute() {
+    let lab = open(Overlay::Vxlan);
+    is_back_without_a_process(&lab, || move_tunnel_end(&lab));
+}
+
+#[test]
+fn without_a_process_a_worker_with_another_mac_is_found_by_tc_within_half_a_minute() {
+    let lab = open(Overlay::HostGw);
+    is_back_without_a_process(&lab, || change_mac(lab.worker_1(), "eth0"));
+}
+
+fn open(overlay: Overlay) -> Lab {
+    Lab::open(LabOptions {
+        local_pod: false,
+        ..LabOptions::of(Variant {
+            datapath: Datapath::Xdp,
+            overlay,
+        })
+    })
+    .unwrap()
+}
+
+fn carried(bridge: &Bridge) -> Carried {
+    Carried::of(bridge.client()).unwrap()
+}
+
+fn target(lab: &Lab) -> SocketAddrV4 {
+    lab.at("echo-1", port::ECHO)
+}
+
+fn await_xdp(lab: &Lab, bridge: &Bridge) {
+    eventually(GETS_READY, "a datagram by XDP both ways", || {
+        let before = carried(bridge);
+        lab.office_pc().udp_echo(target(lab), b"XDP?").unwrap();
+        let grown = carried(bridge).since(before);
+        grown.xdp() >= 1 && grown.tc() == 0
+    });
+}
+
+fn ip(host: &Host, arguments: &str) {
+    let words: Vec<&str> = arguments.split(' ').collect();
+    host.run("ip", &words).unwrap();
+}
+
+fn fdb(host: &Host, arguments: &str) {
+    let words: Vec<&str> = arguments.split(' ').collect();
+    host.run("bridge", &[&["fdb"], &words[..]].concat())
+        .unwrap();
+}
+
+/// Changes the network in the middle of a flow that XDP carries, asserts that the flow goes on within a second and by
+/// XDP, and returns what `filter` has let through at `interface` of `observer` after that.
+#[track_caller]
+fn goes_on(
+    lab: &Lab,
+    (observer, interface, filter): (&Host, &str, &str),
+    change: impl FnOnce(),
+) -> Vec<Packet> {
+    let bridge = lab.start_bridge(&[]).unwrap();
+    await_xdp(lab, &bridge);
+    thread::sleep(LOCKTIME);
+    let before = carried(&bridge);
+    let stream = stream::during(lab.office_pc(), target(lab), || {
+        change();
+        thread::sleep(INTERRUPTION);
+    })
+    .unwrap();
+    let grown = carried(&bridge).since(before);
+    println!("{}: {stream:?}, {grown:?}", lab.options().overlay);
+    assert!(stream.silence < INTERRUPTION, "{stream:?}");
+    // Half a second of them came after the change for certain.
+    assert!(grown.xdp() >= 50, "{grown:?}");
+
+    await_xdp(lab, &bridge);
+    let capture = observer.capture(interface, filter).unwrap();
+    lab.office_pc()
+        .udp_echo(target(lab), b"afterwards")
+        .unwrap();
+    let packets = capture.stop().unwrap();
+    assert!(!packets.is_empty(), "nothing of {filter} at {interface}");
+    packets
+}
+
+/// Has a host announce a changed hardware address (`arp_notify` in the kernel's ip-sysctl.rst), and changes it.
+fn change_mac(host: &Host, interface: &str) {
+    let setting = format!("net/ipv4/conf/{interface}/arp_notify");
+    host.namespace().sysctl(&[(&setting, "1")]).unwrap();
+    ip(host, &format!("link set dev {interface} address {NEW_MAC}"));
+}
+
+/// Moves worker-1 to another card with another address, and says nothing: whoever sends to the old one is not heard.
+fn move_worker(lab: &Lab) {
+    let worker = lab.worker_1();
+    let keep_others = ("net/ipv4/conf/eth0/promote_secondaries", "1");
+    worker.namespace().sysctl(&[keep_others]).unwrap();
+    ip(worker, &format!("link set dev eth0 address {NEW_MAC}"));
+    ip(worker, &format!("addr add {NEW_ADDRESS}/24 dev eth0"));
+    ip(worker, &format!("addr del {WORKER_1}/24 dev eth0"));
+}
+
+/// Moves worker-1 with its end of the tunnel, and tells node-30 as flannel does.
+fn move_tunnel_end(lab: &Lab) {
+    move_worker(lab);
+    let device = format!("type vxlan id {VXLAN_VNI} dev eth0 local {NEW_ADDRESS}");
+    ip(lab.worker_1(), &format!("link set dev flannel.1 {device}"));
+    let mac = lab.cluster().nodes[1].vtep_mac();
+    let entry = format!("replace {mac} dev flannel.1 dst {NEW_ADDRESS} self permanent");
+    fdb(lab.node_30(), &entry);
+}
+
 /// Kills the bridge, whose programs stay, changes the network, and asserts that the flow is back as soon as XDP no longer
 /// believes what it knows: by TC, until there is a bridge again.
 fn is_back_without_a_process(lab: &Lab, change: impl FnOnce()) {
@@ -283,16 +295,4 @@ fn is_back_without_a_process(lab: &Lab, change: impl FnOnce()) {
     bridge = lab.start_bridge(&[]).unwrap();
     await_xdp(lab, &bridge);
     datagram(&socket, b"with a process").unwrap();
-}
-
-#[test]
-fn without_a_process_a_tunnel_end_that_has_moved_is_found_by_tc_within_half_a_minute() {
-    let lab = open(Overlay::Vxlan);
-    is_back_without_a_process(&lab, || move_tunnel_end(&lab));
-}
-
-#[test]
-fn without_a_process_a_worker_with_another_mac_is_found_by_tc_within_half_a_minute() {
-    let lab = open(Overlay::HostGw);
-    is_back_without_a_process(&lab, || change_mac(lab.worker_1(), "eth0"));
 }
