@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use bridge_userspace::agent::run;
+use bridge_userspace::agent;
 use bridge_userspace::commands::cli::{Cli, Command, FlowsCommand, ListArgs};
 use bridge_userspace::commands::uninstall::uninstall;
 use bridge_userspace::commands::{exit, flows, services, status};
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> anyhow::Result<()> {
     let open = |list: &ListArgs| Tables::open(&Pins::new(&list.pin.pin_path));
     match command {
-        Command::Run(args) => run::run(*args),
+        Command::Run(args) => agent::run(*args),
         Command::Status(list) => {
             block_on(status::show(&Pins::new(&list.pin.pin_path), list.output))
         }

@@ -4,11 +4,11 @@ use tokio::sync::watch;
 use tracing::info;
 
 use crate::agent::supervisor::Supervisor;
-use crate::cluster::Connection;
 use crate::config::Config;
 use crate::dns;
 use crate::maps::Pins;
 use crate::observe::http;
+use crate::observe::report::{DnsState, Report};
 
 /// Sockets, bound before anything in the kernel is touched.
 pub struct Listeners {
@@ -35,11 +35,11 @@ impl Listeners {
     pub fn serve(
         self,
         pins: &Pins,
-        connection: watch::Receiver<Connection>,
+        report: watch::Receiver<Option<Report>>,
         supervisor: &mut Supervisor,
     ) -> anyhow::Result<Served> {
         let relay = self.relay.as_ref().map(dns::Relay::handle);
-        let sources = http::Sources::new(pins.clone(), connection, relay);
+        let sources = http::Sources::new(pins.clone(), report, relay.clone());
         let stop = watch::Sender::new(false);
         if let Some(http) = self.http {
             info!("health and metrics at http://{}", http.address()?);
@@ -47,7 +47,8 @@ impl Listeners {
             supervisor.require("the HTTP listener", async { Ok(serving.await?) });
         }
         Ok(Served {
-            relay: self.relay,
+            waiting: self.relay,
+            relay,
             sources,
             stop,
         })
@@ -56,7 +57,9 @@ impl Listeners {
 
 /// What answers on the sockets. The tasks end with the supervisor if nobody stops them before.
 pub struct Served {
-    relay: Option<dns::Relay>,
+    /// The relay until it is started.
+    waiting: Option<dns::Relay>,
+    relay: Option<dns::RelayHandle>,
     sources: http::Sources,
     stop: watch::Sender<bool>,
 }
@@ -76,15 +79,17 @@ impl Served {
 
     /// Starts the relay, if there is one and it does not run yet.
     pub fn answer_dns(&mut self, supervisor: &mut Supervisor) {
-        if let Some(relay) = self.relay.take() {
+        if let Some(relay) = self.waiting.take() {
             let serving = relay.run(wait_for(self.stop.subscribe()));
             supervisor.require("the DNS relay", async { Ok(serving.await?) });
         }
     }
 
-    /// The datapath is there: readiness is told from now on.
-    pub fn set_started(&self) {
-        self.sources.set_started();
+    /// How the relay stands, if there is one and it is started.
+    #[must_use]
+    pub fn dns_state(&self) -> Option<DnsState> {
+        let relay = self.relay.as_ref().filter(|_| self.waiting.is_none())?;
+        Some(DnsState::new(&relay.snapshot()))
     }
 
     /// Lets requests under way end, all listeners at the same time.

@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
@@ -43,18 +44,24 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts a task, and starts it again whenever it ends. It returns only what kept it from going on. Call it inside
-    /// of the runtime.
-    pub fn restart<F>(&mut self, name: &'static str, task: impl Fn() -> F + Send + Sync + 'static)
-    where
+    /// Starts a task, and starts it again whenever it ends. It returns only what kept it from going on. `state` is what
+    /// it finds at each start. Call it inside of the runtime.
+    pub fn restart<T, F>(
+        &mut self,
+        name: &'static str,
+        state: T,
+        task: impl Fn(Arc<T>) -> F + Send + Sync + 'static,
+    ) where
+        T: Send + Sync + 'static,
         F: Future<Output = anyhow::Error> + Send,
     {
         let down = self.down.clone();
+        let state = Arc::new(state);
         self.restarted.spawn(async move {
             let mut delays = delays();
             loop {
                 let begun = Instant::now();
-                let why = end_of(async { task().await }).await;
+                let why = end_of(async { task(Arc::clone(&state)).await }).await;
                 if begun.elapsed() >= STEADY {
                     delays = self::delays();
                 }
@@ -142,7 +149,6 @@ fn message_of(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use anyhow::anyhow;
@@ -155,17 +161,11 @@ mod tests {
     fn failing(times: u32, end: fn() -> anyhow::Error) -> (Arc<AtomicU32>, Supervisor) {
         let starts = Arc::new(AtomicU32::new(0));
         let mut supervisor = Supervisor::default();
-        supervisor.restart(TASK, {
-            let starts = Arc::clone(&starts);
-            move || {
-                let start = starts.fetch_add(1, Ordering::Relaxed);
-                async move {
-                    if start < times {
-                        end()
-                    } else {
-                        std::future::pending().await
-                    }
-                }
+        supervisor.restart(TASK, Arc::clone(&starts), move |starts| async move {
+            if starts.fetch_add(1, Ordering::Relaxed) < times {
+                end()
+            } else {
+                std::future::pending().await
             }
         });
         (starts, supervisor)

@@ -67,12 +67,12 @@ pub struct Feed {
 
 /// The source's end of a [`Feed`].
 #[derive(Debug)]
-pub(super) struct Publisher {
+pub(crate) struct Publisher {
     desired: watch::Sender<Option<Update>>,
     connection: watch::Sender<Connection>,
 }
 
-pub(super) fn channel() -> (Publisher, Feed) {
+pub(crate) fn channel() -> (Publisher, Feed) {
     let (desired, desired_receiver) = watch::channel(None);
     let (connection, connection_receiver) = watch::channel(Connection {
         synced: false,
@@ -93,7 +93,7 @@ pub(super) fn channel() -> (Publisher, Feed) {
 
 impl Publisher {
     /// Hands on a state if it differs from the last one. `received` is when its first change came in.
-    pub(super) fn publish(&self, state: DesiredState, received: Instant) {
+    pub(crate) fn publish(&self, state: DesiredState, received: Instant) {
         self.desired.send_if_modified(|current| {
             let pending = match current {
                 Some(current) if *current.state == state => return false,
@@ -112,7 +112,7 @@ impl Publisher {
     }
 
     /// The source is up to date at this moment, and changes come in.
-    pub(super) fn in_touch(&self) {
+    pub(crate) fn in_touch(&self) {
         self.connection.send_if_modified(|connection| {
             let changed = !(connection.synced && connection.connected);
             connection.synced = true;
@@ -124,7 +124,7 @@ impl Publisher {
     }
 
     /// Changes don't come in; says whether that is news.
-    pub(super) fn lost(&self, error: String) -> bool {
+    pub(crate) fn lost(&self, error: String) -> bool {
         self.connection.send_if_modified(|connection| {
             let changed =
                 connection.connected || connection.last_error.as_deref() != Some(error.as_str());

@@ -28,6 +28,8 @@ pub use self::desired_state::{
     Backend, CidrKind, ClusterCidr, DesiredState, Protocol, Service, ServicePort,
 };
 pub use self::feed::{Connection, Feed, Update};
+#[cfg(test)]
+pub(crate) use self::feed::{Publisher, channel};
 pub use self::manifests::ManifestError;
 pub use self::objects::{Change, Key, Kind, Object, Objects};
 pub use self::open::open;

@@ -12,7 +12,7 @@ use crate::commands::cli::{FlowFilter, OutputFormat};
 use crate::conntrack::connections::{Connection, connections};
 use crate::conntrack::gc;
 use crate::kernel::clock;
-use crate::maps::{TableError, Tables, access};
+use crate::maps::{TableError, Tables};
 
 /// One flow as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -173,18 +173,5 @@ pub fn flush(tables: &Tables, filter: &FlowFilter, output: OutputFormat) -> anyh
             flushed: keys.len(),
         }),
         OutputFormat::Table => table::write_out(&format!("{} flows removed\n", keys.len())),
-    }
-}
-
-impl Tables {
-    /// The settings that the datapath works with.
-    ///
-    /// # Errors
-    /// When the table can't be read.
-    pub fn settings(&self) -> Result<bridge_common::layout::Settings, TableError> {
-        let table = self.array(bridge_common::layout::name::SETTINGS)?;
-        table
-            .get(&0, 0)
-            .map_err(access(bridge_common::layout::name::SETTINGS))
     }
 }

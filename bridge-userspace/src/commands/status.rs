@@ -2,20 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use bridge_common::layout::{FastPath, Layer, Settings, name};
+use bridge_common::layout::{FastPath, Layer, Settings};
 use bridge_common::verdict::{Count, DropReason};
 use serde::Serialize;
 
 use super::{print_json, table};
 use crate::commands::cli::OutputFormat;
 use crate::kernel::clock::now;
-use crate::maps::InstanceLock;
 use crate::maps::Pins;
-use crate::maps::{Tables, access};
+use crate::model::Subject;
 use crate::model::program::{Hook, Side};
-use crate::observe::readiness::{Attachment, Readiness};
-use crate::observe::state_file::{CidrState, ClusterState, Event};
-use crate::observe::traffic::total;
+use crate::observe::readiness::Attachment;
+use crate::observe::report::{CidrState, ClusterState, Event, OpenProblem};
+use crate::observe::snapshot::{Fill, Snapshot, Viewpoint};
 
 /// An interface and what runs there.
 #[derive(Clone, Debug, Serialize)]
@@ -100,8 +99,10 @@ impl ClusterView {
 /// The whole status.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusView {
-    /// Whether every program is where it belongs, asked of the kernel, and the tables are filled.
+    /// Whether packets are forwarded, names resolved and changes followed.
     pub ready: bool,
+    /// What keeps it from being ready, as `/readyz` tells it; nothing if it is.
+    pub not_ready: Vec<String>,
     /// Whether a `run` is there to follow changes. Forwarding goes on without.
     pub running: bool,
     /// Its process id.
@@ -114,8 +115,10 @@ pub struct StatusView {
     pub cluster_state: Option<ClusterView>,
     /// Networks and where each was found.
     pub cidrs: Vec<CidrState>,
-    /// What was left out of the cluster's state, and why.
+    /// What is not as it should be, in one sentence each.
     pub problems: Vec<String>,
+    /// The same, with what each is about, since when, and what to do.
+    pub problem_details: Vec<ProblemView>,
     /// What happened lately, the newest last.
     pub events: Vec<Event>,
     /// Fill of the flow tables.
@@ -130,94 +133,108 @@ pub struct StatusView {
     pub drops: BTreeMap<&'static str, u64>,
 }
 
+/// A problem with what there is to do about it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProblemView {
+    /// What it is about.
+    pub subject: Subject,
+    /// What is wrong.
+    pub what: String,
+    /// Since when, by RFC 3339, in UTC.
+    pub since: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl From<OpenProblem> for ProblemView {
+    fn from(open: OpenProblem) -> Self {
+        let OpenProblem { problem, since } = open;
+        Self {
+            subject: problem.subject,
+            what: problem.what,
+            since,
+            remedy: problem.remedy,
+        }
+    }
+}
+
 /// Collects the status.
 ///
 /// # Errors
 /// When the tables can't be read.
 pub async fn view(pins: &Pins) -> anyhow::Result<StatusView> {
-    let tables = Tables::open(pins)?;
-    let pid = InstanceLock::holder(pins.root());
-    let readiness = Readiness::read(pins, &tables).await?;
-    let ready = readiness.is_ready();
-    let settings = tables.settings()?;
-    let fast_path = tables
-        .array::<FastPath>(name::FAST_PATH)?
-        .get(&0, 0)
-        .map_err(access(name::FAST_PATH))?;
-    let interfaces = readiness
-        .attachments
-        .into_iter()
-        .map(|attachment| InterfaceView {
-            mode: attachment.mode_name(),
-            layers: layers(&attachment, &settings, &fast_path),
-            interface: attachment.point.interface,
-            hook: attachment.point.program.hook(),
-            side: attachment.side,
-        })
-        .collect();
-    let state = readiness.state;
-    let mut problems = state
-        .as_ref()
-        .map(|state| state.problems.clone())
-        .unwrap_or_default();
-    problems.extend(pid.and_then(|pid| hanging(pid, &fast_path)));
-    let count = tables.counters()?;
-    let traffic = Count::TRAFFIC
-        .iter()
-        .map(|&traffic| {
-            let counter = total(&count, traffic);
-            (
-                traffic.name(),
-                TrafficView {
-                    packets: counter.packets,
-                    bytes: counter.bytes,
-                },
-            )
-        })
-        .collect();
-    let drops = DropReason::ALL
-        .iter()
-        .map(|&reason| (reason.name(), count(Count::Drop(reason)).packets))
-        .collect();
-    Ok(StatusView {
-        ready,
-        running: pid.is_some(),
-        pid,
-        datapath: interfaces,
-        cluster: state.as_ref().map(|state| state.cluster.clone()),
-        cluster_state: state
-            .as_ref()
-            .and_then(|state| state.cluster_state.as_ref())
-            .map(|cluster| ClusterView::new(cluster, pid.is_some())),
-        events: state
-            .as_ref()
-            .map(|state| state.events.clone())
-            .unwrap_or_default(),
-        cidrs: state
-            .as_ref()
-            .map(|state| state.cidrs.clone())
-            .unwrap_or_default(),
-        problems,
-        flows: FlowsView {
-            used: tables.flows()?.len(),
-            capacity: tables.flow_capacity()?,
-        },
-        services: tables.service_ports()?.len(),
-        dns_listen: state.map(|state| state.dns_listen).unwrap_or_default(),
-        traffic,
-        drops,
-    })
+    let fill = Fill::read(pins)?;
+    let snapshot = Snapshot::take(&Viewpoint::outside(pins)).await?;
+    Ok(StatusView::new(snapshot, &fill))
 }
 
-/// What to say of a process that is there and does not do its work.
-fn hanging(pid: u32, fast_path: &FastPath) -> Option<String> {
-    let overdue = now().checked_sub(fast_path.valid_until)?;
-    // Never written: the first state is still on its way.
-    (overdue > 0 && fast_path.valid_until != 0).then(|| {
-        format!(
-            "process {pid} has compared nothing with the kernel for more than {overdue} s: it hangs or is stopped; restart it"
-        )
-    })
+impl StatusView {
+    fn new(snapshot: Snapshot, fill: &Fill) -> Self {
+        let ready = snapshot.is_ready();
+        let datapath = snapshot
+            .attachments
+            .iter()
+            .map(|attachment| InterfaceView {
+                mode: attachment.mode_name(),
+                layers: layers(attachment, &snapshot.settings, &snapshot.fast_path),
+                interface: attachment.point.interface.clone(),
+                hook: attachment.point.program.hook(),
+                side: attachment.side,
+            })
+            .collect();
+        let traffic = |&what: &Count| {
+            let counter = fill.total(what);
+            let view = TrafficView {
+                packets: counter.packets,
+                bytes: counter.bytes,
+            };
+            (what.name(), view)
+        };
+        let drop =
+            |&reason: &DropReason| (reason.name(), fill.counter(Count::Drop(reason)).packets);
+        let problem_details: Vec<ProblemView> = snapshot
+            .problems
+            .into_iter()
+            .map(ProblemView::from)
+            .collect();
+        let pid = snapshot.pid;
+        let (cluster, cluster_state, events, cidrs, dns_listen) = match snapshot.report {
+            Some(report) => (
+                Some(report.cluster),
+                report
+                    .cluster_state
+                    .map(|cluster| ClusterView::new(&cluster, pid.is_some())),
+                report.events,
+                report.cidrs,
+                report.dns_listen,
+            ),
+            None => Default::default(),
+        };
+        Self {
+            ready,
+            not_ready: snapshot.not_ready.iter().map(ToString::to_string).collect(),
+            running: pid.is_some(),
+            pid,
+            datapath,
+            cluster,
+            cluster_state,
+            cidrs,
+            problems: problem_details
+                .iter()
+                .map(|problem| problem.what.clone())
+                .collect(),
+            problem_details,
+            events,
+            flows: FlowsView {
+                used: fill.flow_count(),
+                capacity: fill.flow_capacity,
+            },
+            services: fill.services,
+            dns_listen,
+            traffic: Count::TRAFFIC.iter().map(traffic).collect(),
+            drops: DropReason::ALL.iter().map(drop).collect(),
+        }
+    }
 }
 
 /// The layers that new flows can take there. A flow that is there stays on its own.
@@ -272,8 +289,14 @@ fn print_tables(status: &StatusView) -> anyhow::Result<()> {
             status.dns_listen.join(" ")
         },
     ))?;
-    for problem in &status.problems {
-        table::write_out(&format!("problem: {problem}\n"))?;
+    for reason in &status.not_ready {
+        table::write_out(&format!("not ready: {reason}\n"))?;
+    }
+    for problem in &status.problem_details {
+        table::write_out(&format!(
+            "problem: {} (since {}; {})\n",
+            problem.what, problem.since, problem.remedy
+        ))?;
     }
     for event in &status.events {
         table::write_out(&format!("event: {} {}\n", event.time, event.message))?;

@@ -6,7 +6,7 @@ use crate::checks::check_bpffs;
 use crate::datapath::{self, Mode};
 use crate::maps::InstanceLock;
 use crate::maps::Pins;
-use crate::observe::state_file::State;
+use crate::observe::state_file::StateFile;
 
 /// Detaches from every interface and removes all tables, flows included.
 ///
@@ -17,7 +17,8 @@ pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
         check_bpffs(pins.root())?;
     }
     let _lock = InstanceLock::acquire(pins.root())?;
-    let state = State::read(pins.root())?;
+    let file = StateFile::new(pins.root());
+    let state = file.read()?;
     let points = state.as_ref().map(|state| &state.attach_points[..]);
     let points = points.unwrap_or_default();
     let remove_failed = || {
@@ -35,7 +36,7 @@ pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
         datapath::detach_filters(points).await;
     }
     let removed = links + pins.remove_all().with_context(remove_failed)?;
-    State::remove(pins.root())?;
+    file.remove()?;
     let mut interfaces: Vec<&str> = points
         .iter()
         .map(|point| point.interface.as_str())

@@ -7,7 +7,8 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use bridge_common::layout::{
-    Backend, BackendKey, Counter, Flow, FlowKey, Ipv4, Reply, ReplyKey, Service, ServiceKey, name,
+    Backend, BackendKey, Counter, FastPath, Flow, FlowKey, Ipv4, Reply, ReplyKey, Service,
+    ServiceKey, Settings, name,
 };
 use bridge_common::parse::ICMP;
 use bridge_common::verdict::Count;
@@ -158,6 +159,26 @@ impl Tables {
                 .insert(key.slot, backend);
         }
         Ok(lists)
+    }
+
+    /// The settings of the datapath.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn settings(&self) -> Result<Settings, TableError> {
+        self.single(name::SETTINGS)
+    }
+
+    /// What XDP works by, its lease among it.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn fast_path(&self) -> Result<FastPath, TableError> {
+        self.single(name::FAST_PATH)
+    }
+
+    fn single<V: Pod>(&self, table: &'static str) -> Result<V, TableError> {
+        self.array(table)?.get(&0, 0).map_err(access(table))
     }
 
     /// The service ports. The entries of whole addresses, which pings are answered by, are left out.

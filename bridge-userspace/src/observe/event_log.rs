@@ -2,21 +2,21 @@
 
 use std::collections::VecDeque;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use tracing::warn;
 
-use super::state_file::{CidrState, Event};
+use super::report::{CidrState, Event};
 
 /// How many events are kept.
 const KEPT: usize = 20;
 
 /// The last events.
 #[derive(Clone, Debug, Default)]
-pub struct Journal {
+pub struct EventLog {
     events: VecDeque<Event>,
 }
 
-impl Journal {
+impl EventLog {
     /// Goes on where an earlier process has stopped.
     #[must_use]
     pub fn new(events: Vec<Event>) -> Self {
@@ -28,7 +28,7 @@ impl Journal {
     /// Notes an event.
     pub fn note(&mut self, message: String) {
         self.events.push_back(Event {
-            time: format!("{:.0}", Timestamp::now()),
+            time: now(),
             message,
         });
         while self.events.len() > KEPT {
@@ -49,6 +49,19 @@ impl Journal {
     pub fn events(&self) -> Vec<Event> {
         self.events.iter().cloned().collect()
     }
+}
+
+/// This moment by RFC 3339, in UTC, to the second.
+#[must_use]
+pub fn now() -> String {
+    format!("{:.0}", Timestamp::now())
+}
+
+/// The moment some seconds ago, in the same form.
+#[must_use]
+pub fn ago(seconds: u32) -> String {
+    let then = Timestamp::now() - SignedDuration::from_secs(seconds.into());
+    format!("{then:.0}")
 }
 
 fn cidr_changes(before: &[CidrState], after: &[CidrState]) -> Vec<String> {
@@ -116,15 +129,15 @@ mod tests {
 
     #[test]
     fn the_last_events_are_kept_over_a_restart() {
-        let mut journal = Journal::default();
+        let mut log = EventLog::default();
         for number in 0..15 {
-            journal.note(format!("event {number}"));
+            log.note(format!("event {number}"));
         }
-        let mut journal = Journal::new(journal.events());
+        let mut log = EventLog::new(log.events());
         for number in 15..30 {
-            journal.note(format!("event {number}"));
+            log.note(format!("event {number}"));
         }
-        let events = journal.events();
+        let events = log.events();
         assert_eq!(events.len(), 20);
         assert_eq!(events[0].message, "event 10");
         assert_eq!(events[19].message, "event 29");

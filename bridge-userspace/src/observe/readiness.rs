@@ -1,26 +1,34 @@
-//! Whether the datapath does its work, asked of the kernel: for `status` and for whoever probes `/readyz`.
+//! Whether the datapath does its work.
 
-use bridge_common::layout::{OfficeCidr, name};
+use bridge_common::layout::{OfficeCidr, Seconds, name};
 
+use super::report::Report;
 use crate::datapath::{Mode, attached};
-use crate::maps::InstanceLock;
-use crate::maps::Pins;
-use crate::maps::{TableError, Tables, access};
+use crate::maps::{Pins, TableError, Tables, access};
+use crate::model::Subject;
 use crate::model::program::{AttachPoint, Program, Side};
-use crate::observe::state_file::State;
 
 /// What keeps the bridge from being ready.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Obstacle {
-    /// Where clients come in nothing is attached.
-    #[error("attached to no uplink")]
-    NoUplink,
-    /// A new `run` forwards as its predecessor did, and has not applied its own configuration yet.
+pub enum NotReady {
+    /// There is nothing to forward by.
+    #[error("{0}")]
+    NoTables(String),
+    /// A new process has not read the cluster's state once.
+    #[error("no cluster state yet: {why}")]
+    NoClusterState {
+        /// What is in the way.
+        why: String,
+    },
+    /// A new process has not put its own configuration in force yet.
     #[error("process {pid} is still starting")]
     Starting {
         /// The process.
         pid: u32,
     },
+    /// Where clients come in nothing is attached.
+    #[error("attached to no uplink")]
+    NoUplink,
     /// Our program is gone from an interface.
     #[error("{} is not attached to {interface}", .program.name())]
     Detached {
@@ -35,6 +43,27 @@ pub enum Obstacle {
         /// The table.
         table: &'static str,
     },
+    /// Names are not resolved.
+    #[error("no DNS upstream answers")]
+    NoDnsUpstream,
+    /// Changes are not followed.
+    #[error("{0}")]
+    Blind(String),
+    /// The process is there and does not do its work.
+    #[error("{}", hanging(*.pid, *.seconds))]
+    Hanging {
+        /// The process.
+        pid: u32,
+        /// How long its last lease has been over.
+        seconds: Seconds,
+    },
+}
+
+/// What to say of a process that hangs.
+pub(super) fn hanging(pid: u32, seconds: Seconds) -> String {
+    format!(
+        "process {pid} has compared nothing with the kernel for more than {seconds} s: it hangs or is stopped; restart it"
+    )
 }
 
 /// A program that is to be attached.
@@ -55,84 +84,113 @@ impl Attachment {
         self.mode
             .map_or_else(|| "detached".to_owned(), |mode| mode.to_string())
     }
-}
 
-/// The datapath as it stands.
-#[derive(Clone, Debug)]
-pub struct Readiness {
-    /// What `run` last applied, if anything.
-    pub state: Option<State>,
-    /// The programs.
-    pub attachments: Vec<Attachment>,
-    /// Why it is not ready; nothing if it is.
-    pub obstacles: Vec<Obstacle>,
-}
-
-impl Readiness {
-    /// Looks at programs and tables.
-    ///
-    /// # Errors
-    /// When the tables can't be read.
-    pub async fn read(pins: &Pins, tables: &Tables) -> anyhow::Result<Self> {
-        let state = State::read(pins.root())?;
+    /// Asks the kernel for the programs of a report.
+    pub async fn all_of(report: &Report, pins: &Pins) -> Vec<Self> {
         let mut attachments = Vec::new();
-        if let Some(state) = &state {
-            for point in &state.attach_points {
-                attachments.push(Attachment {
-                    mode: attached(pins, point, state.mode).await,
-                    side: point.side(&state.uplink),
-                    point: point.clone(),
+        for point in &report.attach_points {
+            attachments.push(Self {
+                mode: attached(pins, point, report.mode).await,
+                side: point.side(&report.uplink),
+                point: point.clone(),
+            });
+        }
+        attachments
+    }
+}
+
+/// What readiness is judged by.
+#[derive(Clone, Debug)]
+pub struct Evidence<'a> {
+    /// What the last process has reported.
+    pub report: Option<&'a Report>,
+    /// The process that runs.
+    pub pid: Option<u32>,
+    /// The programs, as the kernel shows them.
+    pub attachments: &'a [Attachment],
+    /// Whether an office network is in the tables. The reconciler writes these last.
+    pub has_office: bool,
+    /// For how long the process has not renewed its lease, past the lease's end; 0 while the lease holds.
+    pub overdue: Seconds,
+}
+
+impl Evidence<'_> {
+    /// Everything that keeps the bridge from being ready; nothing if it is. Without a process forwarding goes on, so
+    /// that is no reason.
+    #[must_use]
+    pub fn judge(&self) -> Vec<NotReady> {
+        if let (Some(_), Some(why)) = (self.pid, self.unknown_cluster()) {
+            return vec![NotReady::NoClusterState { why }];
+        }
+        let mut reasons = Vec::new();
+        let applied_by = self.report.map(|report| report.pid);
+        let starting = self.pid.filter(|&pid| applied_by != Some(pid));
+        reasons.extend(starting.map(|pid| NotReady::Starting { pid }));
+        self.judge_attachments(&mut reasons);
+        if !self.has_office {
+            reasons.push(NotReady::Empty {
+                table: name::OFFICE_CIDRS,
+            });
+        }
+        if let (Some(report), Some(pid), None) = (self.report, self.pid, starting) {
+            reasons.extend(
+                report
+                    .dns
+                    .as_ref()
+                    .filter(|dns| !dns.has_healthy_upstream)
+                    .map(|_| NotReady::NoDnsUpstream),
+            );
+            let problems = report.open_problems.iter().map(|open| &open.problem);
+            reasons.extend(
+                problems
+                    .filter(|problem| {
+                        matches!(problem.subject, Subject::Task(_) | Subject::KernelNetwork)
+                    })
+                    .map(|problem| NotReady::Blind(problem.what.clone())),
+            );
+            if self.overdue > 0 {
+                reasons.push(NotReady::Hanging {
+                    pid,
+                    seconds: self.overdue,
                 });
             }
         }
-        let mut obstacles = obstacles(&attachments, has_office(tables)?);
-        let applied_by = state.as_ref().map(|state| state.pid);
-        obstacles.extend(
-            InstanceLock::holder(pins.root())
-                .filter(|&pid| applied_by != Some(pid))
-                .map(|pid| Obstacle::Starting { pid }),
-        );
-        Ok(Self {
-            state,
-            attachments,
-            obstacles,
+        reasons
+    }
+
+    fn unknown_cluster(&self) -> Option<String> {
+        let cluster = self.report?.cluster_state.as_ref()?;
+        (!cluster.synced).then(|| {
+            cluster
+                .last_error
+                .clone()
+                .unwrap_or_else(|| "nothing is listed yet".to_owned())
         })
     }
 
-    /// Whether nothing stands in the way.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.obstacles.is_empty()
+    fn judge_attachments(&self, reasons: &mut Vec<NotReady>) {
+        let is_uplinks =
+            |attachment: &Attachment| attachment.point.program == Program::UplinkIngress;
+        if !self.attachments.iter().any(is_uplinks) {
+            reasons.push(NotReady::NoUplink);
+        }
+        reasons.extend(
+            self.attachments
+                .iter()
+                .filter(|attachment| attachment.mode.is_none())
+                .map(|attachment| NotReady::Detached {
+                    program: attachment.point.program,
+                    interface: attachment.point.interface.clone(),
+                }),
+        );
     }
 }
 
-fn obstacles(attachments: &[Attachment], has_office: bool) -> Vec<Obstacle> {
-    let mut obstacles = Vec::new();
-    if !attachments
-        .iter()
-        .any(|attachment| attachment.point.program == Program::UplinkIngress)
-    {
-        obstacles.push(Obstacle::NoUplink);
-    }
-    obstacles.extend(
-        attachments
-            .iter()
-            .filter(|attachment| attachment.mode.is_none())
-            .map(|attachment| Obstacle::Detached {
-                program: attachment.point.program,
-                interface: attachment.point.interface.clone(),
-            }),
-    );
-    if !has_office {
-        obstacles.push(Obstacle::Empty {
-            table: name::OFFICE_CIDRS,
-        });
-    }
-    obstacles
-}
-
-/// Whether the tables are filled. The reconciler writes the office's networks last.
-fn has_office(tables: &Tables) -> Result<bool, TableError> {
+/// Whether an office network is in the tables.
+///
+/// # Errors
+/// When the table can't be read.
+pub(super) fn has_office(tables: &Tables) -> Result<bool, TableError> {
     let office = tables.prefixes::<OfficeCidr>(name::OFFICE_CIDRS)?;
     let first = office.keys().next().transpose();
     Ok(first.map_err(access(name::OFFICE_CIDRS))?.is_some())
@@ -141,6 +199,96 @@ fn has_office(tables: &Tables) -> Result<bool, TableError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Problem;
+    use crate::observe::report::{ClusterState, DnsState, OpenProblem};
+
+    #[test]
+    fn a_bridge_that_is_attached_and_filled_is_ready() {
+        let attachments = attachments();
+        let report = report();
+        assert_eq!(evidence(&report, &attachments).judge(), []);
+    }
+
+    #[test]
+    fn every_reason_is_told() {
+        let attachments = [
+            attachment("cni0", Program::ClusterIngress, Some(Mode::Tcx)),
+            attachment("cni0", Program::ClusterEgress, None),
+        ];
+        let mut report = report();
+        report.dns = Some(DnsState {
+            has_healthy_upstream: false,
+        });
+        let blind = Problem::new(
+            Subject::Task("the follower".to_owned()),
+            "it has ended",
+            "wait",
+        );
+        report.open_problems = vec![OpenProblem {
+            problem: blind,
+            since: String::new(),
+        }];
+        let evidence = Evidence {
+            has_office: false,
+            overdue: 7,
+            ..evidence(&report, &attachments)
+        };
+        assert_eq!(
+            evidence.judge(),
+            [
+                NotReady::NoUplink,
+                NotReady::Detached {
+                    program: Program::ClusterEgress,
+                    interface: "cni0".to_owned()
+                },
+                NotReady::Empty {
+                    table: "office_cidrs"
+                },
+                NotReady::NoDnsUpstream,
+                NotReady::Blind("it has ended".to_owned()),
+                NotReady::Hanging { pid: 7, seconds: 7 },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_new_process_is_not_ready_until_its_own_configuration_is_in_force() {
+        let attachments = attachments();
+        let mut report = report();
+        let successor = Evidence {
+            pid: Some(8),
+            ..evidence(&report, &attachments)
+        };
+        assert_eq!(successor.judge(), [NotReady::Starting { pid: 8 }]);
+        let cluster = report.cluster_state.as_mut().unwrap();
+        cluster.synced = false;
+        cluster.last_error = Some("connection refused".to_owned());
+        let waiting = Evidence {
+            pid: Some(8),
+            ..evidence(&report, &attachments)
+        };
+        assert_eq!(
+            waiting.judge(),
+            [NotReady::NoClusterState {
+                why: "connection refused".to_owned()
+            }]
+        );
+    }
+
+    #[test]
+    fn forwarding_goes_on_without_a_process() {
+        let attachments = attachments();
+        let mut report = report();
+        report.dns = Some(DnsState {
+            has_healthy_upstream: false,
+        });
+        let without = Evidence {
+            pid: None,
+            overdue: 1_000,
+            ..evidence(&report, &attachments)
+        };
+        assert_eq!(without.judge(), []);
+    }
 
     fn attachment(interface: &str, program: Program, mode: Option<Mode>) -> Attachment {
         let point = AttachPoint {
@@ -155,34 +303,34 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_bridge_that_is_attached_and_filled_is_ready() {
-        let attachments = [
+    fn attachments() -> [Attachment; 3] {
+        [
             attachment("eth0", Program::UplinkIngress, Some(Mode::Tcx)),
             attachment("cni0", Program::ClusterEgress, Some(Mode::Tcx)),
             attachment("eth0", Program::XdpFast, Some(Mode::Native)),
-        ];
-        assert_eq!(obstacles(&attachments, true), []);
+        ]
     }
 
-    #[test]
-    fn every_obstacle_is_told() {
-        let attachments = [
-            attachment("cni0", Program::ClusterIngress, Some(Mode::Tcx)),
-            attachment("cni0", Program::ClusterEgress, None),
-        ];
-        assert_eq!(
-            obstacles(&attachments, false),
-            [
-                Obstacle::NoUplink,
-                Obstacle::Detached {
-                    program: Program::ClusterEgress,
-                    interface: "cni0".to_owned()
-                },
-                Obstacle::Empty {
-                    table: "office_cidrs"
-                },
-            ]
-        );
+    fn report() -> Report {
+        Report {
+            cluster_state: Some(ClusterState {
+                source: "kube".to_owned(),
+                synced: true,
+                connected: true,
+                last_contact: 0,
+                last_error: None,
+            }),
+            ..Report::example(7)
+        }
+    }
+
+    fn evidence<'a>(report: &'a Report, attachments: &'a [Attachment]) -> Evidence<'a> {
+        Evidence {
+            report: Some(report),
+            pid: Some(7),
+            attachments,
+            has_office: true,
+            overdue: 0,
+        }
     }
 }

@@ -54,7 +54,7 @@ pub struct Contents {
 
 /// The networks whose routes matter: the office, the pods, and backends outside of the pod networks.
 #[must_use]
-pub fn interest(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
+pub fn watched_prefixes(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
     let pods: Vec<Ipv4Net> = desired.cidrs_of(CidrKind::Pod).collect();
     let outside = desired
         .services
@@ -68,9 +68,9 @@ pub fn interest(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
     networks.into_iter().collect()
 }
 
-/// The networks on the cluster's side of [`interest`].
+/// The networks on the cluster's side of [`watched_prefixes`].
 pub(crate) fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
-    let mut networks = interest(config, desired);
+    let mut networks = watched_prefixes(config, desired);
     networks.retain(|network| !config.office_cidrs.contains(network));
     networks
 }

@@ -15,13 +15,13 @@ use crate::model::networks::overlaps;
 
 /// Pod networks that another route than the default one has led into, for as long as they are the cluster's.
 #[derive(Debug, Default)]
-pub struct Ways(BTreeSet<Ipv4Net>);
+pub struct PodRouteGuard(BTreeSet<Ipv4Net>);
 
 const fn is_default(route: &Route) -> bool {
     route.matched.prefix_len() == 0
 }
 
-impl Ways {
+impl PodRouteGuard {
     /// Notes the ways that there are now, and gives the network with what the default route only stands in for as
     /// unreachable.
     pub fn settle(
@@ -103,8 +103,8 @@ mod tests {
 
     #[test]
     fn where_the_default_route_has_always_been_the_way_it_is_one() {
-        let mut ways = Ways::default();
-        assert_eq!(ways.settle(&pods(), by_default()), by_default());
+        let mut guard = PodRouteGuard::default();
+        assert_eq!(guard.settle(&pods(), by_default()), by_default());
     }
 
     #[test]
@@ -115,42 +115,42 @@ mod tests {
             ("10.244.1.0/24", "10.244.1.0/24"),
             ("192.168.0.0/22", "0.0.0.0/0"),
         ]);
-        let settled = Ways::default().settle(&pods, one_node.clone());
+        let settled = PodRouteGuard::default().settle(&pods, one_node.clone());
         assert_eq!(settled.routes, one_node.routes[1..]);
         assert_eq!(settled.unreachable, [net("10.244.0.0/16")]);
     }
 
     #[test]
     fn the_default_route_does_not_stand_in_for_a_tunnel() {
-        let mut ways = Ways::default();
-        assert_eq!(ways.settle(&pods(), by_the_tunnel()), by_the_tunnel());
-        let away = ways.settle(&pods(), by_default());
+        let mut guard = PodRouteGuard::default();
+        assert_eq!(guard.settle(&pods(), by_the_tunnel()), by_the_tunnel());
+        let away = guard.settle(&pods(), by_default());
         assert!(away.routes.is_empty(), "{:?}", away.routes);
         assert_eq!(
             away.unreachable,
             [net("10.244.1.0/24"), net("10.244.2.0/24")]
         );
-        assert_eq!(ways.settle(&pods(), by_the_tunnel()), by_the_tunnel());
+        assert_eq!(guard.settle(&pods(), by_the_tunnel()), by_the_tunnel());
     }
 
     #[test]
     fn each_network_is_judged_by_itself() {
-        let mut ways = Ways::default();
+        let mut guard = PodRouteGuard::default();
         let local = [
             ("10.244.1.0/24", "10.244.1.0/24"),
             ("10.244.2.0/24", "0.0.0.0/0"),
         ];
-        assert_eq!(ways.settle(&pods(), network(&local)), network(&local));
-        let away = ways.settle(&pods(), by_default());
+        assert_eq!(guard.settle(&pods(), network(&local)), network(&local));
+        let away = guard.settle(&pods(), by_default());
         assert_eq!(away.routes, by_default().routes[1..]);
         assert_eq!(away.unreachable, [net("10.244.1.0/24")]);
     }
 
     #[test]
     fn a_network_that_was_the_clusters_is_forgotten() {
-        let mut ways = Ways::default();
-        ways.settle(&pods(), by_the_tunnel());
-        ways.settle(&BTreeSet::new(), network(&[]));
-        assert_eq!(ways.settle(&pods(), by_default()), by_default());
+        let mut guard = PodRouteGuard::default();
+        guard.settle(&pods(), by_the_tunnel());
+        guard.settle(&BTreeSet::new(), network(&[]));
+        assert_eq!(guard.settle(&pods(), by_default()), by_default());
     }
 }

@@ -25,7 +25,7 @@ use crate::plan::next_hops::Hop;
 
 /// Seconds for which XDP believes next hops after the kernel was last read: the lease. `run` reads the kernel and renews
 /// the lease every ten seconds at least.
-const LEASE: Seconds = 30;
+pub const LEASE: Seconds = 30;
 
 pub(super) struct RouteTables {
     routes: PrefixTable<Route>,

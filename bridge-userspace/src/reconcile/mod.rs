@@ -16,6 +16,7 @@ use bridge_common::layout::{
 };
 
 pub use self::changes::Changes;
+pub use self::fast_path::LEASE;
 use self::fast_path::RouteTables;
 use self::prefix_table::PrefixTable;
 use crate::maps::{Hash, TableError, Tables, access, full, gone};

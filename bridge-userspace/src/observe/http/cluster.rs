@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::family::Family;
-use crate::cluster::Connection;
+use crate::observe::report::ClusterState;
 
 const CONNECTED: Family = Family::new(
     "cluster_connected",
@@ -25,12 +25,12 @@ const STALE: Family = Family::new(
 )
 .in_seconds();
 
-impl Collector for Connection {
+impl Collector for ClusterState {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let encoder = &mut encoder;
         CONNECTED.gauge(encoder, usize::from(self.connected))?;
         SYNCED.gauge(encoder, usize::from(self.synced))?;
-        STALE.duration(encoder, self.stale())
+        STALE.duration(encoder, Duration::from_secs(self.stale_seconds()))
     }
 }
 
@@ -70,6 +70,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
+    use crate::cluster::Connection;
     use crate::observe::http::metrics::{lines, text};
 
     #[test]
@@ -80,7 +81,7 @@ mod tests {
             last_contact: SystemTime::now() - Duration::from_secs(100),
             last_error: None,
         };
-        let text = text(connection);
+        let text = text(ClusterState::new("kube".to_owned(), &connection));
         let lines = lines(&text);
         assert!(
             lines.contains(&"office_bridge_cluster_connected 0"),

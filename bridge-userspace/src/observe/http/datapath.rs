@@ -3,16 +3,19 @@
 use std::fmt;
 
 use bridge_common::layout::Counter;
-use bridge_common::parse::{ICMP, TCP, UDP};
 use bridge_common::verdict::{Count, DropReason};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::family::Family;
-use crate::maps::{TableError, Tables};
 use crate::observe::readiness::Attachment;
-use crate::observe::traffic::total;
+use crate::observe::snapshot::{Fill, Snapshot};
 
+const READY: Family = Family::new(
+    "ready",
+    "Whether a packet of the office would be forwarded now, names would be resolved and changes are followed: 1 or 0.",
+);
+const PROBLEMS: Family = Family::new("problems", "Problems that `office-bridge status` shows.");
 const FORWARDED_PACKETS: Family = Family::new(
     "forwarded_packets",
     "Packets translated and sent on; segments of a GSO packet count one by one.",
@@ -63,135 +66,88 @@ const INTERFACE_MODE: Family = Family::new(
 /// What the datapath shows at one moment.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    to_backend: Counter,
-    to_client: Counter,
-    xdp_to_backend: Counter,
-    xdp_to_client: Counter,
-    flows_opened: u64,
-    answered: u64,
-    answers_suppressed: u64,
-    pings_answered: u64,
-    drops: Vec<(DropReason, u64)>,
-    entries: [(&'static str, u32); 4],
-    max_entries: u32,
-    services: usize,
-    attachments: Vec<Attachment>,
-}
-
-impl Reading {
-    /// Reads the tables, which takes a moment when they are full.
-    ///
-    /// # Errors
-    /// When one can't be read.
-    pub fn take(tables: &Tables, attachments: Vec<Attachment>) -> Result<Self, TableError> {
-        let flows = tables.flows()?;
-        let protocols = flows.iter().map(|(key, _)| key.protocol);
-        Ok(Self {
-            entries: by_protocol(protocols),
-            max_entries: tables.flow_capacity()?,
-            services: tables.service_ports()?.len(),
-            ..Self::of_counters(tables.counters()?, attachments)
-        })
-    }
-
-    fn of_counters(count: impl Fn(Count) -> Counter, attachments: Vec<Attachment>) -> Self {
-        Self {
-            to_backend: total(&count, Count::ToBackend),
-            to_client: total(&count, Count::ToClient),
-            xdp_to_backend: count(Count::XdpToBackend),
-            xdp_to_client: count(Count::XdpToClient),
-            flows_opened: count(Count::FlowOpened).packets,
-            answered: count(Count::Answered).packets,
-            answers_suppressed: count(Count::AnswerSuppressed).packets,
-            pings_answered: count(Count::PingAnswered).packets,
-            drops: DropReason::ALL
-                .iter()
-                .map(|&reason| (reason, count(Count::Drop(reason)).packets))
-                .collect(),
-            entries: by_protocol([]),
-            max_entries: 0,
-            services: 0,
-            attachments,
-        }
-    }
-}
-
-fn by_protocol(protocols: impl IntoIterator<Item = u8>) -> [(&'static str, u32); 4] {
-    let mut entries = [("tcp", 0), ("udp", 0), ("icmp", 0), ("other", 0)];
-    for protocol in protocols {
-        let index = match protocol {
-            TCP => 0,
-            UDP => 1,
-            ICMP => 2,
-            _ => 3,
-        };
-        entries[index].1 += 1;
-    }
-    entries
+    pub snapshot: Snapshot,
+    pub fill: Fill,
 }
 
 impl Collector for Reading {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let encoder = &mut encoder;
-        let by_direction = |to_backend, to_client| {
-            [(Count::ToBackend, to_backend), (Count::ToClient, to_client)].map(
-                |(direction, counter): (_, Counter)| ([("direction", direction.name())], counter),
-            )
+        let Self { snapshot, fill } = self;
+        READY.gauge(encoder, usize::from(snapshot.is_ready()))?;
+        PROBLEMS.gauge(encoder, snapshot.problems.len())?;
+        let by_direction = |counter: &dyn Fn(Count) -> Counter, counts: [Count; 2]| {
+            let directions = [Count::ToBackend, Count::ToClient];
+            [0, 1].map(|index| {
+                (
+                    [("direction", directions[index].name())],
+                    counter(counts[index]),
+                )
+            })
         };
-        let forwarded = by_direction(self.to_backend, self.to_client);
+        let forwarded = by_direction(
+            &|what| fill.total(what),
+            [Count::ToBackend, Count::ToClient],
+        );
         FORWARDED_PACKETS.counters(encoder, forwarded.map(|(label, sum)| (label, sum.packets)))?;
         FORWARDED.counters(encoder, forwarded.map(|(label, sum)| (label, sum.bytes)))?;
-        let xdp = by_direction(self.xdp_to_backend, self.xdp_to_client);
+        let xdp = by_direction(
+            &|what| fill.counter(what),
+            [Count::XdpToBackend, Count::XdpToClient],
+        );
         XDP_FORWARDED_PACKETS.counters(encoder, xdp.map(|(label, sum)| (label, sum.packets)))?;
         XDP_FORWARDED.counters(encoder, xdp.map(|(label, sum)| (label, sum.bytes)))?;
-        DROPPED_PACKETS.counters(
-            encoder,
-            self.drops
-                .iter()
-                .map(|&(reason, packets)| ([("reason", reason.name())], packets)),
-        )?;
-        let no_port = self
-            .drops
-            .iter()
-            .find(|(reason, _)| *reason == DropReason::NoNatPort);
-        NAT_PORT_FAILURES.counter(encoder, no_port.map_or(0, |&(_, packets)| packets))?;
-        FLOWS_OPENED.counter(encoder, self.flows_opened)?;
-        ANSWERED.counter(encoder, self.answered)?;
-        ANSWERS_SUPPRESSED.counter(encoder, self.answers_suppressed)?;
-        PINGS_ANSWERED.counter(encoder, self.pings_answered)?;
+        let drops = DropReason::ALL.iter().map(|&reason| {
+            let packets = fill.counter(Count::Drop(reason)).packets;
+            ([("reason", reason.name())], packets)
+        });
+        DROPPED_PACKETS.counters(encoder, drops)?;
+        for (family, what) in [
+            (NAT_PORT_FAILURES, Count::Drop(DropReason::NoNatPort)),
+            (FLOWS_OPENED, Count::FlowOpened),
+            (ANSWERED, Count::Answered),
+            (ANSWERS_SUPPRESSED, Count::AnswerSuppressed),
+            (PINGS_ANSWERED, Count::PingAnswered),
+        ] {
+            family.counter(encoder, fill.counter(what).packets)?;
+        }
         ENTRIES.gauges(
             encoder,
-            self.entries
+            fill.flows
                 .map(|(protocol, flows)| ([("proto", protocol)], f64::from(flows))),
         )?;
-        MAX_ENTRIES.gauge(encoder, self.max_entries as usize)?;
-        SERVICES.gauge(encoder, self.services)?;
-        let modes: Vec<_> = self.attachments.iter().map(Attachment::mode_name).collect();
+        MAX_ENTRIES.gauge(encoder, fill.flow_capacity as usize)?;
+        SERVICES.gauge(encoder, fill.services)?;
+        let attachments = &snapshot.attachments;
+        let modes: Vec<_> = attachments.iter().map(Attachment::mode_name).collect();
         INTERFACE_MODE.gauges(
             encoder,
-            self.attachments
-                .iter()
-                .zip(&modes)
-                .map(|(attachment, mode)| {
-                    let point = &attachment.point;
-                    let labels = [
-                        ("iface", point.interface.as_str()),
-                        ("side", attachment.side.name()),
-                        ("hook", point.program.hook().name()),
-                        ("mode", mode.as_str()),
-                    ];
-                    (labels, 1.0)
-                }),
+            attachments.iter().zip(&modes).map(|(attachment, mode)| {
+                let point = &attachment.point;
+                let labels = [
+                    ("iface", point.interface.as_str()),
+                    ("side", attachment.side.name()),
+                    ("hook", point.program.hook().name()),
+                    ("mode", mode.as_str()),
+                ];
+                (labels, 1.0)
+            }),
         )
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bridge_common::layout::{FastPath, Settings};
+    use bridge_common::parse::{ICMP, TCP, UDP};
+
     use super::*;
     use crate::datapath::Mode;
     use crate::model::program::{AttachPoint, Program};
     use crate::observe::http::metrics::{lines, text};
+    use crate::observe::readiness::NotReady;
+    use crate::observe::report::Report;
+    use crate::observe::snapshot::by_protocol;
 
     fn reading() -> Reading {
         let attachment = |interface: &str, program, mode| {
@@ -210,19 +166,28 @@ mod tests {
             packets: 100 + u64::from(count.index()),
             bytes: 1_000 + u64::from(count.index()),
         };
+        let report = Report::example(7);
         Reading {
-            entries: by_protocol([TCP, UDP, TCP, ICMP, 132]),
-            max_entries: 262_144,
-            services: 12,
-            ..Reading::of_counters(
-                count,
-                vec![
+            snapshot: Snapshot {
+                pid: Some(7),
+                report: Some(report),
+                attachments: vec![
                     attachment("eth0", Program::UplinkIngress, Some(Mode::Tcx)),
                     attachment("cni0", Program::ClusterIngress, Some(Mode::Tcx)),
                     attachment("cni0", Program::ClusterEgress, None),
                     attachment("eth0", Program::XdpFast, Some(Mode::Native)),
                 ],
-            )
+                settings: Settings::default(),
+                fast_path: FastPath::default(),
+                problems: Vec::new(),
+                not_ready: vec![NotReady::NoUplink],
+            },
+            fill: Fill {
+                flows: by_protocol([TCP, UDP, TCP, ICMP, 132]),
+                flow_capacity: 262_144,
+                services: 12,
+                ..Fill::of_counters(count)
+            },
         }
     }
 
@@ -265,6 +230,8 @@ mod tests {
             r#"office_bridge_conntrack_entries{proto="other"} 1.0"#,
             "office_bridge_conntrack_max_entries 262144",
             "office_bridge_services 12",
+            "office_bridge_ready 0",
+            "office_bridge_problems 0",
             r#"office_bridge_interface_mode{iface="eth0",side="uplink",hook="tc-ingress",mode="tcx"} 1.0"#,
             r#"office_bridge_interface_mode{iface="cni0",side="cluster",hook="tc-ingress",mode="tcx"} 1.0"#,
             r#"office_bridge_interface_mode{iface="cni0",side="cluster",hook="tc-egress",mode="detached"} 1.0"#,

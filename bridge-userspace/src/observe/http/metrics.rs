@@ -10,8 +10,8 @@ use prometheus_client::registry::Registry;
 use super::cluster::SyncLag;
 use super::datapath::Reading;
 use super::sweeps::Sweeps;
-use crate::cluster::Connection;
-use crate::dns::Snapshot;
+use crate::dns;
+use crate::observe::snapshot::{Fill, Snapshot};
 
 /// What [`render`] makes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,9 +24,9 @@ const PREFIX: &str = "office_bridge";
 /// # Errors
 /// When a value can't be written as text.
 pub fn render(
-    reading: Reading,
-    connection: Connection,
-    relay: Option<Snapshot>,
+    snapshot: Snapshot,
+    fill: Fill,
+    relay: Option<dns::Snapshot>,
     sweeps: &Sweeps,
     lag: &SyncLag,
 ) -> Result<String, fmt::Error> {
@@ -38,8 +38,14 @@ pub fn render(
     );
     sweeps.register(&mut registry);
     lag.register(&mut registry);
-    collect(&mut registry, connection);
-    collect(&mut registry, reading);
+    let cluster = snapshot
+        .report
+        .as_ref()
+        .and_then(|report| report.cluster_state.clone());
+    if let Some(cluster) = cluster {
+        collect(&mut registry, cluster);
+    }
+    collect(&mut registry, Reading { snapshot, fill });
     if let Some(relay) = relay {
         collect(&mut registry, relay);
     }

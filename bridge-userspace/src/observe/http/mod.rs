@@ -9,7 +9,7 @@
 //! `listen` binds the address; `metrics` puts together what `datapath` reads from kernel and tables at each
 //! request, what `relay` makes of the relay's counters, what `cluster` tells of the way to the cluster, and what
 //! `sweeps` has counted; `family` writes values out.
-//! Readiness itself is [`crate::observe::readiness`], the same as in `office-bridge status`.
+//! All of it is a view of one [`Snapshot`], as `office-bridge status` is.
 
 mod cluster;
 mod datapath;
@@ -23,7 +23,6 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -40,12 +39,10 @@ pub use self::cluster::SyncLag;
 pub use self::listen::BindError;
 pub use self::sweeps::Sweeps;
 
-use self::datapath::Reading;
-use crate::cluster::Connection;
-use crate::dns::{RelayHandle, Snapshot};
+use crate::dns::RelayHandle;
 use crate::maps::Pins;
-use crate::maps::Tables;
-use crate::observe::readiness::Readiness;
+use crate::observe::report::Report;
+use crate::observe::snapshot::{Fill, Snapshot, Viewpoint};
 
 /// How long requests may go on after the shutdown has begun.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -101,29 +98,27 @@ impl Server {
 #[derive(Clone, Debug)]
 pub struct Sources {
     pins: Pins,
+    viewpoint: Viewpoint,
     relay: Option<RelayHandle>,
-    connection: watch::Receiver<Connection>,
     sweeps: Sweeps,
     lag: SyncLag,
-    started: Arc<AtomicBool>,
     scraping: Arc<Mutex<()>>,
 }
 
 impl Sources {
-    /// The bridge with these pins, its way to the cluster, and its DNS relay, if it has one.
+    /// The bridge with these pins, what this process reports of it, and its DNS relay, if it has one.
     #[must_use]
     pub fn new(
         pins: Pins,
-        connection: watch::Receiver<Connection>,
+        report: watch::Receiver<Option<Report>>,
         relay: Option<RelayHandle>,
     ) -> Self {
         Self {
+            viewpoint: Viewpoint::inside(&pins, report),
             pins,
             relay,
-            connection,
             sweeps: Sweeps::default(),
             lag: SyncLag::default(),
-            started: Arc::default(),
             scraping: Arc::default(),
         }
     }
@@ -140,68 +135,28 @@ impl Sources {
         &self.lag
     }
 
-    /// Tells that programs and tables are this process's own. Before that it is not ready, whatever
-    /// an earlier one has left attached.
-    pub fn set_started(&self) {
-        self.started.store(true, Ordering::Release);
-    }
-
     /// What keeps the bridge from being ready; nothing if it is.
-    async fn obstacles(&self) -> Vec<String> {
-        let connection = self.connection.borrow().clone();
-        if !connection.synced {
-            let why = connection
-                .last_error
-                .unwrap_or_else(|| "nothing is listed yet".to_owned());
-            return vec![format!("no cluster state yet: {why}")];
-        }
-        if !self.started.load(Ordering::Acquire) {
-            return vec!["starting: programs are not attached yet".to_owned()];
-        }
-        let mut obstacles = match self.readiness().await {
-            Ok(readiness) => readiness
-                .obstacles
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+    async fn not_ready(&self) -> Vec<String> {
+        match Snapshot::take(&self.viewpoint).await {
+            Ok(snapshot) => snapshot.not_ready.iter().map(ToString::to_string).collect(),
             Err(error) => vec![format!("{error:#}")],
-        };
-        if let Some(relay) = &self.relay
-            && !has_healthy_upstream(&relay.snapshot())
-        {
-            obstacles.push("no DNS upstream answers".to_owned());
         }
-        obstacles
-    }
-
-    async fn readiness(&self) -> anyhow::Result<Readiness> {
-        Readiness::read(&self.pins, &Tables::open(&self.pins)?).await
     }
 
     async fn metrics(&self) -> anyhow::Result<String> {
         // A full table takes memory and a moment to read, so one request at a time.
         let _turn = self.scraping.lock().await;
-        let attachments = self.readiness().await?.attachments;
-        let tables = Tables::open(&self.pins)?;
+        let snapshot = Snapshot::take(&self.viewpoint).await?;
         let relay = self.relay.as_ref().map(RelayHandle::snapshot);
         let sweeps = self.sweeps.clone();
         let lag = self.lag.clone();
-        let connection = self.connection.borrow().clone();
+        let pins = self.pins.clone();
         tokio::task::spawn_blocking(move || {
-            let reading = Reading::take(&tables, attachments)?;
-            Ok(metrics::render(reading, connection, relay, &sweeps, &lag)?)
+            let fill = Fill::read(&pins)?;
+            Ok(metrics::render(snapshot, fill, relay, &sweeps, &lag)?)
         })
         .await?
     }
-}
-
-/// Whether some upstream answers. Over UDP, which most queries take and which is probed from the start;
-/// over TCP an upstream counts as healthy until a query has failed.
-fn has_healthy_upstream(relay: &Snapshot) -> bool {
-    relay
-        .upstreams
-        .iter()
-        .any(|upstream| upstream.healthy.udp && !upstream.looping)
 }
 
 fn router(sources: Sources) -> Router {
@@ -213,11 +168,11 @@ fn router(sources: Sources) -> Router {
 }
 
 async fn readyz(State(sources): State<Sources>) -> Response {
-    let obstacles = sources.obstacles().await;
-    if obstacles.is_empty() {
+    let reasons = sources.not_ready().await;
+    if reasons.is_empty() {
         return "ready\n".into_response();
     }
-    let reasons = obstacles.join("\n") + "\n";
+    let reasons = reasons.join("\n") + "\n";
     (StatusCode::SERVICE_UNAVAILABLE, reasons).into_response()
 }
 

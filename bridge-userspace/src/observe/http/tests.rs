@@ -1,5 +1,5 @@
 use std::path::Path;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -8,12 +8,12 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::conntrack::gc::Plan;
-use crate::dns::{ByTransport, Config, Relay, UpstreamSnapshot};
+use crate::dns::{self, ByTransport, Config, Relay, UpstreamSnapshot};
+use crate::observe::report::ClusterState;
 
 struct Running {
     address: SocketAddr,
-    sources: Sources,
-    connection: watch::Sender<Connection>,
+    report: watch::Sender<Option<Report>>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<io::Result<()>>,
 }
@@ -23,23 +23,31 @@ fn serve() -> Running {
     let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = server.address().unwrap();
     let pins = Pins::new(Path::new("/nonexistent/office-bridge"));
-    let (connection, receiver) = watch::channel(Connection {
-        synced: true,
-        connected: true,
-        last_contact: SystemTime::now(),
-        last_error: None,
-    });
+    let (report, receiver) = watch::channel(None);
     let sources = Sources::new(pins, receiver, None);
     let (stop, stopped) = oneshot::channel();
-    let serving = tokio::spawn(server.run(sources.clone(), async {
+    let serving = tokio::spawn(server.run(sources, async {
         let _ = stopped.await;
     }));
     Running {
         address,
-        sources,
-        connection,
+        report,
         stop,
         serving,
+    }
+}
+
+/// What a process reports whose cluster source stands like this.
+fn report_of(pid: u32, synced: bool, last_error: Option<&str>) -> Report {
+    Report {
+        cluster_state: Some(ClusterState {
+            source: "kube".to_owned(),
+            synced,
+            connected: synced,
+            last_contact: 0,
+            last_error: last_error.map(ToOwned::to_owned),
+        }),
+        ..Report::example(pid)
     }
 }
 
@@ -64,20 +72,20 @@ async fn a_process_without_tables_lives_but_is_not_ready() {
     assert!(starting.starts_with("HTTP/1.1 503 "), "{starting}");
     assert!(starting.contains("starting"), "{starting}");
 
-    running.sources.set_started();
+    let own = report_of(std::process::id(), true, None);
+    running.report.send_replace(Some(own));
     let empty = request(running.address, "GET", "/readyz").await;
     assert!(empty.starts_with("HTTP/1.1 503 "), "{empty}");
+    assert!(!empty.contains("starting"), "{empty}");
     assert!(empty.contains("no tables are pinned"), "{empty}");
 }
 
 #[tokio::test]
 async fn a_process_that_has_not_seen_the_cluster_lives_but_is_not_ready() {
     let running = serve();
-    running.connection.send_modify(|connection| {
-        connection.synced = false;
-        connection.connected = false;
-        connection.last_error = Some("connection refused".to_owned());
-    });
+    let pid = std::process::id();
+    let unknown = report_of(pid, false, Some("connection refused"));
+    running.report.send_replace(Some(unknown));
     let health = request(running.address, "GET", "/healthz").await;
     assert!(health.starts_with("HTTP/1.1 200 OK\r\n"), "{health}");
     let waiting = request(running.address, "GET", "/readyz").await;
@@ -87,10 +95,8 @@ async fn a_process_that_has_not_seen_the_cluster_lives_but_is_not_ready() {
         "{waiting}"
     );
     // Once known, a cluster that is away is no reason.
-    running
-        .connection
-        .send_modify(|connection| connection.synced = true);
-    running.sources.set_started();
+    let known = report_of(pid, true, Some("connection refused"));
+    running.report.send_replace(Some(known));
     let away = request(running.address, "GET", "/readyz").await;
     assert!(!away.contains("connection refused"), "{away}");
 }
@@ -125,7 +131,7 @@ async fn half_a_request_does_not_hold_up_the_shutdown() {
     assert!(begun.elapsed() < 2 * DRAIN, "{:?}", begun.elapsed());
 }
 
-fn snapshot() -> Snapshot {
+fn snapshot() -> dns::Snapshot {
     let address = |text: &str| text.parse::<SocketAddr>().unwrap();
     let config = Config::new(
         vec![address("127.0.0.1:0")],
@@ -171,18 +177,6 @@ fn the_relay_is_told_by_transport_code_and_upstream() {
             "no `{line}` in:\n{text}"
         );
     }
-}
-
-#[test]
-fn an_upstream_that_is_down_or_loops_is_no_healthy_one() {
-    let mut snapshot = snapshot();
-    assert!(has_healthy_upstream(&snapshot));
-    snapshot.upstreams.remove(0);
-    assert!(!has_healthy_upstream(&snapshot));
-    snapshot.upstreams[0].looping = false;
-    assert!(has_healthy_upstream(&snapshot));
-    snapshot.upstreams[0].healthy.udp = false;
-    assert!(!has_healthy_upstream(&snapshot));
 }
 
 #[test]

@@ -1,0 +1,286 @@
+//! What the bridge has in the kernel, and bringing it to the wanted state.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt::Display;
+use std::sync::Arc;
+
+use anyhow::bail;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::inputs::Facts;
+use crate::cluster::DesiredState;
+use crate::config::{Config, Datapath as Layer};
+use crate::conntrack::gc::Policy;
+use crate::datapath::{Attachments, Datapath, Mode, XdpObstacles, XdpPorts, XdpRefusal};
+use crate::kernel::netlink::{Neighbour, NetworkState};
+use crate::maps::{Pins, Tables};
+use crate::model::program::{AttachPoint, Program};
+use crate::model::{Problem, Subject};
+use crate::observe::problems::Notice;
+use crate::plan::attach_points::{attach_points, has_unfinished_checksums, xdp_obstacles};
+use crate::plan::map_state::Contents;
+use crate::reconcile::{Changes, Reconciler};
+
+/// What came of applying.
+#[derive(Debug)]
+pub struct Applied {
+    /// What there is to say about the state that was reached.
+    pub notices: Vec<Notice>,
+    /// The same about what XDP was wanted for and can't do.
+    pub xdp_notices: Vec<Notice>,
+    /// Whether the tables hold all that is wanted.
+    pub is_reconciled: bool,
+    /// Why not all is in force, if so.
+    pub outcome: anyhow::Result<()>,
+}
+
+/// Brings the kernel to the state that follows from facts.
+pub trait Forward: Send {
+    /// Applies what follows from `facts`, as far as possible.
+    fn apply(&mut self, facts: &Facts) -> impl Future<Output = Applied> + Send;
+
+    /// How TC programs are attached.
+    fn tc_mode(&self) -> Mode;
+
+    /// What is attached where.
+    fn attach_points(&self) -> Vec<AttachPoint>;
+}
+
+/// The programs and tables in the kernel.
+pub struct Forwarder {
+    config: Arc<Config>,
+    datapath: Datapath,
+    attachments: Attachments,
+    reconciler: Reconciler,
+    policy: watch::Sender<Policy>,
+    /// Neighbours that XDP sends to.
+    neighbours: watch::Sender<BTreeSet<Neighbour>>,
+}
+
+impl Forwarder {
+    /// Opens the tables that `datapath` has pinned. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// When a table can't be opened or read.
+    pub async fn open(
+        config: Arc<Config>,
+        datapath: Datapath,
+        pins: &Pins,
+    ) -> anyhow::Result<Self> {
+        let reconciler = Reconciler::open(&Tables::open(pins)?)?;
+        Ok(Self {
+            attachments: Attachments::new(config.tc_attach, pins).await,
+            config,
+            datapath,
+            reconciler,
+            policy: watch::Sender::default(),
+            neighbours: watch::Sender::default(),
+        })
+    }
+
+    /// Which flows may live, as it was applied last.
+    #[must_use]
+    pub fn policy(&self) -> watch::Receiver<Policy> {
+        self.policy.subscribe()
+    }
+
+    /// The neighbours that XDP sends to.
+    #[must_use]
+    pub fn neighbours(&self) -> watch::Receiver<BTreeSet<Neighbour>> {
+        self.neighbours.subscribe()
+    }
+
+    /// What is attached.
+    #[must_use]
+    pub fn attachments(&self) -> &Attachments {
+        &self.attachments
+    }
+
+    /// Asks with `--datapath xdp` for XDP on the uplink before anything else is changed: without it there is no start,
+    /// and an earlier `run` that forwards is not disturbed.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn require_xdp(&mut self, facts: &Facts) -> anyhow::Result<()> {
+        if self.config.datapath != Layer::Xdp {
+            return Ok(());
+        }
+        let obstacles = xdp_obstacles(&self.config, &facts.cluster, &facts.network);
+        let wanted = attach_points(&self.config, &facts.cluster, &facts.network);
+        let is_uplinks = |point: &&AttachPoint| {
+            point.program == Program::XdpFast && point.interface == self.config.uplink
+        };
+        let Some(point) = wanted.values().find(is_uplinks) else {
+            return Ok(());
+        };
+        self.attachments
+            .ensure_xdp(&mut self.datapath, point, &obstacles)
+            .await;
+        match self.attachments.xdp_refusals().get(&point.ifindex) {
+            Some(refusal) => bail!("--datapath xdp: {refusal}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells why XDP is not had at the uplink with `--datapath auto`.
+    pub fn announce_layer(&self, network: &NetworkState) {
+        if let Some(uplink) = network.link_named(&self.config.uplink)
+            && self.config.datapath == Layer::Auto
+            && has_unfinished_checksums(uplink)
+        {
+            info!(
+                uplink = %uplink.name,
+                "the uplink is a veth: packets from this host's own namespaces have unfinished checksums, which XDP \
+                 can't see. They take the TC path; --datapath xdp forces XDP"
+            );
+        }
+    }
+
+    async fn try_apply(&mut self, facts: &Facts, applied: &mut Applied) -> anyhow::Result<()> {
+        let Facts {
+            cluster, network, ..
+        } = facts;
+        let obstacles = xdp_obstacles(&self.config, cluster, network);
+        let ports = self.attachments.xdp_ports(&obstacles);
+        let contents = self.contents(facts, &ports);
+        self.probe(&contents, &mut applied.notices);
+        if contents.settings.nat_port_count == 0 {
+            bail!(
+                "no port is left for NAT: net.ipv4.ip_local_port_range, net.ipv4.ip_local_reserved_ports and \
+                 listening sockets cover all from 1024 on; narrow the range, for example to `32768 60999`"
+            );
+        }
+        let reconciled = self.reconciler.apply(&contents, facts.read_at);
+        applied.is_reconciled = reconciled.is_ok();
+        log_changes(reconciled.as_ref().copied().unwrap_or_default());
+        self.policy.send_replace(self.policy_of(&contents, cluster));
+        let wanted = attach_points(&self.config, cluster, network);
+        if !wanted
+            .values()
+            .any(|point| point.program == Program::UplinkIngress)
+        {
+            applied.notices.push(self.uplink_is_gone());
+        }
+        let attached = self
+            .attachments
+            .reconcile(&mut self.datapath, &wanted, &obstacles)
+            .await;
+        applied.xdp_notices = self.xdp_notices(&obstacles, network);
+        reconciled?;
+        let now = self.attachments.xdp_ports(&obstacles);
+        if now != ports {
+            let contents = self.contents(facts, &now);
+            self.reconciler.apply(&contents, facts.read_at)?;
+        }
+        Ok(attached?)
+    }
+
+    fn contents(&self, facts: &Facts, ports: &XdpPorts) -> Contents {
+        let Facts {
+            cluster,
+            network,
+            reserved,
+            ..
+        } = facts;
+        Contents::new(&self.config, cluster, network, reserved, ports)
+    }
+
+    fn policy_of(&self, contents: &Contents, cluster: &Arc<DesiredState>) -> Policy {
+        Policy {
+            timeouts: contents.settings.timeouts,
+            office: self.config.office_cidrs.clone(),
+            nat_addresses: contents.nat_addresses().collect::<HashSet<_>>(),
+            reachable: contents.reachable().collect(),
+            cluster: cluster.authoritative.then(|| Arc::clone(cluster)),
+        }
+    }
+
+    /// Has neighbours probed that XDP sends to, and tells what it can't send to.
+    fn probe(&self, contents: &Contents, notices: &mut Vec<Notice>) {
+        let next_hops = &contents.next_hops;
+        self.neighbours.send_if_modified(|known| {
+            let changed = *known != next_hops.neighbours;
+            known.clone_from(&next_hops.neighbours);
+            changed
+        });
+        notices.extend(next_hops.problems.iter().map(|what| {
+            let remedy = "nothing is lost: the TC path carries these packets, more slowly";
+            Notice::from(Problem::new(Subject::Datapath, what, remedy))
+        }));
+    }
+
+    fn uplink_is_gone(&self) -> Notice {
+        let uplink = &self.config.uplink;
+        Problem::new(
+            Subject::Interface(uplink.clone()),
+            format!("the uplink {uplink} is gone; waiting for it"),
+            "bring the interface back, or start with another --uplink",
+        )
+        .into()
+    }
+
+    /// What XDP was wanted for and can't do. Refusals are problems where XDP was asked for.
+    fn xdp_notices(&self, obstacles: &XdpObstacles, network: &NetworkState) -> Vec<Notice> {
+        let is_asked_for = self.config.datapath == Layer::Xdp;
+        let notice = |ifindex: &u32, reason: &dyn Display, is_problem| {
+            let name = network.links.get(ifindex).map(|link| link.name.clone());
+            Notice {
+                problem: Problem::new(
+                    name.map_or(Subject::Datapath, Subject::Interface),
+                    format!("{reason}: packets take the TC path there"),
+                    "remove what is in the way of XDP, or choose --datapath tc",
+                ),
+                is_problem,
+            }
+        };
+        let found = obstacles
+            .iter()
+            .map(|(ifindex, obstacle)| notice(ifindex, obstacle, true));
+        let refusals = self.attachments.xdp_refusals().iter();
+        let refusals = refusals
+            .filter(|(_, refusal)| !matches!(refusal, XdpRefusal::Obstacle(_)))
+            .map(|(ifindex, refusal)| notice(ifindex, refusal, is_asked_for));
+        let limits = self.attachments.xdp_limits(obstacles);
+        let limits = limits.into_iter().map(|what| Notice {
+            problem: Problem::new(
+                Subject::Datapath,
+                what,
+                "choose a driver that sends by XDP, or --datapath tc",
+            ),
+            is_problem: is_asked_for,
+        });
+        found.chain(refusals).chain(limits).collect()
+    }
+}
+
+impl Forward for Forwarder {
+    async fn apply(&mut self, facts: &Facts) -> Applied {
+        let mut applied = Applied {
+            notices: Vec::new(),
+            xdp_notices: Vec::new(),
+            is_reconciled: false,
+            outcome: Ok(()),
+        };
+        applied.outcome = self.try_apply(facts, &mut applied).await;
+        applied
+    }
+
+    fn tc_mode(&self) -> Mode {
+        self.attachments.tc_mode()
+    }
+
+    fn attach_points(&self) -> Vec<AttachPoint> {
+        self.attachments.points().values().cloned().collect()
+    }
+}
+
+fn log_changes(changes: Changes) {
+    if !changes.is_empty() {
+        info!(
+            written = changes.written,
+            removed = changes.removed,
+            "tables reconciled"
+        );
+    }
+}
