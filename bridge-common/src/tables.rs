@@ -1,11 +1,11 @@
 //! How the engine reaches the tables.
 
-use crate::layout::{
+use crate::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
     Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
     ServiceKey, Settings, Vtep,
 };
-use crate::verdict::Count;
+use crate::counters::Count;
 
 /// An entry that was found in a table and may be changed in place.
 ///

@@ -1,6 +1,6 @@
-//! What becomes of a packet, and the one list of reasons for which it goes no further.
+//! What becomes of a packet.
 
-use crate::answer::{Answer, AnswerKind};
+use crate::drops::DropReason;
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,62 @@ pub enum Verdict {
     Reject(DropReason, Answer),
     /// Takes a slower way first. Only parts of the engine say this to each other.
     Detour(Detour),
+}
+
+/// What the sender of a packet is told.
+///
+/// A plain struct rather than an enum with a field, for the reason that [`PackedVerdict`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What kind of message.
+    pub kind: AnswerKind,
+    /// The next hop's MTU in bytes for [`AnswerKind::FragmentationNeeded`], else 0.
+    pub mtu: u32,
+}
+
+/// The kinds of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum AnswerKind {
+    /// ICMP 11/0 (RFC 792).
+    TimeExceeded,
+    /// ICMP 3/4 with the next hop's MTU (RFC 1191).
+    FragmentationNeeded,
+    /// ICMP 3/1 (RFC 792).
+    HostUnreachable,
+    /// ICMP 3/3 (RFC 792), as kube-proxy rejects a service without endpoints.
+    PortUnreachable,
+    /// ICMP 3/13 (RFC 1812 5.2.7.1), which RFC 5508 REQ-8 asks for when resources run out.
+    AdministrativelyProhibited,
+    /// A TCP reset (RFC 9293 3.10.7.1).
+    TcpReset,
+    /// The reply to an ICMP echo request.
+    EchoReply,
+}
+
+impl AnswerKind {
+    /// The kind with this number.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::TimeExceeded,
+            1 => Self::FragmentationNeeded,
+            2 => Self::HostUnreachable,
+            3 => Self::PortUnreachable,
+            4 => Self::AdministrativelyProhibited,
+            5 => Self::TcpReset,
+            6 => Self::EchoReply,
+            _ => return None,
+        })
+    }
+
+    /// The answer, for every kind that needs no MTU.
+    #[must_use]
+    #[inline(always)]
+    pub const fn answer(self) -> Answer {
+        Answer { kind: self, mtu: 0 }
+    }
 }
 
 /// The slower ways through the engine.
@@ -158,168 +214,10 @@ impl From<PackedVerdict> for Verdict {
     }
 }
 
-macro_rules! drop_reasons {
-    ($($(#[$doc:meta])+ $reason:ident = $name:literal,)+) => {
-        /// Why a packet goes no further. Counters, logs and commands use these words.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum DropReason {
-            $($(#[$doc])+ $reason,)+
-        }
-
-        impl DropReason {
-            /// Every reason, in the order of the counters.
-            pub const ALL: &[Self] = &[$(Self::$reason),+];
-
-            /// The reason with this number.
-            #[must_use]
-            #[inline(always)]
-            pub const fn from_number(number: u8) -> Option<Self> {
-                match number {
-                    $(number if number == Self::$reason as u8 => Some(Self::$reason),)+
-                    _ => None,
-                }
-            }
-
-            /// The name that commands and metrics show.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$reason => $name,)+
-                }
-            }
-        }
-    };
-}
-
-drop_reasons! {
-    /// The TTL ran out here; answered with ICMP time exceeded.
-    TtlExceeded = "ttl-exceeded",
-    /// Larger than the egress MTU; answered with ICMP fragmentation needed.
-    TooBig = "too-big",
-    /// No service has this address and port; answered with ICMP port unreachable or a TCP reset.
-    NoService = "no-service",
-    /// The service has no ready backend; answered like [`Self::NoService`].
-    NoBackend = "no-backend",
-    /// The kernel has no route to the backend or back to the client.
-    NoRoute = "no-route",
-    /// The backend is an address of this node itself.
-    LocalBackend = "local-backend",
-    /// TCP in the middle of a connection that the tables do not know; answered with a reset.
-    NoFlow = "no-flow",
-    /// Every NAT port tried towards this backend is taken; answered with ICMP type 3 code 13.
-    NoNatPort = "no-nat-port",
-    /// The flow tables are full; answered with ICMP type 3 code 13.
-    TableFull = "table-full",
-    /// A later fragment whose first one was not seen.
-    FragmentUnknown = "fragment-unknown",
-    /// A protocol that cannot be translated, addressed to a service.
-    UnsupportedProtocol = "unsupported-protocol",
-    /// An ICMP error, addressed to a service, about a packet that no flow knows or that it quotes too little of.
-    IcmpUnmatched = "icmp-unmatched",
-    /// The packet could not be written to, half-way through.
-    RewriteFailed = "rewrite-failed",
-}
-
-/// One of the counters: what was done with packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Count {
-    /// Forwarded from a client to a backend.
-    ToBackend,
-    /// Forwarded from a backend to a client.
-    ToClient,
-    /// Forwarded from a client to a backend by XDP; not among [`Self::ToBackend`].
-    XdpToBackend,
-    /// Forwarded from a backend to a client by XDP; not among [`Self::ToClient`].
-    XdpToClient,
-    /// Flows opened.
-    FlowOpened,
-    /// Answers sent: ICMP errors, resets, echo replies.
-    Answered,
-    /// Answers that the rate limit held back.
-    AnswerSuppressed,
-    /// Pings to a service address that were answered here.
-    PingAnswered,
-    /// Dropped, for this reason.
-    Drop(DropReason),
-}
-
-impl Count {
-    const FIRST_DROP: u32 = 16;
-
-    /// Entries of the `counters` table.
-    pub const TABLE_SIZE: usize = Self::FIRST_DROP as usize + 48;
-
-    /// The index in the `counters` table.
-    #[must_use]
-    #[inline]
-    pub const fn index(self) -> u32 {
-        match self {
-            Self::ToBackend => 0,
-            Self::ToClient => 1,
-            Self::FlowOpened => 2,
-            Self::Answered => 3,
-            Self::AnswerSuppressed => 4,
-            Self::PingAnswered => 5,
-            Self::XdpToBackend => 6,
-            Self::XdpToClient => 7,
-            Self::Drop(reason) => Self::FIRST_DROP + reason as u32,
-        }
-    }
-
-    /// What is not a drop, in the order of the table.
-    pub const TRAFFIC: &[Self] = &[
-        Self::ToBackend,
-        Self::ToClient,
-        Self::XdpToBackend,
-        Self::XdpToClient,
-        Self::FlowOpened,
-        Self::Answered,
-        Self::AnswerSuppressed,
-        Self::PingAnswered,
-    ];
-
-    /// The name that commands and metrics show.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ToBackend => "to-backend",
-            Self::ToClient => "to-client",
-            Self::XdpToBackend => "xdp-to-backend",
-            Self::XdpToClient => "xdp-to-client",
-            Self::FlowOpened => "flow-opened",
-            Self::Answered => "answered",
-            Self::AnswerSuppressed => "answer-suppressed",
-            Self::PingAnswered => "ping-answered",
-            Self::Drop(reason) => reason.name(),
-        }
-    }
-}
-
-const _: () = assert!(DropReason::ALL.len() <= Count::TABLE_SIZE - Count::FIRST_DROP as usize);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
     use std::vec::Vec;
-
-    #[test]
-    fn every_counter_has_its_own_index_and_name() {
-        let all: Vec<Count> = Count::TRAFFIC
-            .iter()
-            .copied()
-            .chain(DropReason::ALL.iter().map(|&reason| Count::Drop(reason)))
-            .collect();
-        let indices: BTreeSet<u32> = all.iter().map(|count| count.index()).collect();
-        let names: BTreeSet<&str> = all.iter().map(|count| count.name()).collect();
-        assert_eq!(indices.len(), all.len());
-        assert_eq!(names.len(), all.len());
-        assert!(
-            indices
-                .iter()
-                .all(|&index| (index as usize) < Count::TABLE_SIZE)
-        );
-    }
 
     #[test]
     fn a_verdict_survives_a_register() {

@@ -33,10 +33,11 @@ use aya_ebpf::btf_maps::ProgramArray;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
-use bridge_common::engine::{Side, handle};
-use bridge_common::fast::{self, Step};
-use bridge_common::stack;
-use bridge_common::verdict::{DropReason, PackedVerdict, tag};
+use bridge_common::drops::DropReason;
+use bridge_common::path::tc::Side;
+use bridge_common::path::xdp::Step;
+use bridge_common::path::{self, stack, tc};
+use bridge_common::verdict::{PackedVerdict, tag};
 
 use crate::maps::{Maps, XDP_NEXT, XDP_NEXT_FRAGS};
 use crate::skb::Skb;
@@ -86,7 +87,7 @@ fn leave(context: &TcContext, packet: &mut Skb) -> i32 {
 /// Interfaces of both sides: packets of flows that are there.
 #[xdp]
 pub fn xdp_fast(context: XdpContext) -> u32 {
-    match fast::forward(&mut Xdp::new(&context), &Maps) {
+    match path::xdp::forward(&mut Xdp::new(&context), &Maps) {
         Step::OpenFlow => continue_with(&XDP_NEXT, &context),
         step => Xdp::act(step),
     }
@@ -95,7 +96,7 @@ pub fn xdp_fast(context: XdpContext) -> u32 {
 /// The first packets of flows, behind [`xdp_fast`].
 #[xdp]
 pub fn xdp_open(context: XdpContext) -> u32 {
-    Xdp::act(fast::open(&mut Xdp::new(&context), &Maps))
+    Xdp::act(path::xdp::open(&mut Xdp::new(&context), &Maps))
 }
 
 /// [`xdp_fast`] where the MTU is too large for one buffer. Frames that need several are left to TC: not every driver
@@ -106,7 +107,7 @@ pub fn xdp_fast_frags(context: XdpContext) -> u32 {
     if frame.has_frags() {
         return xdp_action::XDP_PASS;
     }
-    match fast::forward(&mut frame, &Maps) {
+    match path::xdp::forward(&mut frame, &Maps) {
         Step::OpenFlow => continue_with(&XDP_NEXT_FRAGS, &context),
         step => Xdp::act(step),
     }
@@ -115,7 +116,7 @@ pub fn xdp_fast_frags(context: XdpContext) -> u32 {
 /// [`xdp_open`] behind [`xdp_fast_frags`].
 #[xdp(frags)]
 pub fn xdp_open_frags(context: XdpContext) -> u32 {
-    Xdp::act(fast::open(&mut Xdp::new(&context), &Maps))
+    Xdp::act(path::xdp::open(&mut Xdp::new(&context), &Maps))
 }
 
 /// Lets another program have the packet as it is; where there is none, TC.
@@ -142,7 +143,7 @@ fn classify(context: &TcContext, side: Side) -> i32 {
     if side == Side::Uplink && !packet.is_for_host() {
         return TC_ACT_UNSPEC;
     }
-    let verdict = handle(&mut packet, &Maps, side);
+    let verdict = tc::handle(&mut packet, &Maps, side);
     act(context, &mut packet, verdict, Hook::Ingress)
 }
 

@@ -6,14 +6,14 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
-use bridge_common::layout::{
+use bridge_common::abi::{
     Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, Clock, ClusterCidr, Counter,
     DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, Ipv4, NatPort, NextHop,
     OfficeCidr, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, Vtep, capacity,
 };
+use bridge_common::counters::Count;
 use bridge_common::packet::QUOTE_MAX;
 use bridge_common::tables::{Insertion, Slot, Tables};
-use bridge_common::verdict::Count;
 
 #[btf_map(name = "office_cidrs")]
 static OFFICE_CIDRS: LpmTrie<Ipv4, OfficeCidr, { capacity::OFFICE_CIDRS }> = LpmTrie::new();

@@ -16,8 +16,8 @@ use aya_ebpf::helpers::generated::{
     bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use aya_ebpf::programs::TcContext;
-use bridge_common::checksum::{Difference, Sum};
-use bridge_common::layout::Ipv4;
+use bridge_common::abi::Ipv4;
+use bridge_common::packet::checksum::{Difference, Sum};
 use bridge_common::packet::{Answerable, ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
 
 use crate::maps::scratch;

@@ -4,9 +4,9 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
-use bridge_common::fast::Step;
-use bridge_common::frame::Frame;
 use bridge_common::packet::OutOfBounds;
+use bridge_common::packet::frame::Frame;
+use bridge_common::path::xdp::Step;
 
 /// A frame in one buffer.
 pub struct Xdp {

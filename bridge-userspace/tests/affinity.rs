@@ -5,10 +5,10 @@ mod pinned;
 
 use std::collections::BTreeMap;
 
-use bridge_common::layout::{
+use bridge_common::abi::{
     Affinity, AffinityKey, Backend, NatPort, Seconds, ServiceKey, Settings, capacity, name,
 };
-use bridge_common::parse::TCP;
+use bridge_common::packet::parse::TCP;
 use bridge_userspace::datapath::Datapath;
 use bridge_userspace::kernel::clock;
 use bridge_userspace::maps::Tables;

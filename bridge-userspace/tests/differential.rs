@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 
 use aya::maps::lpm_trie::Key;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use bridge_common::engine::{Side, run};
-use bridge_common::fast::{self, Step};
-use bridge_common::host::{ByteFrame, BytePacket, HostTables};
-use bridge_common::layout::{
+use bridge_common::abi::{
     Backend, BackendKey, ClusterCidr, DestinationKind, FastPath, NextHop, OfficeCidr, Route,
     Service, ServiceKey, Settings, Tunnel, Vtep, XdpPort, name,
 };
-use bridge_common::parse::{ICMP, TCP, UDP};
-use bridge_common::stack::depart;
+use bridge_common::packet::parse::{ICMP, TCP, UDP};
+use bridge_common::path::stack::depart;
+use bridge_common::path::tc::{Side, run};
+use bridge_common::path::xdp::{self, Step};
+use bridge_common::sim::{ByteFrame, BytePacket, HostTables};
 use bridge_common::verdict::Verdict;
 use bridge_userspace::datapath::{Buffers, Datapath};
 use bridge_userspace::kernel::clock;
@@ -336,7 +336,7 @@ impl Pair {
     fn both_at_xdp(&mut self, what: &str, packet: &[u8]) -> Step {
         let frame = [&ETHERNET[..], packet].concat();
         let mut on_host = ByteFrame::new(LOOPBACK, frame.clone());
-        let step = fast::handle(&mut on_host, &self.host);
+        let step = xdp::handle(&mut on_host, &self.host);
         let program = self.datapath.xdp(Buffers::One).unwrap();
         let mut out = vec![0; frame.len() + 256];
         let result = program

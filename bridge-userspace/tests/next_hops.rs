@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::Duration;
 
-use bridge_common::layout::{
+use bridge_common::abi::{
     FastPath, Ipv4, NatPort, NextHop, Route, Settings, Vtep, XdpPort, capacity, name,
 };
 use bridge_userspace::datapath::Datapath;

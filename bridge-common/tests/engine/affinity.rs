@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use bridge_common::engine::Side;
-use bridge_common::host::HostTables;
-use bridge_common::layout::{BackendKey, Ipv4, Seconds, ServiceKey};
-use bridge_common::parse::{TCP, UDP};
-use bridge_common::rewrite::Endpoint;
-use bridge_common::tcp::flag::SYN;
+use bridge_common::abi::{BackendKey, Ipv4, Seconds, ServiceKey};
+use bridge_common::packet::parse::tcp_flag::SYN;
+use bridge_common::packet::parse::{TCP, UDP};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::tc::Side;
+use bridge_common::sim::HostTables;
 
 use crate::wire::{Wire, at, endpoints};
 use crate::world::{DNS, LAPTOP, MYSQL, PC, TUNNEL, advance, backend, forward, world};

@@ -1,12 +1,14 @@
 //! What the engine itself says: ICMP errors, resets, echo replies, and when it keeps silent.
 
-use bridge_common::engine::{Side, run};
-use bridge_common::host::{BytePacket, HostTables};
-use bridge_common::layout::AnswerTokens;
-use bridge_common::parse::TCP;
-use bridge_common::rewrite::Endpoint;
-use bridge_common::tcp::flag::{ACK, FIN, RST, SYN};
-use bridge_common::verdict::{Count, DropReason, Verdict};
+use bridge_common::abi::AnswerTokens;
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
+use bridge_common::packet::parse::TCP;
+use bridge_common::packet::parse::tcp_flag::{ACK, FIN, RST, SYN};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::tc::{Side, run};
+use bridge_common::sim::{BytePacket, HostTables};
+use bridge_common::verdict::Verdict;
 
 use crate::wire::{
     ICMP_HEADER, Segment, Wire, addresses, assert_sound, at, complete, endpoints, header_len,

@@ -1,13 +1,13 @@
 //! The fast path: what it sends on is what the TC path would have sent, and what it can't finish is left as it was.
 
-use bridge_common::engine::Side;
-use bridge_common::fast::{Step, handle};
-use bridge_common::host::{ByteFrame, HostTables};
-use bridge_common::layout::{FastPath, Ipv4, Layer, Mac, NextHop, Tunnel, Vtep, XdpPort};
-use bridge_common::parse::UDP;
-use bridge_common::rewrite::Endpoint;
-use bridge_common::tcp::flag::{ACK, FIN, SYN};
-use bridge_common::verdict::Count;
+use bridge_common::abi::{FastPath, Ipv4, Layer, Mac, NextHop, Tunnel, Vtep, XdpPort};
+use bridge_common::counters::Count;
+use bridge_common::packet::parse::UDP;
+use bridge_common::packet::parse::tcp_flag::{ACK, FIN, SYN};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::tc::Side;
+use bridge_common::path::xdp::{Step, handle};
+use bridge_common::sim::{ByteFrame, HostTables};
 use etherparse::{Ethernet2Slice, Ipv4Header, Ipv4HeaderSlice, UdpHeaderSlice};
 use proptest::prelude::*;
 
@@ -500,7 +500,7 @@ fn full_counters_of_replies_are_poured_into_the_flows() {
 
 #[test]
 fn more_destinations_than_fit_are_looked_up() {
-    use bridge_common::layout::{Destination, DestinationKind};
+    use bridge_common::abi::{Destination, DestinationKind};
     let mut tables = fast_world();
     let wire = Wire::udp(CLIENT, at(ROUTED_POD, 80));
     let destination = |network, mask, kind: DestinationKind| Destination {

@@ -1,19 +1,21 @@
 //! The life of a flow: what opens one, what keeps it, what ends it, and what happens when half of it is gone.
 
-use bridge_common::engine::Side;
-use bridge_common::host::HostTables;
-use bridge_common::layout::{Flow, FlowKey, Reply};
-use bridge_common::rewrite::Endpoint;
-use bridge_common::tcp::flag::{ACK, FIN, RST, SYN};
-use bridge_common::tcp::{Seen, State};
-use bridge_common::verdict::{Count, DropReason, Verdict};
+use bridge_common::abi::{Flow, FlowKey, Reply};
+use bridge_common::conntrack::tcp_state::{Seen, State};
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
+use bridge_common::packet::parse::tcp_flag::{ACK, FIN, RST, SYN};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::tc::Side;
+use bridge_common::sim::HostTables;
+use bridge_common::verdict::Verdict;
 
 use crate::wire::{Wire, addresses, assert_sound, at, endpoints, identifier};
 use crate::world::{
     LAPTOP, LOCAL_POD, MYSQL, NAT, PC, POD, TUNNEL, UPLINK, advance, flow_key, flows, forward,
     only_flow, pass, replies, send, world,
 };
-use bridge_common::parse::{ICMP, TCP, UDP};
+use bridge_common::packet::parse::{ICMP, TCP, UDP};
 
 const CLIENT: Endpoint = at(PC, 20_000);
 const WEB: Endpoint = at(POD, 80);

@@ -1,8 +1,10 @@
 //! Fragments: only the first has ports, and all of them go the same way.
 
-use bridge_common::engine::Side;
-use bridge_common::host::HostTables;
-use bridge_common::verdict::{Count, DropReason, Verdict};
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
+use bridge_common::path::tc::Side;
+use bridge_common::sim::HostTables;
+use bridge_common::verdict::Verdict;
 
 use crate::wire::{
     Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, identifier, reassemble,
@@ -11,7 +13,7 @@ use crate::world::{
     DNS, LAPTOP, NAT, OUTSIDER, PC, POD, TUNNEL, UPLINK, advance, flows, forward, pass, send,
     to_stack, world,
 };
-use bridge_common::tcp::flag::SYN;
+use bridge_common::packet::parse::tcp_flag::SYN;
 
 const SIZE: usize = 1400;
 

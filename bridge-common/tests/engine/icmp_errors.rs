@@ -1,11 +1,13 @@
 //! ICMP errors about translated packets, from both sides: every address, port and checksum in them
 //! (RFC 5508 section 4, RFC 5382 REQ-9), whatever they quote and however much of it.
 
-use bridge_common::engine::Side;
-use bridge_common::host::HostTables;
-use bridge_common::layout::Ipv4;
-use bridge_common::tcp::flag::{ACK, SYN};
-use bridge_common::verdict::{Count, DropReason, Verdict};
+use bridge_common::abi::Ipv4;
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
+use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
+use bridge_common::path::tc::Side;
+use bridge_common::sim::HostTables;
+use bridge_common::verdict::Verdict;
 
 use crate::wire::{
     Segment, Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, header_len,

@@ -1,10 +1,10 @@
 //! Translating a packet and translating its reply back is the identity, and every checksum on the way
 //! is the one that a full computation gives.
 
-use bridge_common::engine::{Side, run};
-use bridge_common::host::{BytePacket, HostTables};
-use bridge_common::rewrite::Endpoint;
-use bridge_common::tcp::flag;
+use bridge_common::packet::parse::tcp_flag;
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::tc::{Side, run};
+use bridge_common::sim::{BytePacket, HostTables};
 use bridge_common::verdict::Verdict;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ use crate::wire::{
     protocol,
 };
 use crate::world::{DNS, LOCAL_POD, MYSQL, NODE, POD, ROUTED_POD, UPLINK, only_flow, world};
-use bridge_common::parse::ICMP;
+use bridge_common::packet::parse::ICMP;
 
 /// Well-formed options whose MSS is below every clamp.
 fn tcp_options() -> impl Strategy<Value = Vec<u8>> {
@@ -96,7 +96,7 @@ prop_compose! {
 /// Opens the flow of a packet that might not open one itself.
 fn open(tables: &HostTables, wire: &Wire) {
     if matches!(wire.segment, Segment::Tcp { .. }) {
-        let mut syn = Wire::tcp(wire.source, wire.destination, flag::SYN).packet();
+        let mut syn = Wire::tcp(wire.source, wire.destination, tcp_flag::SYN).packet();
         let verdict = run(&mut syn, tables, Side::Uplink);
         assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
     }

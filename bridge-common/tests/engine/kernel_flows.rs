@@ -1,9 +1,9 @@
 //! Connections that pods open to the office: the kernel's, in both directions.
 
-use bridge_common::engine::Side;
-use bridge_common::layout::Layer;
-use bridge_common::parse::{ICMP, TCP, UDP};
-use bridge_common::tcp::flag::{ACK, SYN};
+use bridge_common::abi::Layer;
+use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
+use bridge_common::packet::parse::{ICMP, TCP, UDP};
+use bridge_common::path::tc::Side;
 use bridge_common::verdict::Verdict;
 
 use crate::wire::{Wire, at, icmp_error};

@@ -1,14 +1,14 @@
 //! The MSS that SYN and SYN-ACK announce is clamped to what fits, wherever the option stands.
 
-use bridge_common::engine::{Side, run};
-use bridge_common::rewrite::Endpoint;
-use bridge_common::tcp::flag::{ACK, SYN};
+use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::tc::{Side, run};
 use bridge_common::verdict::Verdict;
 use proptest::prelude::*;
 
 use crate::wire::{Segment, Wire, assert_sound, at, complete, endpoints};
 use crate::world::{PC, POD, ROUTED_POD, TUNNEL, TUNNEL_MTU, UPLINK, depart, forward, send, world};
-use bridge_common::parse::TCP;
+use bridge_common::packet::parse::TCP;
 
 const CLIENT: Endpoint = at(PC, 20_000);
 const WEB: Endpoint = at(POD, 80);

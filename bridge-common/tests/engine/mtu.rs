@@ -1,12 +1,14 @@
 //! What fits where: tunnels, plain routes, segmented packets, the DF bit.
 
-use bridge_common::engine::{Side, run};
-use bridge_common::host::BytePacket;
-use bridge_common::layout::Ipv4;
+use bridge_common::abi::Ipv4;
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
 use bridge_common::packet::Packet as _;
-use bridge_common::rewrite::Endpoint;
-use bridge_common::tcp::flag::{ACK, SYN};
-use bridge_common::verdict::{Count, DropReason, Verdict};
+use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::tc::{Side, run};
+use bridge_common::sim::BytePacket;
+use bridge_common::verdict::Verdict;
 
 use crate::wire::{Wire, at, quote};
 use crate::world::{

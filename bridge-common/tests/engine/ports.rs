@@ -1,12 +1,14 @@
 //! Which NAT port a flow gets, and what happens when there is none.
 
-use bridge_common::engine::Side;
-use bridge_common::host::HostTables;
-use bridge_common::layout::EventKind;
-use bridge_common::parse::TCP;
-use bridge_common::rewrite::Endpoint;
-use bridge_common::tcp::flag::{RST, SYN};
-use bridge_common::verdict::{Count, DropReason, Verdict};
+use bridge_common::abi::EventKind;
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
+use bridge_common::packet::parse::TCP;
+use bridge_common::packet::parse::tcp_flag::{RST, SYN};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::tc::Side;
+use bridge_common::sim::HostTables;
+use bridge_common::verdict::Verdict;
 use proptest::prelude::*;
 
 use crate::wire::{Wire, assert_sound, at, endpoints, icmp_kind, identifier};

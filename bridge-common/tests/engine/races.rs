@@ -3,17 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use bridge_common::engine::{Side, run};
-use bridge_common::host::{BytePacket, HostTables};
-use bridge_common::layout::{
+use bridge_common::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
     Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
     ServiceKey, Settings, Vtep,
 };
-use bridge_common::rewrite::Endpoint;
+use bridge_common::counters::Count;
+use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::tc::{Side, run};
+use bridge_common::sim::{BytePacket, HostTables};
 use bridge_common::tables::{Insertion, Tables};
-use bridge_common::tcp::flag::{ACK, SYN};
-use bridge_common::verdict::{Count, Verdict};
+use bridge_common::verdict::Verdict;
 
 use crate::wire::{Wire, at, endpoints};
 use crate::world::{

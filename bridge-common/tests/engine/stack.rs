@@ -1,12 +1,14 @@
 //! The stack path: what the kernel routes, around netfilter.
 
-use bridge_common::engine::Side;
-use bridge_common::host::HostTables;
-use bridge_common::layout::{Ipv4, Layer};
-use bridge_common::parse::{SCTP, TCP, UDP};
-use bridge_common::rewrite::Endpoint;
-use bridge_common::tcp::flag::{ACK, FIN, RST, SYN};
-use bridge_common::verdict::{Count, DropReason, Verdict};
+use bridge_common::abi::{Ipv4, Layer};
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
+use bridge_common::packet::parse::tcp_flag::{ACK, FIN, RST, SYN};
+use bridge_common::packet::parse::{SCTP, TCP, UDP};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::tc::Side;
+use bridge_common::sim::HostTables;
+use bridge_common::verdict::Verdict;
 
 use crate::wire::{
     Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, header_len, icmp_error,

@@ -1,10 +1,10 @@
 //! Whatever arrives: nothing panics, and what is not ours is not written to.
 
-use bridge_common::engine::{Side, run};
-use bridge_common::host::{BytePacket, HostTables};
-use bridge_common::layout::Ipv4;
-use bridge_common::stack::depart;
-use bridge_common::tcp::flag;
+use bridge_common::abi::Ipv4;
+use bridge_common::packet::parse::tcp_flag;
+use bridge_common::path::stack::depart;
+use bridge_common::path::tc::{Side, run};
+use bridge_common::sim::{BytePacket, HostTables};
 use bridge_common::verdict::Verdict;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -22,14 +22,14 @@ const SIDES: [Side; 2] = [Side::Uplink, Side::Cluster];
 fn busy_world() -> (HostTables, Vec<Vec<u8>>) {
     let tables = world();
     let from_client = [
-        Wire::tcp(at(PC, 40_000), at(POD, 80), flag::SYN),
-        Wire::tcp(at(PC, 40_000), at(POD, 80), flag::ACK),
-        Wire::tcp(at(LAPTOP, 40_000), MYSQL, flag::SYN),
+        Wire::tcp(at(PC, 40_000), at(POD, 80), tcp_flag::SYN),
+        Wire::tcp(at(PC, 40_000), at(POD, 80), tcp_flag::ACK),
+        Wire::tcp(at(LAPTOP, 40_000), MYSQL, tcp_flag::SYN),
         Wire::udp(at(PC, 5000), DNS).ip_options(&[7, 7, 4, 0, 0, 0, 0, 0]),
         Wire::udp(at(PC, 5001), at(LOCAL_POD, 53)),
         Wire::ping(PC, POD, 1),
         Wire::ping(PC, VIP, 1),
-        Wire::tcp(at(PC, 40_001), MYSQL, flag::ACK),
+        Wire::tcp(at(PC, 40_001), MYSQL, tcp_flag::ACK),
     ];
     let mut packets = Vec::new();
     for wire in &from_client {
@@ -44,7 +44,7 @@ fn busy_world() -> (HostTables, Vec<Vec<u8>>) {
         }
         packets.push(bytes);
     }
-    packets.push(Wire::tcp(at(POD, 33_000), at(PC, 80), flag::SYN).bytes());
+    packets.push(Wire::tcp(at(POD, 33_000), at(PC, 80), tcp_flag::SYN).bytes());
     packets.push(Wire::udp(at(OUTSIDER, 53), at(NODE, 5000)).bytes());
     packets.extend(
         Wire::udp(at(PC, 5002), at(POD, 53))
@@ -172,7 +172,7 @@ fn office_traffic_to_the_internet_and_to_the_node_passes() {
             pass(
                 &tables,
                 side,
-                Wire::tcp(at(PC, 40_000), at(destination, 22), flag::SYN).bytes(),
+                Wire::tcp(at(PC, 40_000), at(destination, 22), tcp_flag::SYN).bytes(),
             );
             pass(
                 &tables,
@@ -191,7 +191,7 @@ fn pods_talking_to_services_and_to_each_other_pass() {
         pass(
             &tables,
             Side::Cluster,
-            Wire::tcp(at([10, 244, 2, 8], 40_000), destination, flag::SYN).bytes(),
+            Wire::tcp(at([10, 244, 2, 8], 40_000), destination, tcp_flag::SYN).bytes(),
         );
     }
     assert!(tables.flows.borrow().is_empty());
@@ -211,7 +211,7 @@ fn a_stranger_cannot_use_the_port_of_a_flow() {
     for (source, protocol) in [(at(POD, 54), 0), (at(LOCAL_POD, 53), 0), (at(POD, 53), 1)] {
         let wire = match protocol {
             0 => Wire::udp(source, nat),
-            _ => Wire::tcp(source, nat, flag::ACK),
+            _ => Wire::tcp(source, nat, tcp_flag::ACK),
         };
         for side in SIDES {
             pass(&tables, side, wire.bytes());
@@ -223,7 +223,7 @@ fn a_stranger_cannot_use_the_port_of_a_flow() {
 fn other_protocols_take_the_stack_path_to_pods_and_stop_at_services() {
     use crate::wire::ip_packet;
     use crate::world::{send, to_stack};
-    use bridge_common::verdict::DropReason;
+    use bridge_common::drops::DropReason;
     const SCTP: u8 = 132;
     let tables = world();
     let to = |destination| ip_packet(&Wire::udp(at(PC, 0), destination), SCTP, &[0; 32], 0, false);
@@ -235,7 +235,7 @@ fn other_protocols_take_the_stack_path_to_pods_and_stop_at_services() {
     let (verdict, _) = send(&tables, Side::Uplink, to(MYSQL));
     assert_eq!(verdict, Verdict::Drop(DropReason::UnsupportedProtocol));
     let with_proxy = HostTables {
-        settings: bridge_common::layout::Settings {
+        settings: bridge_common::abi::Settings {
             authoritative: 0,
             ..tables.settings
         },

@@ -1,9 +1,9 @@
 //! Packets, built and checked in full by `etherparse`.
 
-use bridge_common::host::BytePacket;
-use bridge_common::layout::Ipv4;
-use bridge_common::parse::{ICMP, TCP, UDP};
-use bridge_common::rewrite::Endpoint;
+use bridge_common::abi::Ipv4;
+use bridge_common::packet::parse::{ICMP, TCP, UDP};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::sim::BytePacket;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{
     IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, TcpHeader, UdpHeader,

@@ -1,14 +1,14 @@
 //! An office, a cluster and the tables of the node between them.
 
-use bridge_common::engine::{self, Side};
-use bridge_common::host::{BytePacket, HostTables};
-use bridge_common::layout::{
+use bridge_common::abi::{
     Backend, BackendKey, DestinationKind, Flow, FlowKey, Ipv4, Reply, ReplyKey, Route, Service,
     ServiceKey,
 };
-use bridge_common::parse::{ICMP, TCP, UDP};
-use bridge_common::rewrite::Endpoint;
-use bridge_common::stack;
+use bridge_common::packet::parse::{ICMP, TCP, UDP};
+use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::stack;
+use bridge_common::path::tc::{self, Side};
+use bridge_common::sim::{BytePacket, HostTables};
 use bridge_common::verdict::Verdict;
 
 use crate::wire::at;
@@ -160,7 +160,7 @@ pub fn flow_key(protocol: u8, client: Endpoint, destination: Endpoint) -> FlowKe
 /// Sends a packet in and gives what came out.
 pub fn send(tables: &HostTables, side: Side, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
     let mut packet = BytePacket::new(bytes);
-    let verdict = engine::run(&mut packet, tables, side);
+    let verdict = tc::run(&mut packet, tables, side);
     (verdict, packet.bytes)
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use bridge_common::layout::Seconds;
+use bridge_common::abi::Seconds;
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use bridge_common::layout::{FlowKey, Layer, Reply, ReplyKey, Seconds, Timeouts};
-use bridge_common::lifetime::{FlowState, idle, is_expired, since};
+use bridge_common::abi::{FlowKey, Layer, Reply, ReplyKey, Seconds, Timeouts, since};
+use bridge_common::conntrack::lifetime::{FlowState, idle, is_expired};
 use serde::Serialize;
 
 use super::{endpoint, print_json, protocol_name, table};

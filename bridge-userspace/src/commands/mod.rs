@@ -11,7 +11,7 @@ pub mod uninstall;
 
 use std::net::Ipv4Addr;
 
-use bridge_common::parse::{ICMP, TCP, UDP};
+use bridge_common::packet::parse::{ICMP, TCP, UDP};
 
 /// `address:port`.
 fn endpoint(address: [u8; 4], port: u16) -> String {

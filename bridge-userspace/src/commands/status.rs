@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use bridge_common::layout::{FastPath, Layer, Settings};
-use bridge_common::verdict::{Count, DropReason};
+use bridge_common::abi::{FastPath, Layer, Settings};
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
 use serde::Serialize;
 
 use super::{print_json, table};

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
-use bridge_common::layout::capacity;
+use bridge_common::abi::capacity;
 use ipnet::Ipv4Net;
 
 use super::args::{ClusterChoice, RunArgs};

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use bridge_common::layout::{ClusterCidr, DestinationKind, Flow, FlowKey, Ipv4, Layer, name};
+use bridge_common::abi::{ClusterCidr, DestinationKind, Flow, FlowKey, Ipv4, Layer, name};
 use ipnet::Ipv4Net;
 
 use crate::maps::{TableError, Tables, access, prefix_of};
@@ -119,7 +119,7 @@ const fn client(key: &FlowKey) -> (Ipv4, u16, u8) {
 
 #[cfg(test)]
 mod tests {
-    use bridge_common::parse::{TCP, UDP};
+    use bridge_common::packet::parse::{TCP, UDP};
 
     use super::*;
 

@@ -1,16 +1,16 @@
 //! Removing flows that have run out, and making room when the tables fill up.
 //!
 //! A flow is judged by both of its entries, by the same rule as in the datapath
-//! ([`bridge_common::lifetime`]). The plan is a pure function; [`Sweeper`] carries it out.
+//! ([`bridge_common::conntrack::lifetime`]). The plan is a pure function; [`Sweeper`] carries it out.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use bridge_common::layout::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, Timeouts, name};
-use bridge_common::lifetime::{FlowState, idle, is_expired, since, untranslated_timeout};
-use bridge_common::parse::{TCP, UDP};
-use bridge_common::tcp::State;
+use bridge_common::abi::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, Timeouts, name, since};
+use bridge_common::conntrack::lifetime::{FlowState, idle, is_expired, untranslated_timeout};
+use bridge_common::conntrack::tcp_state::State;
+use bridge_common::packet::parse::{TCP, UDP};
 use ipnet::Ipv4Net;
 
 use crate::cluster::{self, CidrKind, DesiredState, Protocol, ServicePort};
@@ -361,7 +361,7 @@ pub fn remove(tables: &Tables, flows: &[FlowKey], replies: &[ReplyKey]) -> Resul
 mod tests {
     use super::*;
     use crate::cluster::ClusterCidr;
-    use bridge_common::tcp::Seen;
+    use bridge_common::conntrack::tcp_state::Seen;
 
     const NAT: [u8; 4] = [10, 244, 30, 0];
     const NOW: Seconds = 200_000;

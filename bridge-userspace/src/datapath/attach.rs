@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use bridge_common::layout::capacity;
+use bridge_common::abi::capacity;
 use tracing::{info, warn};
 
 use super::ability::XdpAbility;

@@ -7,7 +7,7 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 
-use bridge_common::layout::name;
+use bridge_common::abi::name;
 
 use crate::maps::{LayoutError, Pins, schema};
 use crate::model::program::{Hook, Program};

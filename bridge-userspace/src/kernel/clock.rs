@@ -1,6 +1,6 @@
 //! The datapath's clock.
 
-use bridge_common::layout::Seconds;
+use bridge_common::abi::Seconds;
 use nix::time::{ClockId, clock_gettime};
 
 /// Seconds of `CLOCK_MONOTONIC`, which all times in the tables are given in.

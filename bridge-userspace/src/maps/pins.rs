@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bridge_common::layout::LAYOUT_VERSION;
+use bridge_common::abi::LAYOUT_VERSION;
 
 use super::bpf_syscall::detach_pinned_link;
 use crate::model::program::Program;
@@ -57,7 +57,7 @@ impl Pins {
     /// Whether there are tables of this layout.
     #[must_use]
     pub fn exist(&self) -> bool {
-        self.table(bridge_common::layout::name::FLOWS).exists()
+        self.table(bridge_common::abi::name::FLOWS).exists()
     }
 
     /// Layout versions other than this program's that are pinned here.

@@ -4,12 +4,12 @@
 //! program that meets another layout would corrupt it silently. So they are compared here first.
 
 use aya::maps::{MapInfo, MapType};
-use bridge_common::layout::{
+use bridge_common::abi::{
     Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, ClusterCidr, Counter, FastPath, Flow,
     FlowKey, Fragment, FragmentKey, NatPort, NextHop, OfficeCidr, Reply, ReplyKey, Route, Service,
     ServiceKey, Settings, Vtep, capacity, name,
 };
-use bridge_common::verdict::Count;
+use bridge_common::counters::Count;
 
 use super::Pins;
 

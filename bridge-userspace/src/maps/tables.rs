@@ -6,12 +6,12 @@ use std::io;
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use bridge_common::layout::{
+use bridge_common::abi::{
     Backend, BackendKey, Counter, FastPath, Flow, FlowKey, Ipv4, Reply, ReplyKey, Service,
     ServiceKey, Settings, name,
 };
-use bridge_common::parse::ICMP;
-use bridge_common::verdict::Count;
+use bridge_common::counters::Count;
+use bridge_common::packet::parse::ICMP;
 use ipnet::Ipv4Net;
 
 use super::Pins;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use bridge_common::layout::{Event, EventKind, name};
+use bridge_common::abi::{Event, EventKind, name};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Mutex;
 use tracing::{debug, warn};

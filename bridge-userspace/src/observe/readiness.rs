@@ -1,6 +1,6 @@
 //! Whether the datapath does its work.
 
-use bridge_common::layout::{OfficeCidr, Seconds, name};
+use bridge_common::abi::{OfficeCidr, Seconds, name};
 
 use super::report::Report;
 use crate::datapath::{Mode, attached};

@@ -1,9 +1,10 @@
 //! One snapshot of what is known of a bridge. `status`, `/readyz` and `/metrics` are views of it, so that they can't
 //! disagree.
 
-use bridge_common::layout::{Counter, FastPath, Seconds, Settings};
-use bridge_common::parse::{ICMP, TCP, UDP};
-use bridge_common::verdict::{Count, DropReason};
+use bridge_common::abi::{Counter, FastPath, Seconds, Settings};
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
+use bridge_common::packet::parse::{ICMP, TCP, UDP};
 use tokio::sync::watch;
 
 use super::event_log::ago;

@@ -1,7 +1,7 @@
 //! Counters as people understand them.
 
-use bridge_common::layout::Counter;
-use bridge_common::verdict::Count;
+use bridge_common::abi::Counter;
+use bridge_common::counters::Count;
 
 /// A counter as people understand it: what was forwarded in a direction includes what XDP has forwarded, which the
 /// datapath counts apart.

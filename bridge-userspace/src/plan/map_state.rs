@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use bridge_common::layout::{
+use bridge_common::abi::{
     Backend, ClusterCidr, DestinationKind, Ipv4, NatPort, OfficeCidr, Route, Seconds, ServiceKey,
     Settings, Timeouts, capacity,
 };
-use bridge_common::parse::ICMP;
+use bridge_common::packet::parse::ICMP;
 use ipnet::Ipv4Net;
 
 use crate::cluster::{CidrKind, DesiredState};

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use bridge_common::layout::NatPort;
+use bridge_common::abi::NatPort;
 
 /// `wanted`, with its candidates in the order that differs least from `applied`, of which the first `count` entries
 /// hold candidates. Both are indexed by port number.

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use bridge_common::frame::ETHERNET;
-use bridge_common::layout::{NextHop, Route, Tunnel, Vtep, XdpPort, capacity};
-use bridge_common::vxlan;
+use bridge_common::abi::{NextHop, Route, Tunnel, Vtep, XdpPort, capacity};
+use bridge_common::packet::frame::ETHERNET;
+use bridge_common::packet::vxlan;
 use ipnet::Ipv4Net;
 
 use crate::datapath::XdpPorts;

@@ -1,7 +1,7 @@
 //! Session affinity, as far as userspace has a part in it: clients must not come back to a backend that their
 //! service has lost.
 
-use bridge_common::layout::{Affinity, AffinityKey, ServiceKey, name};
+use bridge_common::abi::{Affinity, AffinityKey, ServiceKey, name};
 
 use crate::maps::{Hash, TableError, access, gone};
 use crate::plan::map_state::ServiceEntry;

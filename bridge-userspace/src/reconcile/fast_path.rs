@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use aya::Pod;
 use aya::maps::{Array, MapData};
-use bridge_common::layout::{
+use bridge_common::abi::{
     ClusterCidr, Destination, FastPath, NextHop, Route, Seconds, Vtep, capacity, name,
 };
 use ipnet::Ipv4Net;

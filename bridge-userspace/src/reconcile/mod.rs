@@ -10,7 +10,7 @@ mod slots;
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Array, MapData};
-use bridge_common::layout::{
+use bridge_common::abi::{
     Affinity, AffinityKey, Backend, BackendKey, ClusterCidr, NatPort, OfficeCidr, Seconds, Service,
     ServiceKey, Settings, capacity, name,
 };
@@ -146,7 +146,7 @@ impl ServiceTables {
             last_id: lists.keys().max().copied().unwrap_or_default(),
         };
         for (key, service) in tables.read_all::<ServiceKey, Service>(name::SERVICES)? {
-            let entry = if key.protocol == bridge_common::parse::ICMP {
+            let entry = if key.protocol == bridge_common::packet::parse::ICMP {
                 ServiceEntry::Address(service.backend_count)
             } else {
                 // What an interrupted change left incomplete differs from any list that is wanted.

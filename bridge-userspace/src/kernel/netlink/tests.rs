@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bridge_common::layout::Seconds;
+use bridge_common::abi::Seconds;
 use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, unshare};
 use tokio::sync::watch as channel;

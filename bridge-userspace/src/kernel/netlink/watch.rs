@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bridge_common::layout::Seconds;
+use bridge_common::abi::Seconds;
 use ipnet::Ipv4Net;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;

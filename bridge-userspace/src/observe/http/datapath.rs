@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use bridge_common::layout::Counter;
-use bridge_common::verdict::{Count, DropReason};
+use bridge_common::abi::Counter;
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
@@ -138,8 +139,8 @@ impl Collector for Reading {
 
 #[cfg(test)]
 mod tests {
-    use bridge_common::layout::{FastPath, Settings};
-    use bridge_common::parse::{ICMP, TCP, UDP};
+    use bridge_common::abi::{FastPath, Settings};
+    use bridge_common::packet::parse::{ICMP, TCP, UDP};
 
     use super::*;
     use crate::datapath::Mode;

@@ -2,8 +2,8 @@
 
 use network_types::ip::IpProto;
 
-use crate::layout::{Flow, Reply, Seconds, Timeouts};
-use crate::tcp::{Seen, State};
+use crate::abi::{Flow, Reply, Seconds, Timeouts, since};
+use crate::conntrack::tcp_state::{Seen, State};
 
 /// What a flow is called in listings, and what its timeout depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,13 +114,6 @@ pub fn is_done(protocol: u8, flow: &Flow, reply: &Reply, now: Seconds) -> bool {
     idle(now, flow, reply) >= TIME_WAIT && FlowState::of(protocol, flow, reply).is_over()
 }
 
-/// Seconds from `then` to `now`; an entry that another CPU touched a moment later is 0 s old.
-#[must_use]
-#[inline]
-pub const fn since(now: Seconds, then: Seconds) -> Seconds {
-    now.saturating_sub(then)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,10 +199,5 @@ mod tests {
             ..Reply::default()
         };
         assert_eq!(expires_after(UDP, &Flow::default(), &reply), 500);
-    }
-
-    #[test]
-    fn a_clock_read_before_the_entry_was_touched_is_no_age() {
-        assert_eq!(since(10, 11), 0);
     }
 }

@@ -1,9 +1,9 @@
 //! Translating a packet: addresses, ports, TTL, and every checksum that covers them.
 
-use crate::checksum::Difference;
-use crate::layout::Ipv4;
+use crate::abi::Ipv4;
+use crate::packet::checksum::Difference;
+use crate::packet::parse::{Datagram, ICMP, Transport, UDP, checksum_offset};
 use crate::packet::{ChecksumKind, OutOfBounds, Packet};
-use crate::parse::{Datagram, ICMP, Transport, UDP, checksum_offset};
 
 /// An address and a port, or ICMP identifier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

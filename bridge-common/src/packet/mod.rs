@@ -1,7 +1,14 @@
 //! How the engine reads and writes a packet.
 
-use crate::checksum::{Difference, Sum};
-use crate::layout::Ipv4;
+pub mod checksum;
+pub mod frame;
+pub mod mss;
+pub mod parse;
+pub mod rewrite;
+pub mod vxlan;
+
+use crate::abi::Ipv4;
+use crate::packet::checksum::{Difference, Sum};
 
 /// The packet could not be read or written there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,15 +4,17 @@
 //! the way. Outer addresses, the quoted addresses, ports and checksums are translated back (RFC 5508
 //! section 4, RFC 5382 REQ-9). An error neither refreshes nor ends a flow (RFC 4787 REQ-12).
 
-use crate::checksum::Difference;
-use crate::engine::{left_to_kernel, to_client, untranslatable};
-use crate::flow::Mapping;
-use crate::layout::{DestinationKind, FlowKey, Ipv4, Layer, ReplyKey};
+use crate::abi::{DestinationKind, FlowKey, Ipv4, Layer, ReplyKey};
+use crate::conntrack::flow::{Mapping, to_client};
+use crate::counters::Count;
+use crate::drops::DropReason;
+use crate::packet::checksum::Difference;
+use crate::packet::parse::{Datagram, ICMP, Payload, TCP, Transport, UDP, checksum_offset};
+use crate::packet::rewrite::{ICMP_IDENTIFIER, Translation, addresses};
 use crate::packet::{ChecksumKind, OutOfBounds, Packet};
-use crate::parse::{Datagram, ICMP, Payload, TCP, Transport, UDP, checksum_offset};
-use crate::rewrite::{ICMP_IDENTIFIER, Translation, addresses};
+use crate::path::unsupported::{left_to_kernel, untranslatable};
 use crate::tables::{Slot, Tables};
-use crate::verdict::{Count, DropReason, PackedVerdict, Verdict};
+use crate::verdict::{PackedVerdict, Verdict};
 
 /// Bytes of an ICMP error's header, before the quoted packet.
 const ICMP_HEADER: u32 = 8;

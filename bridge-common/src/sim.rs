@@ -7,16 +7,16 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::vec::Vec;
 
-use crate::checksum::{Difference, Sum};
-use crate::frame::Frame;
-use crate::layout::{
+use crate::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
     Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
     ServiceKey, Settings, Vtep,
 };
+use crate::counters::Count;
+use crate::packet::checksum::{Difference, Sum};
+use crate::packet::frame::Frame;
 use crate::packet::{Answerable, ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
 use crate::tables::{Insertion, Slot, Tables};
-use crate::verdict::Count;
 
 /// A packet in a vector, from its IPv4 header on.
 #[derive(Clone, Debug, PartialEq, Eq)]

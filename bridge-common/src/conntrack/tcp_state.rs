@@ -3,17 +3,7 @@
 //! The state machine is RFC 6146 section 3.5.2 and RFC 7857 section 2 without windows: a translator
 //! that second-guesses sequence numbers breaks connections that both ends find fine.
 
-/// TCP header flags (RFC 9293 section 3.1).
-pub mod flag {
-    /// No more data from the sender.
-    pub const FIN: u8 = 0x01;
-    /// Synchronise sequence numbers.
-    pub const SYN: u8 = 0x02;
-    /// Reset the connection.
-    pub const RST: u8 = 0x04;
-    /// The acknowledgement number counts.
-    pub const ACK: u8 = 0x10;
-}
+use crate::packet::parse::tcp_flag;
 
 /// What one direction has shown so far; the bits of `tcp_seen` in the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,20 +24,20 @@ impl Seen {
     #[inline]
     pub const fn and(self, flags: u8) -> Self {
         // Traffic after a reset says that the reset was none: stray or forged (RFC 6146 section 3.5.2.2, TRANS).
-        let mut seen = if flags & flag::RST == 0 {
+        let mut seen = if flags & tcp_flag::RST == 0 {
             self.0 & !Self::RST
         } else {
             self.0
         };
-        if flags & flag::SYN != 0 {
+        if flags & tcp_flag::SYN != 0 {
             seen |= Self::SYN;
-        } else if flags & flag::ACK != 0 && flags & flag::RST == 0 {
+        } else if flags & tcp_flag::ACK != 0 && flags & tcp_flag::RST == 0 {
             seen |= Self::ACK;
         }
-        if flags & flag::FIN != 0 {
+        if flags & tcp_flag::FIN != 0 {
             seen |= Self::FIN;
         }
-        if flags & flag::RST != 0 {
+        if flags & tcp_flag::RST != 0 {
             seen |= Self::RST;
         }
         Self(seen)
@@ -109,8 +99,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::flag::{ACK, FIN, RST, SYN};
     use super::*;
+    use crate::packet::parse::tcp_flag::{ACK, FIN, RST, SYN};
 
     fn seen(segments: &[u8]) -> Seen {
         segments

@@ -4,11 +4,11 @@ use network_types::ip::Ipv4Hdr;
 use network_types::udp::UdpHdr;
 use network_types::vxlan::{VXLAN_I_FLAG_MASK, VxlanHdr};
 
-use crate::checksum::Sum;
-use crate::frame::{ETHERNET, Frame};
-use crate::layout::{FlowKey, Mac, NextHop, Tunnel, Vtep};
+use crate::abi::{FlowKey, Mac, NextHop, Tunnel, Vtep};
 use crate::packet::OutOfBounds;
-use crate::parse::{Datagram, UDP};
+use crate::packet::checksum::Sum;
+use crate::packet::frame::{ETHERNET, Frame};
+use crate::packet::parse::{Datagram, UDP};
 
 /// Bytes that the tunnel adds: outer Ethernet, IPv4, UDP and VXLAN headers.
 pub const OVERHEAD: u32 = ETHERNET + (Ipv4Hdr::LEN + UdpHdr::LEN + VxlanHdr::LEN) as u32;

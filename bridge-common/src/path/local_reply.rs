@@ -9,70 +9,16 @@ use network_types::icmp::Icmpv4Hdr;
 use network_types::ip::Ipv4Hdr;
 use network_types::tcp::TcpHdr;
 
-use crate::checksum::{Difference, Sum, pseudo_header};
-use crate::layout::{DestinationKind, Ipv4};
+use crate::abi::{DestinationKind, Ipv4};
+use crate::counters::Count;
+use crate::packet::checksum::{Difference, Sum, pseudo_header};
+use crate::packet::parse::{
+    Datagram, ICMP, Payload, TCP, UDP, checksum_offset, icmp_type, tcp_flag,
+};
+use crate::packet::rewrite::addresses;
 use crate::packet::{Answerable, ChecksumKind, OutOfBounds, QUOTE_MAX};
-use crate::parse::{Datagram, ICMP, Payload, TCP, UDP, checksum_offset, icmp_type};
-use crate::rewrite::addresses;
 use crate::tables::Tables;
-use crate::tcp::flag;
-use crate::verdict::Count;
-
-/// What the sender of a packet is told.
-///
-/// A plain struct rather than an enum with a field, for the reason that [`crate::verdict::PackedVerdict`] tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// What kind of message.
-    pub kind: AnswerKind,
-    /// The next hop's MTU in bytes for [`AnswerKind::FragmentationNeeded`], else 0.
-    pub mtu: u32,
-}
-
-/// The kinds of answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum AnswerKind {
-    /// ICMP 11/0 (RFC 792).
-    TimeExceeded,
-    /// ICMP 3/4 with the next hop's MTU (RFC 1191).
-    FragmentationNeeded,
-    /// ICMP 3/1 (RFC 792).
-    HostUnreachable,
-    /// ICMP 3/3 (RFC 792), as kube-proxy rejects a service without endpoints.
-    PortUnreachable,
-    /// ICMP 3/13 (RFC 1812 5.2.7.1), which RFC 5508 REQ-8 asks for when resources run out.
-    AdministrativelyProhibited,
-    /// A TCP reset (RFC 9293 3.10.7.1).
-    TcpReset,
-    /// The reply to an ICMP echo request.
-    EchoReply,
-}
-
-impl AnswerKind {
-    /// The kind with this number.
-    #[must_use]
-    #[inline(always)]
-    pub const fn from_number(number: u8) -> Option<Self> {
-        Some(match number {
-            0 => Self::TimeExceeded,
-            1 => Self::FragmentationNeeded,
-            2 => Self::HostUnreachable,
-            3 => Self::PortUnreachable,
-            4 => Self::AdministrativelyProhibited,
-            5 => Self::TcpReset,
-            6 => Self::EchoReply,
-            _ => return None,
-        })
-    }
-
-    /// The answer, for every kind that needs no MTU.
-    #[must_use]
-    #[inline(always)]
-    pub const fn answer(self) -> Answer {
-        Answer { kind: self, mtu: 0 }
-    }
-}
+use crate::verdict::AnswerKind;
 
 /// TTL of what we send ourselves (RFC 1700; `net.ipv4.ip_default_ttl`).
 const TTL: u8 = 64;
@@ -172,23 +118,23 @@ fn tcp_reset<P: Answerable, T: Tables>(
     };
     // A header with options would leave the checksum of a sender without its own where it was.
     if datagram.protocol() != TCP
-        || transport.tcp_flags & flag::RST != 0
+        || transport.tcp_flags & tcp_flag::RST != 0
         || datagram.header_len != IP_HEADER as u32
     {
         return Err(OutOfBounds);
     }
     let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3] =
         packet.load::<12>(datagram.header_len)?;
-    let (sequence, acknowledgement, flags) = if transport.tcp_flags & flag::ACK != 0 {
-        ([a0, a1, a2, a3], [0; 4], flag::RST)
+    let (sequence, acknowledgement, flags) = if transport.tcp_flags & tcp_flag::ACK != 0 {
+        ([a0, a1, a2, a3], [0; 4], tcp_flag::RST)
     } else {
         let payload = datagram.total_len - datagram.header_len - transport.header_len;
-        let controls = u32::from(transport.tcp_flags & flag::SYN != 0)
-            + u32::from(transport.tcp_flags & flag::FIN != 0);
+        let controls = u32::from(transport.tcp_flags & tcp_flag::SYN != 0)
+            + u32::from(transport.tcp_flags & tcp_flag::FIN != 0);
         let next = u32::from_be_bytes([q0, q1, q2, q3])
             .wrapping_add(payload)
             .wrapping_add(controls);
-        ([0; 4], next.to_be_bytes(), flag::RST | flag::ACK)
+        ([0; 4], next.to_be_bytes(), tcp_flag::RST | tcp_flag::ACK)
     };
     let checksum_at = (IP_HEADER + 16) as u32;
     let partial = packet.checksum_is_partial(checksum_at);

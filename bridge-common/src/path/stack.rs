@@ -2,20 +2,21 @@
 //!
 //! Services that only kube-proxy knows, protocols without ports, and everything where the TC path is switched off
 //! take the kernel's way. The uplink lets them pass as [`Verdict::ToStack`]; only such a packet is handed to [`depart`]
-//! as it leaves, after netfilter, and if it goes from an office address to a pod gets its source translated. What answers it is translated back as it arrives, before netfilter ([`crate::engine`]).
+//! as it leaves, after netfilter, and if it goes from an office address to a pod gets its source translated. What answers it is translated back as it arrives, before netfilter ([`crate::path::tc`]).
 //! So netfilter sees both directions between client and pod, and kube-proxy's own translation nests inside of ours.
 //! Where netfilter has masqueraded, the source is no office address any more, and the packet is left alone.
 
-use crate::answer::{self, AnswerKind};
-use crate::engine::translate_in_place;
-use crate::flow::{self, Mapping};
-use crate::fragment;
-use crate::icmp_error;
-use crate::layout::{DestinationKind, Layer};
+use crate::abi::{DestinationKind, Layer};
+use crate::conntrack::flow::{self, Mapping};
+use crate::conntrack::{fragments, open};
+use crate::counters::Count;
+use crate::drops::DropReason;
+use crate::packet::parse::{Datagram, ICMP, Payload, TCP, Transport};
 use crate::packet::{Answerable, Packet};
-use crate::parse::{Datagram, ICMP, Payload, TCP, Transport};
+use crate::path::forward::translate_in_place;
+use crate::path::{icmp_error, local_reply};
 use crate::tables::{Slot, Tables};
-use crate::verdict::{Count, Detour, DropReason, PackedVerdict, Verdict, tag};
+use crate::verdict::{AnswerKind, Detour, PackedVerdict, Verdict, tag};
 
 /// Handles a packet that came in as [`Verdict::ToStack`] and leaves by an interface behind which pods are, routed by the kernel.
 ///
@@ -54,7 +55,7 @@ pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T) -> PackedVer
     tables.count(Count::Drop(reason), packet.segments(), packet.len());
     // An ICMP error would come from an address of the node, which the kernel takes from no interface.
     let reset = AnswerKind::TcpReset as u8;
-    if verdict.tag() == tag::REJECT && answer::write(packet, tables, reset, 0) {
+    if verdict.tag() == tag::REJECT && local_reply::write(packet, tables, reset, 0) {
         return PackedVerdict::BOUNCE;
     }
     PackedVerdict::drop(reason)
@@ -123,7 +124,7 @@ fn transport<P: Packet, T: Tables>(
     match Payload::of(packet, datagram) {
         Payload::Transport(transport) => Ok(transport),
         Payload::IcmpError => Err(Verdict::Detour(Detour::IcmpError)),
-        Payload::LaterFragment => fragment::recall(tables, datagram).ok_or(Verdict::Pass),
+        Payload::LaterFragment => fragments::recall(tables, datagram).ok_or(Verdict::Pass),
         Payload::Unsupported => Err(Verdict::Pass),
     }
 }
@@ -144,5 +145,5 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     if datagram.protocol() == TCP && datagram.is_later_fragment() {
         return Err(Verdict::Pass);
     }
-    flow::open_departing(tables, &flow::key(&datagram, &transport), &transport)
+    open::open_departing(tables, &flow::key(&datagram, &transport), &transport)
 }

@@ -4,9 +4,9 @@
 //! by RFC 7857 section 3): nobody traverses a NAT into a cluster, and a thousand laptops on one `MySQL`
 //! need the space. The client's own port is kept where it is free.
 
-use crate::layout::{FlowKey, Reply, ReplyKey};
-use crate::lifetime::{is_done, is_expired, since};
-use crate::parse::{ICMP, TCP, UDP};
+use crate::abi::{FlowKey, Reply, ReplyKey, since};
+use crate::conntrack::lifetime::{is_done, is_expired};
+use crate::packet::parse::{ICMP, TCP, UDP};
 use crate::tables::{Insertion, Slot, Tables};
 
 /// Ports tried for one that nobody holds.

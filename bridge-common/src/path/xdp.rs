@@ -1,22 +1,23 @@
 //! The fast path: a frame that XDP can send on by itself.
 //!
-//! It gives the same translation as [`crate::engine`], from the same tables, to packets that need nothing but that: TCP,
+//! It gives the same translation as [`crate::path::tc`], from the same tables, to packets that need nothing but that: TCP,
 //! UDP and ICMP echo without IPv4 options, in one piece, that fit, may live longer, and whose next hop is known. Every
 //! other frame is left as it is, for the TC programs behind it. Nothing is written before all of that is settled.
 
-use crate::engine::{QUESTIONABLE, to_client};
-use crate::flow::{self, Mapping};
-use crate::frame::{ETHERNET, Frame, Inside};
-use crate::layout::{DestinationKind, FastPath, FlowKey, Ipv4, Layer, NextHop, Tunnel, XdpPort};
-use crate::lifetime::since;
-use crate::mss;
-use crate::packet::Packet;
-use crate::parse::{Datagram, Payload, TCP, Transport, UDP};
-use crate::rewrite::{Translation, translate};
+use crate::abi::{
+    DestinationKind, FastPath, FlowKey, Ipv4, Layer, NextHop, Tunnel, XdpPort, since,
+};
+use crate::conntrack::flow::{self, Mapping, QUESTIONABLE, to_client};
+use crate::conntrack::open;
+use crate::counters::Count;
+use crate::drops::DropReason;
+use crate::packet::frame::{ETHERNET, Frame, Inside};
+use crate::packet::parse::{Datagram, Payload, TCP, Transport, UDP, tcp_flag};
+use crate::packet::rewrite::{Translation, translate};
+use crate::packet::vxlan::{self, ETH_P_IP, INNER, OVERHEAD};
+use crate::packet::{Packet, mss};
 use crate::tables::{Slot, Tables};
-use crate::tcp::flag;
-use crate::verdict::{Count, DropReason, tag};
-use crate::vxlan::{self, ETH_P_IP, INNER, OVERHEAD};
+use crate::verdict::tag;
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +102,7 @@ pub fn handle<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
 #[inline(always)]
 pub fn open<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let packet = Inside::<F, ETHERNET>(frame);
-    if flow::open(&packet, tables).tag() != tag::OPEN_FLOW {
+    if open::open(&packet, tables).tag() != tag::OPEN_FLOW {
         // Whoever is refused is told so by TC, which finds the same.
         return Step::Pass;
     }
@@ -112,7 +113,7 @@ pub fn open<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     }
 }
 
-/// [`forward`] beside [`flow::open`], not above it: the stack of a program in the kernel is for a whole chain of calls.
+/// [`forward`] beside [`open::open`], not above it: the stack of a program in the kernel is for a whole chain of calls.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn forward_first<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> PackedStep {
     forward(frame, tables).into()
@@ -347,7 +348,7 @@ fn usable<T: Tables>(tables: &T, number: u16) -> Option<&NextHop> {
 /// The largest packet that both directions of a connection take, asked for with a SYN only.
 #[inline(always)]
 fn clamp<T: Tables>(tables: &T, datagram: &Datagram, transport: &Transport, hop: &NextHop) -> u32 {
-    if transport.tcp_flags & flag::SYN == 0 {
+    if transport.tcp_flags & tcp_flag::SYN == 0 {
         return 0;
     }
     match tables.route(datagram.source()) {

@@ -2,9 +2,9 @@
 //!
 //! Both ends learn the overlay's MTU from it and never send a segment that would not fit.
 
-use crate::checksum::Difference;
+use crate::packet::checksum::Difference;
+use crate::packet::parse::{TCP, checksum_offset};
 use crate::packet::{ChecksumKind, OutOfBounds, Packet};
-use crate::parse::{TCP, checksum_offset};
 
 const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;

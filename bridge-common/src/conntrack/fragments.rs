@@ -4,9 +4,8 @@
 //! translator to take fragments; REQ-14a's out-of-order case would need a queue, which a packet
 //! program has not).
 
-use crate::layout::{Fragment, FragmentKey, Seconds};
-use crate::lifetime::since;
-use crate::parse::{Datagram, Transport};
+use crate::abi::{Fragment, FragmentKey, Seconds, since};
+use crate::packet::parse::{Datagram, Transport};
 use crate::tables::Tables;
 
 /// How long a first fragment is remembered. The kernel's own reassembly waits 30 s

@@ -7,9 +7,9 @@ use network_types::ip::{IpProto, Ipv4Hdr};
 use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
-use crate::checksum::Sum;
-use crate::layout::Ipv4;
+use crate::abi::Ipv4;
 use crate::packet::Packet;
+use crate::packet::checksum::Sum;
 
 /// TCP as the protocol field has it.
 pub const TCP: u8 = IpProto::Tcp as u8;
@@ -32,6 +32,18 @@ pub mod icmp_type {
     pub const TIME_EXCEEDED: u8 = 11;
     /// Parameter problem.
     pub const PARAMETER_PROBLEM: u8 = 12;
+}
+
+/// TCP header flags (RFC 9293 section 3.1).
+pub mod tcp_flag {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset the connection.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
 }
 
 /// Where the checksum stands in a transport header.
@@ -302,8 +314,7 @@ impl Payload {
             destination_port: destination,
             tcp_flags: flags,
             header_len,
-            opens: flags & (crate::tcp::flag::SYN | crate::tcp::flag::ACK | crate::tcp::flag::RST)
-                == crate::tcp::flag::SYN,
+            opens: flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN,
         })
     }
 

@@ -2,8 +2,8 @@
 
 use network_types::eth::EthHdr;
 
-use crate::checksum::Difference;
-use crate::layout::Ipv4;
+use crate::abi::Ipv4;
+use crate::packet::checksum::Difference;
 use crate::packet::{ChecksumKind, OutOfBounds, Packet};
 
 /// Bytes of an Ethernet header.

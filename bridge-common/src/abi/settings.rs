@@ -1,0 +1,54 @@
+//! `settings`: what the operator has configured.
+
+use super::capacity;
+use super::types::{Ipv4, Seconds};
+
+/// How long idle flows live.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP with both sides established; RFC 5382 REQ-5 asks for 7,440 at least.
+    pub tcp_established: Seconds,
+    /// TCP opening, closing, or after a reset; RFC 5382 REQ-5 asks for 240 at least.
+    pub tcp_transitory: Seconds,
+    /// UDP; RFC 4787 REQ-5c recommends 300.
+    pub udp: Seconds,
+    /// UDP that was never answered; RFC 4787 REQ-5 asks for 120 at least.
+    pub udp_unreplied: Seconds,
+    /// ICMP echo; RFC 5508 REQ-2 asks for 60 at least.
+    pub icmp: Seconds,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_established: 86_400,
+            tcp_transitory: 240,
+            udp: 300,
+            udp_unreplied: 120,
+            icmp: 60,
+        }
+    }
+}
+
+/// The one value of `settings`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// 1 where the cluster source knows every service: an unknown one is rejected.
+    pub authoritative: u8,
+    /// 1 where a ping to a service with a ready backend is answered.
+    pub answer_ping: u8,
+    /// 1 where the TC path opens no flow and leaves them all to the stack path, and services to kube-proxy.
+    pub stack_only: u8,
+    /// Always 0.
+    pub pad: u8,
+    /// How many candidates `nat_ports` holds.
+    pub nat_port_count: u32,
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+    /// How many of `snat_addresses` are set; with 0 the route's source is used.
+    pub snat_address_count: u32,
+    /// The configured pool.
+    pub snat_addresses: [Ipv4; capacity::SNAT_ADDRESSES],
+}

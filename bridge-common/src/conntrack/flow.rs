@@ -1,0 +1,249 @@
+//! Finding the flow of a packet from a client, or opening one.
+//!
+//! A flow is two entries: `flows`, found by what the client wrote, and `replies`, found by what the
+//! backend wrote. The reply entry is claimed first, so that a forward entry never points nowhere;
+//! of two CPUs that open the same flow, the one that comes second uses the mapping of the first.
+
+use crate::abi::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, since};
+use crate::conntrack::lifetime::{FlowState, is_expired, untranslated_timeout};
+use crate::conntrack::tcp_state::Seen;
+use crate::packet::parse::{Datagram, Transport, tcp_flag};
+use crate::packet::rewrite::{Endpoint, Translation};
+use crate::tables::{Insertion, Slot, Tables};
+
+/// Seconds after which a forward entry looks at its reply entry again: the bound for noticing that
+/// it was removed, expired or closed by the other side. A power of two.
+const CONFIRM_PERIOD: Seconds = 8;
+
+/// How packets of a flow from the client are translated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mapping {
+    /// The new destination.
+    pub backend: Endpoint,
+    /// The new source.
+    pub nat: Endpoint,
+    /// A [`Layer`] as a number.
+    pub layer: u8,
+}
+
+impl Mapping {
+    /// The mapping that an entry holds.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(flow: &Flow) -> Self {
+        Self {
+            backend: Endpoint {
+                address: flow.backend,
+                port: flow.backend_port,
+            },
+            nat: Endpoint {
+                address: flow.nat,
+                port: flow.nat_port,
+            },
+            layer: flow.layer,
+        }
+    }
+
+    /// What a packet from the client becomes.
+    #[must_use]
+    #[inline(always)]
+    pub const fn translation(&self) -> Translation {
+        Translation {
+            source: self.nat,
+            destination: self.backend,
+        }
+    }
+}
+
+/// The key of a packet from a client.
+#[must_use]
+#[inline(always)]
+pub const fn key(datagram: &Datagram, transport: &Transport) -> FlowKey {
+    FlowKey {
+        client: datagram.source(),
+        destination: datagram.destination(),
+        client_port: transport.source_port,
+        destination_port: transport.destination_port,
+        protocol: datagram.protocol(),
+        pad: 0,
+        pad2: 0,
+    }
+}
+
+/// The key of a packet from a backend.
+#[must_use]
+#[inline(always)]
+pub const fn reply_key(datagram: &Datagram, transport: &Transport) -> ReplyKey {
+    ReplyKey {
+        backend: datagram.source(),
+        nat: datagram.destination(),
+        backend_port: transport.source_port,
+        nat_port: transport.destination_port,
+        protocol: datagram.protocol(),
+        pad: 0,
+        pad2: 0,
+    }
+}
+
+/// The entry of a flow that is there and alive.
+#[inline(always)]
+pub fn find<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    transport: &Transport,
+    now: Seconds,
+) -> Option<T::FlowSlot> {
+    let slot = tables.flow(key)?;
+    let seen = slot.with(|flow| flow.last_seen);
+    let due = seen / CONFIRM_PERIOD != now / CONFIRM_PERIOD;
+    if (due || transport.tcp_flags & tcp_flag::SYN != 0)
+        && !confirm(tables, key, transport.tcp_flags)
+    {
+        return None;
+    }
+    Some(slot)
+}
+
+/// Counts a packet from the client, which keeps the flow alive.
+#[inline(always)]
+pub fn record(flow: &mut Flow, now: Seconds, tcp_flags: u8, packets: u32, bytes: u32) {
+    touch(&mut flow.last_seen, &mut flow.tcp_seen, now, tcp_flags);
+    flow.count(packets, bytes);
+}
+
+/// Counts a packet from the backend.
+#[inline(always)]
+pub fn record_reply(reply: &mut Reply, now: Seconds, tcp_flags: u8, packets: u32, bytes: u32) {
+    touch(&mut reply.last_seen, &mut reply.tcp_seen, now, tcp_flags);
+    reply.count(packets, bytes);
+}
+
+/// Adds the counters of a reply entry to those of its flow. A packet of the client that comes by on another CPU in the
+/// same instant may cost them: they are statistics.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn pour<T: Tables>(tables: &T, key: &ReplyKey) {
+    let Some(slot) = tables.reply(key) else {
+        return;
+    };
+    let reply = slot.with(|reply| *reply);
+    if let Some(flow) = tables.flow(&key.flow_key(&reply)) {
+        flow.with(|flow| slot.with(|reply| reply.pour_into(flow)));
+    }
+}
+
+/// Notes when and with which flags a direction was last used. A second reset does not refresh
+/// (RFC 7857 section 2.2).
+#[inline(always)]
+pub fn touch(last_seen: &mut Seconds, tcp_seen: &mut u8, now: Seconds, tcp_flags: u8) {
+    let repeated_reset = tcp_flags & tcp_flag::RST != 0 && *tcp_seen & Seen::RST != 0;
+    if !repeated_reset {
+        *last_seen = now;
+    }
+    *tcp_seen = Seen(*tcp_seen).and(tcp_flags).0;
+}
+
+/// Whether both halves of a flow are still there, belong together and have not run out. What is left
+/// of one that is not is removed; a lost reply entry is put back.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
+    let (Some(slot), Some(settings)) = (tables.flow(key), tables.settings()) else {
+        return false;
+    };
+    let now = tables.now();
+    let flow = slot.with(|flow| *flow);
+    if flow.layer == Layer::Kernel as u8 {
+        let opens = tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
+        let alive = since(now, flow.last_seen)
+            < untranslated_timeout(key.protocol, &flow, &settings.timeouts)
+            && !opens;
+        if !alive {
+            tables.remove_flow(key);
+        }
+        return alive;
+    }
+    let reply_key = key.reply_key(&flow);
+    let Some(reply) = tables
+        .reply(&reply_key)
+        .map(|slot| slot.with(|reply| *reply))
+    else {
+        let restored = since(now, flow.last_seen) < settings.timeouts.tcp_transitory
+            && match tables.insert_reply(&reply_key, &reply_of(key, now, flow.layer)) {
+                Insertion::Done => true,
+                // Another CPU has put it back, unless it is another flow's by now.
+                Insertion::Exists => tables
+                    .reply(&reply_key)
+                    .is_some_and(|slot| slot.with(|reply| reply_key.flow_key(reply)) == *key),
+                Insertion::Full => false,
+            };
+        if !restored {
+            tables.remove_flow(key);
+        }
+        return restored;
+    };
+    if reply_key.flow_key(&reply) != *key {
+        tables.remove_flow(key);
+        return false;
+    }
+    let expired = is_expired(key.protocol, &flow, &reply, now, &settings.timeouts);
+    let replaced =
+        tcp_flags & tcp_flag::SYN != 0 && FlowState::of(key.protocol, &flow, &reply).is_over();
+    if expired || replaced {
+        tables.remove_flow(key);
+        tables.remove_reply(&reply_key);
+        return false;
+    }
+    true
+}
+
+pub(super) const fn reply_of(key: &FlowKey, now: Seconds, layer: u8) -> Reply {
+    Reply {
+        client: key.client,
+        destination: key.destination,
+        client_port: key.client_port,
+        destination_port: key.destination_port,
+        last_seen: now,
+        bytes: 0,
+        packets: 0,
+        tcp_seen: 0,
+        layer,
+    }
+}
+
+/// What a packet from the backend becomes.
+#[must_use]
+#[inline(always)]
+pub const fn to_client(reply: &Reply) -> Translation {
+    Translation {
+        source: Endpoint {
+            address: reply.destination,
+            port: reply.destination_port,
+        },
+        destination: Endpoint {
+            address: reply.client,
+            port: reply.client_port,
+        },
+    }
+}
+
+/// Seconds of silence after which a reply entry is checked for having run out; below the shortest timeout.
+pub const QUESTIONABLE: Seconds = 8;
+
+/// Whether the flow of a reply entry has been idle for longer than its timeout, both directions considered.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn has_expired<T: Tables>(tables: &T, key: &ReplyKey) -> bool {
+    let (Some(slot), Some(settings)) = (tables.reply(key), tables.settings()) else {
+        return true;
+    };
+    let reply = slot.with(|reply| *reply);
+    let flow = tables
+        .flow(&key.flow_key(&reply))
+        .map(|slot| slot.with(|flow| *flow))
+        .unwrap_or_default();
+    is_expired(
+        key.protocol,
+        &flow,
+        &reply,
+        tables.now(),
+        &settings.timeouts,
+    )
+}

@@ -1,0 +1,67 @@
+//! Connections that are none of ours: the kernel, or kube-proxy, carries them, and their packets pass.
+
+use crate::abi::{DestinationKind, Flow, FlowKey, Layer};
+use crate::packet::Packet;
+use crate::packet::parse::{Datagram, Payload, Transport};
+use crate::tables::{Slot, Tables};
+
+/// Notes that a pod sends to the office by itself: the answers, which look like new flows, are not ours.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn leave_to_kernel<P: Packet, T: Tables>(packet: &P, tables: &T) {
+    // Whatever can't be read opens nothing.
+    let _ = note_departure(packet, tables);
+}
+
+#[inline(always)]
+fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
+    let datagram = Datagram::parse(packet)?;
+    let transport = match (
+        Transport::portless(&datagram),
+        Payload::of(packet, &datagram),
+    ) {
+        (Some(portless), _) => portless,
+        (None, Payload::Transport(transport)) => transport,
+        _ => return None,
+    };
+    if tables.destination(datagram.source())? != DestinationKind::Pod {
+        return None;
+    }
+    let key = FlowKey {
+        client: datagram.destination(),
+        destination: datagram.source(),
+        client_port: transport.destination_port,
+        destination_port: transport.source_port,
+        protocol: datagram.protocol(),
+        pad: 0,
+        pad2: 0,
+    };
+    match tables.flow(&key) {
+        Some(slot) => {
+            let now = tables.now();
+            slot.with(|flow| {
+                if flow.layer == Layer::Kernel as u8 {
+                    flow.last_seen = now;
+                }
+            });
+        }
+        None if transport.opens => leave(tables, &key),
+        None => {}
+    }
+    Some(())
+}
+
+/// Marks a connection as the kernel's.
+#[inline(always)]
+pub fn leave<T: Tables>(tables: &T, key: &FlowKey) {
+    let flow = Flow {
+        backend: key.destination,
+        nat: key.client,
+        backend_port: key.destination_port,
+        nat_port: key.client_port,
+        last_seen: tables.now(),
+        layer: Layer::Kernel as u8,
+        ..Flow::default()
+    };
+    // Should the table be full, the answers are taken for new flows, as they were without this.
+    let _ = tables.insert_flow(key, &flow);
+}

@@ -1,0 +1,9 @@
+//! Connection tracking: the two entries of each flow, from the first packet to the timeout.
+
+pub mod flow;
+pub mod fragments;
+pub mod kernel_owned;
+pub mod lifetime;
+pub mod nat_ports;
+pub mod open;
+pub mod tcp_state;

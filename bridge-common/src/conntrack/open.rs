@@ -1,0 +1,256 @@
+//! Opening a flow for the first packet of a client.
+
+use crate::abi::{
+    DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, Route, Settings, capacity,
+};
+use crate::conntrack::nat_ports::{self, Refused};
+use crate::conntrack::{flow, fragments, kernel_owned};
+use crate::counters::Count;
+use crate::drops::DropReason;
+use crate::load_balancing;
+use crate::packet::Packet;
+use crate::packet::parse::{Datagram, ICMP, Payload, TCP, Transport, tcp_flag};
+use crate::packet::rewrite::Endpoint;
+use crate::tables::{Insertion, Slot, Tables};
+use crate::verdict::{AnswerKind, Detour, PackedVerdict, Verdict};
+
+/// Opens a flow for a packet from a client that has none. [`Verdict::Detour`] says that it is open now; any other
+/// is the verdict on a packet that must not, or cannot, open one.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn open<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
+    match try_open(packet, tables) {
+        Ok(()) => Verdict::Detour(Detour::OpenFlow),
+        Err(verdict) => verdict,
+    }
+    .into()
+}
+
+#[inline(always)]
+fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict> {
+    let datagram = Datagram::parse(packet).ok_or(Verdict::Pass)?;
+    let kind = tables
+        .destination(datagram.destination())
+        .ok_or(Verdict::Pass)?;
+    let transport = &match Payload::of(packet, &datagram) {
+        Payload::Transport(transport) => transport,
+        Payload::LaterFragment => fragments::recall(tables, &datagram).ok_or(Verdict::Pass)?,
+        Payload::IcmpError | Payload::Unsupported => return Err(Verdict::Pass),
+    };
+    let key = &flow::key(&datagram, transport);
+    if !tables.is_office(key.client) {
+        return Err(Verdict::Pass);
+    }
+    let settings = tables.settings().ok_or(Verdict::Pass)?;
+    let is_service = matches!(kind, DestinationKind::Service);
+    if is_service && settings.stack_only != 0 {
+        // The fragments that follow go the same way, be it nowhere.
+        fragments::remember(tables, &datagram, transport);
+    }
+    if is_service && is_kube_proxys(tables, key, settings) {
+        // From the first packet to the last, whatever is known of the service by then.
+        if key.protocol != ICMP && transport.tcp_flags & tcp_flag::RST == 0 {
+            kernel_owned::leave(tables, key);
+        }
+        return Err(Verdict::ToStack);
+    }
+    if key.protocol == TCP && !transport.opens {
+        return match without_syn(tables, key, transport, is_service) {
+            // The stack path knows about it, or netfilter does.
+            Err(Verdict::Reject(..) | Verdict::Drop(_))
+                if settings.stack_only != 0 && !is_service =>
+            {
+                Err(Verdict::ToStack)
+            }
+            other => other,
+        };
+    }
+    if settings.stack_only != 0 && transport.opens && !is_service {
+        return Err(Verdict::ToStack);
+    }
+    let backend = if is_service {
+        load_balancing::balance(tables, key, settings)?
+    } else if transport.opens {
+        Endpoint {
+            address: key.destination,
+            port: key.destination_port,
+        }
+    } else {
+        // An echo reply: a pod has asked by itself. The fragments that follow pass like this one.
+        fragments::remember(tables, &datagram, transport);
+        return Err(Verdict::Pass);
+    };
+    // Read before the route: a change that comes in between advances it again.
+    let epoch = tables.fast_path().map_or(0, |fast| fast.epoch as u16);
+    let route = match tables.route(backend.address) {
+        Some(route) if route.is_unreachable() => {
+            return Err(Verdict::Reject(
+                DropReason::NoRoute,
+                AnswerKind::HostUnreachable.answer(),
+            ));
+        }
+        Some(route) if !route.is_local() => route,
+        _ if !is_service => return Err(Verdict::Pass),
+        Some(_) => return Err(Verdict::Drop(DropReason::LocalBackend)),
+        None => return Err(Verdict::Drop(DropReason::NoRoute)),
+    };
+    let flow = Flow {
+        backend: backend.address,
+        nat: nat_address(key, &route, settings),
+        backend_port: backend.port,
+        epoch,
+        next_hop: route.next_hop,
+        layer: Layer::Tc as u8,
+        ..Flow::default()
+    };
+    add(tables, key, flow)
+}
+
+/// Opens a flow on the stack path for a packet that leaves for the pod `key.destination`.
+///
+/// # Errors
+/// The verdict on a packet that must not, or cannot, open one.
+#[inline(always)]
+pub fn open_departing<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    transport: &Transport,
+) -> Result<(), Verdict> {
+    if key.protocol == TCP && !transport.opens {
+        return without_syn(tables, key, transport, false);
+    }
+    let settings = tables.settings().ok_or(Verdict::Pass)?;
+    let route = tables.route(key.destination).ok_or(Verdict::Pass)?;
+    if !transport.opens || route.is_unreachable() || route.is_local() {
+        return Err(Verdict::Pass);
+    }
+    let flow = Flow {
+        backend: key.destination,
+        nat: nat_address(key, &route, settings),
+        backend_port: key.destination_port,
+        layer: Layer::Stack as u8,
+        ..Flow::default()
+    };
+    add(tables, key, flow)
+}
+
+/// TCP that is no plain SYN and belongs to no flow. An answer to a pod's own SYN means that the CNI does
+/// not masquerade: from then on the connection is the kernel's. Anything else is the rest of a
+/// connection that is no more; the client is told at once.
+#[inline(always)]
+fn without_syn<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    transport: &Transport,
+    is_service: bool,
+) -> Result<(), Verdict> {
+    let flags = transport.tcp_flags;
+    if flags & tcp_flag::RST != 0 {
+        return Err(Verdict::Drop(DropReason::NoFlow));
+    }
+    let answers_a_pod =
+        flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN | tcp_flag::ACK && !is_service;
+    if !answers_a_pod {
+        return Err(Verdict::Reject(
+            DropReason::NoFlow,
+            AnswerKind::TcpReset.answer(),
+        ));
+    }
+    kernel_owned::leave(tables, key);
+    Err(Verdict::Pass)
+}
+
+/// Whether kube-proxy is to translate what goes to a service: whatever it alone knows, and on the stack path every
+/// known service. What nothing translates must not be passed up, and nor must pings: they would come back.
+#[inline(always)]
+fn is_kube_proxys<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> bool {
+    if settings.authoritative == 0 {
+        return true;
+    }
+    settings.stack_only != 0
+        && key.protocol != ICMP
+        && load_balancing::is_known(tables, key.destination, key.destination_port, key.protocol)
+}
+
+/// The address that the backend's reply comes home to. From a configured pool each client always
+/// gets the same one (RFC 4787 REQ-2, paired pooling).
+#[inline(always)]
+fn nat_address(key: &FlowKey, route: &Route, settings: &Settings) -> Ipv4 {
+    let count = settings.snat_address_count;
+    if count == 0 {
+        return route.source;
+    }
+    let index = u32::from_be_bytes(key.client) % count;
+    settings
+        .snat_addresses
+        .get(index as usize % capacity::SNAT_ADDRESSES)
+        .copied()
+        .unwrap_or(route.source)
+}
+
+/// Claims a NAT port for the flow, whose mapping is complete but for that, and adds both entries.
+#[inline(always)]
+fn add<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), Verdict> {
+    flow.last_seen = tables.now();
+    let mut reply_key = key.reply_key(&flow);
+    match nat_ports::claim(
+        tables,
+        key,
+        &reply_key,
+        &flow::reply_of(key, flow.last_seen, flow.layer),
+    ) {
+        Ok(port) => reply_key.nat_port = port,
+        Err(Refused::NoPort) => {
+            return refuse(tables, key, EventKind::NoNatPort, DropReason::NoNatPort);
+        }
+        Err(Refused::TableFull) => {
+            return refuse(tables, key, EventKind::TableFull, DropReason::TableFull);
+        }
+    }
+    flow.nat_port = reply_key.nat_port;
+    match tables.insert_flow(key, &flow) {
+        Insertion::Done => {
+            tables.count(Count::FlowOpened, 1, 0);
+            Ok(())
+        }
+        Insertion::Full => {
+            tables.remove_reply(&reply_key);
+            refuse(tables, key, EventKind::TableFull, DropReason::TableFull)
+        }
+        Insertion::Exists => {
+            // Another CPU was first. Its mapping counts, and ours goes unless it is the same.
+            let winner = tables
+                .flow(key)
+                .map(|slot| slot.with(|flow| *flow))
+                .ok_or(Verdict::Drop(DropReason::TableFull))?;
+            if key.reply_key(&winner) != reply_key {
+                tables.remove_reply(&reply_key);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Refuses a flow for want of room: userspace is told, so that it sweeps, and so is the client
+/// (RFC 5508 REQ-8).
+#[inline(always)]
+fn refuse<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    kind: EventKind,
+    reason: DropReason,
+) -> Result<(), Verdict> {
+    tables.event(&Event {
+        kind: kind as u32,
+        client: key.client,
+        destination: key.destination,
+        client_port: key.client_port,
+        destination_port: key.destination_port,
+        protocol: key.protocol,
+        pad: 0,
+        pad2: 0,
+    });
+    Err(Verdict::Reject(
+        reason,
+        AnswerKind::AdministrativelyProhibited.answer(),
+    ))
+}

@@ -1,0 +1,9 @@
+//! What happens to a packet at each hook, stage by stage.
+
+pub mod forward;
+pub mod icmp_error;
+pub mod local_reply;
+pub mod stack;
+pub mod tc;
+pub mod unsupported;
+pub mod xdp;

@@ -1,0 +1,193 @@
+//! The engine: one packet in, one verdict out.
+
+use crate::abi::{DestinationKind, Layer, since};
+use crate::conntrack::flow::{self, Mapping};
+use crate::conntrack::{fragments, kernel_owned, open};
+use crate::counters::Count;
+use crate::drops::DropReason;
+use crate::packet::parse::{Datagram, Payload, Transport};
+use crate::packet::{Answerable, Packet};
+use crate::path::forward::{deliver, translate_in_place};
+use crate::path::unsupported::{left_to_kernel, untranslatable};
+use crate::path::{icmp_error, local_reply};
+use crate::tables::{Slot, Tables};
+use crate::verdict::{Detour, PackedVerdict, Verdict, tag};
+
+/// Where a packet came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// An interface where clients come in. In a host-gw cluster replies may come in there too.
+    Uplink,
+    /// An interface behind which the backends are.
+    Cluster,
+}
+
+/// Handles a packet to the end: decides, translates or answers it, and counts what became of it.
+pub fn run<P: Answerable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
+    handle(packet, tables, side).into()
+}
+
+/// [`run`], with the verdict in a register.
+#[inline(always)]
+pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
+    let mut verdict = forward(packet, tables, side);
+    if verdict.tag() == tag::OPEN_FLOW {
+        verdict = open::open(packet, tables);
+        if verdict.tag() == tag::OPEN_FLOW {
+            verdict = forward(packet, tables, side);
+            if verdict.tag() == tag::OPEN_FLOW {
+                // The flow went as soon as it had come: another CPU's doing.
+                verdict = PackedVerdict::drop(DropReason::TableFull);
+            }
+        }
+    }
+    if verdict.tag() == tag::LEAVES_CLUSTER {
+        kernel_owned::leave_to_kernel(packet, tables);
+        return PackedVerdict::PASS;
+    }
+    if verdict.tag() == tag::ICMP_ERROR {
+        let mut found = icmp_error::Found::default();
+        verdict = if icmp_error::find(packet, tables, false, &mut found) {
+            icmp_error::translate(packet, tables, &found)
+        } else {
+            icmp_error::leave(packet, tables)
+        };
+    }
+    if matches!(verdict.tag(), tag::DROP | tag::REJECT)
+        && let Some(reason) = verdict.reason()
+    {
+        tables.count(Count::Drop(reason), packet.segments(), packet.len());
+    }
+    if matches!(verdict.tag(), tag::ANSWER | tag::REJECT) {
+        if local_reply::write(packet, tables, verdict.answer(), verdict.value()) {
+            return PackedVerdict::BOUNCE;
+        }
+        // The sender isn't told after all. A rejection is counted already.
+        return match verdict.reason() {
+            Some(reason) if verdict.tag() == tag::REJECT => PackedVerdict::drop(reason),
+            _ => {
+                tables.count(Count::Drop(DropReason::RewriteFailed), 1, packet.len());
+                PackedVerdict::drop(DropReason::RewriteFailed)
+            }
+        };
+    }
+    verdict
+}
+
+/// The fast path: a packet whose flow is there. The slower ways are functions of their own beside it, not below it: a
+/// program in the kernel has 512 bytes of stack for a whole chain of calls.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
+    let Some(datagram) = Datagram::parse(packet) else {
+        return Verdict::Pass.into();
+    };
+    match (tables.destination(datagram.destination()), side) {
+        (Some(DestinationKind::Nat), _) => from_backend(packet, tables, &datagram),
+        (Some(kind), Side::Uplink) => from_client(packet, tables, &datagram, kind),
+        (None, Side::Cluster) if tables.is_office(datagram.destination()) => {
+            Verdict::Detour(Detour::LeavesCluster)
+        }
+        (Some(_), Side::Cluster) | (None, _) => Verdict::Pass,
+    }
+    .into()
+}
+
+#[inline(always)]
+fn from_client<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    kind: DestinationKind,
+) -> Verdict {
+    let transport = match Payload::of(packet, datagram) {
+        Payload::Transport(transport) => transport,
+        Payload::IcmpError => return Verdict::Detour(Detour::IcmpError),
+        Payload::LaterFragment if Transport::portless(datagram).is_none() => {
+            match fragments::recall(tables, datagram) {
+                Some(transport) => transport,
+                None => return untranslatable(tables, datagram, kind, DropReason::FragmentUnknown),
+            }
+        }
+        Payload::LaterFragment | Payload::Unsupported => {
+            return untranslatable(tables, datagram, kind, DropReason::UnsupportedProtocol);
+        }
+    };
+    let key = flow::key(datagram, &transport);
+    let now = tables.now();
+    let Some(slot) = flow::find(tables, &key, &transport, now) else {
+        return Verdict::Detour(Detour::OpenFlow);
+    };
+    let mapping = slot.with(|flow| Mapping::of(flow));
+    let (packets, bytes) = (packet.segments(), datagram.total_len);
+    let record = || {
+        slot.with(|flow| flow::record(flow, now, transport.tcp_flags, packets, bytes));
+    };
+    if mapping.layer != Layer::Tc as u8 {
+        // What the stack path carries is recorded where it leaves.
+        if mapping.layer == Layer::Kernel as u8 {
+            record();
+        }
+        fragments::remember(tables, datagram, &transport);
+        return left_to_kernel(mapping.layer, kind);
+    }
+    let Some(route) = tables.route(mapping.backend.address) else {
+        return Verdict::Drop(DropReason::NoRoute);
+    };
+    let verdict = deliver(
+        packet,
+        tables,
+        datagram,
+        &transport,
+        &mapping.translation(),
+        &route,
+    );
+    if let Verdict::Forward { .. } = verdict {
+        record();
+        tables.count(Count::ToBackend, packets, bytes);
+    }
+    verdict
+}
+
+#[inline(always)]
+fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) -> Verdict {
+    let transport = match Payload::of(packet, datagram) {
+        Payload::Transport(transport) => transport,
+        Payload::IcmpError => return Verdict::Detour(Detour::IcmpError),
+        Payload::LaterFragment | Payload::Unsupported => {
+            match Transport::portless(datagram).or_else(|| fragments::recall(tables, datagram)) {
+                Some(transport) => transport,
+                None => return Verdict::Pass,
+            }
+        }
+    };
+    let key = flow::reply_key(datagram, &transport);
+    let Some(slot) = tables.reply(&key) else {
+        return Verdict::Pass;
+    };
+    let now = tables.now();
+    let (translation, seen, layer) =
+        slot.with(|reply| (flow::to_client(reply), reply.last_seen, reply.layer));
+    if since(now, seen) >= flow::QUESTIONABLE && flow::has_expired(tables, &key) {
+        return Verdict::Pass;
+    }
+    let verdict = if layer == Layer::Stack as u8 {
+        translate_in_place(packet, tables, datagram, &transport, &translation)
+    } else {
+        let Some(route) = tables.route(translation.destination.address) else {
+            return Verdict::Drop(DropReason::NoRoute);
+        };
+        deliver(packet, tables, datagram, &transport, &translation, &route)
+    };
+    if let Verdict::Forward { .. } | Verdict::Continue = verdict {
+        let (packets, bytes) = (packet.segments(), datagram.total_len);
+        let is_brimful = slot.with(|reply| {
+            flow::record_reply(reply, now, transport.tcp_flags, packets, bytes);
+            reply.is_brimful()
+        });
+        if is_brimful {
+            flow::pour(tables, &key);
+        }
+        tables.count(Count::ToClient, packets, bytes);
+    }
+    verdict
+}
