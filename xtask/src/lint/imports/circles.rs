@@ -7,7 +7,7 @@ use std::path::Path;
 use petgraph::algo::{astar, tarjan_scc};
 use petgraph::graphmap::DiGraphMap;
 
-use super::Dependency;
+use super::dependencies::Dependency;
 
 type Graph<'a> = DiGraphMap<&'a Path, &'a Dependency>;
 

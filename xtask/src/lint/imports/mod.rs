@@ -2,9 +2,11 @@
 //! rooms of bridge-userspace.
 //!
 //! A file depends on the file that defines what it uses, whichever module has re-exported that. Code for tests does not
-//! count. `modules` reads a crate, `mentions` collects the paths in its text, `resolve` looks up what they name.
+//! count. `modules` reads a crate, `mentions` collects the paths in its text, `resolve` looks up what they name,
+//! `dependencies` has what comes of that, and `circles` and `rooms` the rules.
 
 mod circles;
+mod dependencies;
 mod mentions;
 mod modules;
 mod resolve;
@@ -12,7 +14,6 @@ mod rooms;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -20,42 +21,6 @@ use serde_json::Value;
 
 use crate::process::{cargo, probe, step};
 use crate::workspace::Workspace;
-
-use mentions::{Mention, mentions};
-use modules::{Crate, ModuleId};
-use resolve::{Resolved, Resolver};
-
-/// One file uses another one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Dependency {
-    /// The file that uses something.
-    user: PathBuf,
-    /// The line that does.
-    line: usize,
-    /// What it is called there.
-    path: String,
-    /// The file that has it.
-    provider: PathBuf,
-    /// Where it is defined there; none if it is the module itself, or made by a macro.
-    provider_line: Option<usize>,
-    /// Whether the provider defines it. Otherwise it is a module on the way.
-    is_definer: bool,
-}
-
-impl fmt::Display for Dependency {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (user, provider) = (self.user.display(), self.provider.display());
-        write!(
-            formatter,
-            "{user}:{} uses `{}` of {provider}",
-            self.line, self.path
-        )?;
-        match self.provider_line {
-            Some(line) => write!(formatter, ":{line}"),
-            None => Ok(()),
-        }
-    }
-}
 
 /// Checks the crates of the workspace.
 pub fn check(workspace: &Workspace) -> Result<()> {
@@ -69,7 +34,7 @@ pub fn check(workspace: &Workspace) -> Result<()> {
 fn find(workspace: &Path, crates: &[PathBuf]) -> Result<Vec<String>> {
     let mut dependencies = Vec::new();
     for root in crates {
-        dependencies.extend(dependencies_of(root)?);
+        dependencies.extend(dependencies::of_crate(root)?);
     }
     dependencies.sort();
     let mut breaches = circles::find(&dependencies);
@@ -107,65 +72,4 @@ fn parse_roots(metadata: &str) -> Result<Vec<PathBuf>> {
         })
         .filter_map(|target| target["src_path"].as_str().map(PathBuf::from))
         .collect())
-}
-
-/// What the files of a crate use of each other.
-fn dependencies_of(root: &Path) -> Result<Vec<Dependency>> {
-    let krate = Crate::read(root)?;
-    let lookup = Resolver::new(&krate);
-    let mut found = Vec::new();
-    for (here, module) in krate.modules() {
-        for import in &module.imports {
-            let mut resolved = lookup.resolve(here, &import.mention);
-            let is_inner = |id: &ModuleId| *id != here && krate.is_within(*id, here);
-            // What a module re-exports from the modules in it, others use, not the module.
-            let is_facade = import.is_public
-                && resolved
-                    .named
-                    .iter()
-                    .chain(&resolved.definers)
-                    .any(is_inner);
-            if is_facade {
-                continue;
-            }
-            if import.name.is_none() {
-                resolved.definers.extend(resolved.module);
-            }
-            add(&mut found, &krate, here, &import.mention, &resolved);
-        }
-        for mention in mentions(&module.syntax) {
-            let resolved = lookup.resolve(here, &mention);
-            add(&mut found, &krate, here, &mention, &resolved);
-        }
-    }
-    Ok(found)
-}
-
-fn add(
-    found: &mut Vec<Dependency>,
-    krate: &Crate,
-    here: ModuleId,
-    mention: &Mention,
-    resolved: &Resolved,
-) {
-    let user = &krate.module(here).file;
-    for &provider in resolved.definers.union(&resolved.named) {
-        let is_definer = resolved.definers.contains(&provider);
-        let provider = krate.module(provider);
-        if provider.file == *user {
-            continue;
-        }
-        let names = mention.path.iter().rev();
-        let line = names
-            .filter(|_| is_definer)
-            .find_map(|name| provider.items.get(name));
-        found.push(Dependency {
-            user: user.clone(),
-            line: mention.line,
-            path: mention.path.join("::"),
-            provider: provider.file.clone(),
-            provider_line: line.copied(),
-            is_definer,
-        });
-    }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::Dependency;
+use super::dependencies::Dependency;
 
 /// The rooms, from the top to the bottom.
 pub const ROOMS: [&str; 14] = [
