@@ -5,15 +5,17 @@
 //! * [`workspace`] knows the paths, [`process`] starts programs and says what it does;
 //! * [`toolchain`] finds a compiler and linker for eBPF, or sets one up with [`apt`];
 //! * [`ebpf`] builds the program for the kernel, [`build`] the binary that embeds it;
+//! * [`tools`] are programs of other crates that are used if they are there;
 //! * [`packages`] is the table of programs that the lab needs, [`host`] puts them in place;
 //! * [`control_plane`] looks for an API server for the lab, [`variants`] tells which tests run in which lab;
-//! * [`lint`], [`test`], [`vm`], [`ci`], [`lab`], [`run`], [`bench`] and [`image`] are the commands.
+//! * [`lint`], [`docs`], [`test`], [`vm`], [`ci`], [`lab`], [`run`], [`bench`] and [`image`] are the commands.
 
 mod apt;
 mod bench;
 mod build;
 mod ci;
 mod control_plane;
+mod docs;
 mod ebpf;
 mod host;
 mod image;
@@ -24,6 +26,7 @@ mod process;
 mod run;
 mod test;
 mod toolchain;
+mod tools;
 mod variants;
 mod vm;
 mod workspace;
@@ -59,8 +62,10 @@ enum Task {
     Test(TestArgs),
     /// Tests XDP on another kernel, in a virtual machine (needs qemu, not root)
     VmTest(VmTestArgs),
-    /// Checks formatting, clippy and dependencies
+    /// Checks formatting, imports, clippy, the generated documents and dependencies
     Lint(LintArgs),
+    /// Writes docs/reference from the code, and builds the book if mdbook is installed
+    Docs(DocsArgs),
     /// Lint, build and test from a clean state, with the time that each takes
     Ci(CiArgs),
     /// Opens the lab, without a bridge in it, until Ctrl-C
@@ -136,6 +141,16 @@ struct LintArgs {
 }
 
 #[derive(Args)]
+struct DocsArgs {
+    /// Write nothing there; fail if a page is not as the code would have it
+    #[arg(long)]
+    check: bool,
+    /// Install mdbook into target/tools if it is missing (takes minutes)
+    #[arg(long)]
+    mdbook: bool,
+}
+
+#[derive(Args)]
 struct CiArgs {
     /// Keep what has been compiled before
     #[arg(long)]
@@ -208,6 +223,13 @@ fn main() -> ExitCode {
             vm::run(&workspace, &options)
         }
         Task::Lint(args) => lint::run(&workspace, args.deny),
+        Task::Docs(args) => {
+            let options = docs::Options {
+                check: args.check,
+                install_mdbook: args.mdbook,
+            };
+            docs::run(&workspace, options)
+        }
         Task::Ci(args) => ci::run(&workspace, !args.no_clean, args.deny),
         Task::Lab => lab::run(),
         Task::Bench(args) => {

@@ -1,29 +1,44 @@
-//! `cargo xtask lint`: formatting, imports, clippy, and what the dependencies bring along.
+//! `cargo xtask lint`: formatting, imports, clippy, the generated documents, and what the dependencies bring along.
 
 mod imports;
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, Result, ensure};
 
-use crate::ebpf;
-use crate::process::{cargo, command, find, run as run_command, say, step};
+use crate::process::{cargo, command, run as run_command, say, step};
+use crate::tools::DENY;
 use crate::workspace::Workspace;
+use crate::{docs, ebpf};
+
+/// What a check has found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checked {
+    /// There is nothing wrong.
+    Everything,
+    /// There may be: this was not looked at.
+    AllBut(&'static str),
+}
 
 /// Checks everything, also after a failure; `install_deny` builds cargo-deny if it is missing.
 pub fn run(workspace: &Workspace, install_deny: bool) -> Result<()> {
+    let all = |result: Result<()>| result.map(|()| Checked::Everything);
     let results = [
-        formatting(workspace),
-        imports::check(workspace),
-        host_crates(workspace),
-        ebpf::clippy(workspace),
+        all(formatting(workspace)),
+        all(imports::check(workspace)),
+        // Before the crate that embeds the program, which would be compiled once more after it.
+        all(ebpf::build(workspace)),
+        all(ebpf::clippy(workspace)),
+        all(host_crates(workspace)),
+        all(documents(workspace)),
         dependencies(workspace, install_deny),
     ];
-    let failures: Vec<String> = results
-        .into_iter()
-        .filter_map(Result::err)
-        .map(|error| format!("{error:#}"))
-        .collect();
+    let mut failures = Vec::new();
+    for result in results {
+        match result {
+            Ok(Checked::Everything) => {}
+            Ok(Checked::AllBut(what)) => say(&format!("NOT checked: {what}")),
+            Err(error) => failures.push(format!("{error:#}")),
+        }
+    }
     ensure!(failures.is_empty(), "{}", failures.join("\n       "));
     Ok(())
 }
@@ -48,27 +63,19 @@ fn host_crates(workspace: &Workspace) -> Result<()> {
     )
 }
 
-fn dependencies(workspace: &Workspace, install: bool) -> Result<()> {
-    let own = workspace.tools().join("bin/cargo-deny");
-    let found = Some(own.clone())
-        .filter(|path| path.is_file())
-        .or_else(|| find("cargo-deny"));
-    let deny: PathBuf = match found {
-        Some(path) => path,
-        None if install => {
-            step("Building cargo-deny into target/tools (several minutes, once)");
-            run_command(
-                cargo(workspace.root())
-                    .args(["install", "cargo-deny", "--locked", "--root"])
-                    .arg(workspace.tools())
-                    .current_dir("/"),
-            )?;
-            own
-        }
-        None => {
-            say("licences and advisories are not checked: no cargo-deny (`--deny` installs it)");
-            return Ok(());
-        }
+fn documents(workspace: &Workspace) -> Result<()> {
+    let options = docs::Options {
+        check: true,
+        ..docs::Options::default()
+    };
+    docs::run(workspace, options)
+}
+
+fn dependencies(workspace: &Workspace, install: bool) -> Result<Checked> {
+    let Some(deny) = DENY.find(workspace, install)? else {
+        return Ok(Checked::AllBut(
+            "licences, bans, sources and advisories of the dependencies: no cargo-deny (`--deny` installs it)",
+        ));
     };
     let deny = || {
         let mut deny = command(&deny);
@@ -85,14 +92,14 @@ fn dependencies(workspace: &Workspace, install: bool) -> Result<()> {
     ]))?;
 
     step("Checking the dependencies against the advisory database");
-    if deny()
+    let fetched = deny()
         .args(["--log-level", "error", "fetch", "db"])
-        .status()
-        .is_ok_and(|s| s.success())
-    {
-        run_command(deny().args(["check", "--disable-fetch", "advisories"]))
-    } else {
-        say("skipped: the advisory database can't be fetched from here");
-        Ok(())
+        .status();
+    if !fetched.is_ok_and(|status| status.success()) {
+        return Ok(Checked::AllBut(
+            "advisories of the dependencies: their database can't be fetched from here",
+        ));
     }
+    run_command(deny().args(["check", "--disable-fetch", "advisories"]))?;
+    Ok(Checked::Everything)
 }
