@@ -6,9 +6,12 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::apt;
-use crate::process::{run, say, step};
+use crate::process::{run, step};
 use crate::toolchain::{self, Toolchain};
 use crate::workspace::{EBPF_TARGET, Workspace};
+
+/// The package of clippy for Debian's compiler.
+const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 
 /// Builds the eBPF object, after finding or setting up a toolchain.
 pub fn build(workspace: &Workspace) -> Result<()> {
@@ -31,28 +34,27 @@ pub fn build(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Runs clippy on the eBPF crate, if the toolchain that builds it has one.
+/// Runs clippy on the eBPF crate, with the clippy of the toolchain that builds it.
 pub fn clippy(workspace: &Workspace) -> Result<()> {
     let toolchain = toolchain::ready(workspace)?;
-    let bin = toolchain.compiler.root.join("bin");
-    if !bin.join("cargo-clippy").is_file() && toolchain.compiler.root == Path::new("/usr") {
-        if apt::is_usable() {
-            say("rust-web-clippy is missing: clippy for the eBPF crate");
-            apt::install(&["rust-web-clippy"], &[])?;
+    let root = &toolchain.compiler.root;
+    let program = root.join("bin/cargo-clippy");
+    let is_debians = root == Path::new("/usr");
+    if !program.is_file() && is_debians && apt::is_usable() {
+        step("Installing clippy for the eBPF program's compiler");
+        apt::update()?;
+        apt::install(&[DEBIAN_CLIPPY], &[])?;
+    }
+    ensure!(
+        program.is_file(),
+        "the eBPF program's compiler in {} has no clippy: {}",
+        root.display(),
+        if is_debians {
+            format!("as root, {}", apt::command_line(&[DEBIAN_CLIPPY]))
         } else {
-            say(&format!(
-                "as root: {}",
-                apt::command_line(&["rust-web-clippy"])
-            ));
+            "rustup component add clippy --toolchain NAME, with its name there".to_owned()
         }
-    }
-    if !bin.join("cargo-clippy").is_file() {
-        let path = bin.display();
-        say(&format!(
-            "clippy skips the eBPF crate: its toolchain has no clippy in {path}"
-        ));
-        return Ok(());
-    }
+    );
     announce("Clippy on the eBPF program", &toolchain);
     // Called directly: `cargo clippy` would take the one of rustup, from another toolchain.
     let command = toolchain::program(&toolchain.compiler.root, "cargo-clippy");
