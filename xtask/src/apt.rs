@@ -79,19 +79,14 @@ struct Upgrade<'a> {
 }
 
 /// What `apt-get --simulate install` would upgrade. Its lines are `Inst name [old] (new suite [arch])`, without `[old]`
-/// for a new package.
+/// for a new package, whose first `[` is that of its architecture.
 fn upgrades(plan: &str) -> Vec<Upgrade<'_>> {
     plan.lines()
         .filter_map(|line| {
             let (package, versions) = line.strip_prefix("Inst ")?.split_once(" [")?;
             let (old, new) = versions.split_once("] (")?;
-            // Of a new package, `[` is before its architecture.
-            let is_name = !package.contains(' ');
-            is_name.then_some(Upgrade {
-                package,
-                old,
-                new: new.split(' ').next()?,
-            })
+            let new = new.split(' ').next()?;
+            Some(Upgrade { package, old, new })
         })
         .collect()
 }

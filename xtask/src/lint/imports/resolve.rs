@@ -119,7 +119,6 @@ impl<'a> Resolver<'a> {
             if let Some(from) = whole.module
                 && self.has(from, name, &mut visited.clone())
             {
-                resolved.named.insert(from);
                 self.enter(from, path, visited, resolved);
                 return;
             }

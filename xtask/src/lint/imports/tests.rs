@@ -82,6 +82,7 @@ fn what_is_of_another_crate_or_for_tests_is_no_use() {
         "#[cfg(test)] use crate::second::Second;",
         "#[cfg(test)] mod tests { use crate::second::Second; }",
         "#[cfg(all(test, unix))] fn f() { crate::second::call() }",
+        "fn f() { #[cfg(test)] use crate::second::Second; }",
         "#[test] fn f() { crate::second::call() }",
         "impl First { #[cfg(test)] fn f() { crate::second::call() } }",
         "pub(in crate::second) fn f() {}",
