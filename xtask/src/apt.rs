@@ -1,4 +1,4 @@
-//! Installing Debian packages: only what is missing, nothing removed, no service started.
+//! Installs Debian packages without removing others or starting services.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub fn is_debian_like() -> bool {
     Path::new("/etc/debian_version").exists() && find("apt-get").is_some()
 }
 
-/// The version of a package that `apt-get install` would take.
+/// The version of a package that `apt-get install` would install.
 pub fn candidate(package: &str) -> Option<String> {
     let policy = probe(
         command("apt-cache")
@@ -43,8 +43,8 @@ pub fn update() -> Result<()> {
     )
 }
 
-/// Installs packages, without what they merely recommend, and without starting the services of
-/// `units` (systemd units that the packages bring).
+/// Installs packages without their recommendations, and without starting their services. `units` are their systemd
+/// units.
 pub fn install(packages: &[&str], units: &[&str]) -> Result<()> {
     say(&command_line(packages));
     let plan = probe(apt_get().arg("--simulate").args(INSTALL).args(packages));
@@ -53,10 +53,10 @@ pub fn install(packages: &[&str], units: &[&str]) -> Result<()> {
             "apt also upgrades {package} from {old} to {new}: one of them depends on that version"
         ));
     }
-    let held = Held::new(units)?;
+    let masked = MaskedUnits::new(units)?;
     let result = run(apt_get().args(["-q", "--yes"]).args(INSTALL).args(packages))
         .with_context(|| format!("install by hand: {}", command_line(packages)));
-    drop(held);
+    drop(masked);
     result
 }
 
@@ -91,7 +91,7 @@ fn upgrades(plan: &str) -> Vec<Upgrade<'_>> {
         .collect()
 }
 
-/// The command for a person to type.
+/// The command for a person.
 pub fn command_line(packages: &[&str]) -> String {
     format!(
         "apt-get install --no-install-recommends {}",
@@ -109,29 +109,28 @@ fn apt_get() -> Command {
     command
 }
 
-/// Under systemd the runlevel counts for nothing, but a masked unit is not started. Units that were
-/// there before keep their state.
-struct Held {
+/// systemd ignores the runlevel, but does not start a masked unit. Units that were installed before keep their state.
+struct MaskedUnits {
     units: Vec<String>,
 }
 
-impl Held {
+impl MaskedUnits {
     fn new(units: &[&str]) -> Result<Self> {
-        let mut held = Self { units: Vec::new() };
+        let mut masked = Self { units: Vec::new() };
         if !fs::exists("/run/systemd/system").unwrap_or(false) {
-            return Ok(held);
+            return Ok(masked);
         }
         for unit in units {
             if probe(command("systemctl").args(["cat", unit])).is_none() {
                 run(command("systemctl").args(["mask", "--runtime", "--quiet", unit]))?;
-                held.units.push((*unit).to_owned());
+                masked.units.push((*unit).to_owned());
             }
         }
-        Ok(held)
+        Ok(masked)
     }
 }
 
-impl Drop for Held {
+impl Drop for MaskedUnits {
     fn drop(&mut self) {
         for unit in &self.units {
             for verb in [&["unmask", "--runtime"][..], &["disable"]] {

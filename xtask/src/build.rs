@@ -1,4 +1,4 @@
-//! `cargo xtask build`: the eBPF object, then the binary that embeds it.
+//! `cargo xtask build`: builds the eBPF object, then the binary that embeds it.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -12,7 +12,7 @@ use crate::ebpf;
 use crate::process::{cargo, say, step};
 use crate::workspace::Workspace;
 
-/// Builds everything; the path of the `office-bridge` binary.
+/// Builds both; returns the path of the `office-bridge` binary.
 pub fn run(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     ebpf::build(workspace)?;
     step("Building office-bridge, with the eBPF program in it");
@@ -25,8 +25,8 @@ pub fn run(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Builds everything for a place without a C library, and puts the binary there. The usual place has
-/// another one after the next build.
+/// Builds both, links the binary statically, and copies it to `place`: the next build overwrites it in the target
+/// directory.
 pub fn run_static(workspace: &Workspace, release: bool, place: &Path) -> Result<()> {
     ebpf::build(workspace)?;
     step("Building office-bridge, linked statically");
@@ -34,15 +34,14 @@ pub fn run_static(workspace: &Workspace, release: bool, place: &Path) -> Result<
     if release {
         name_commit(command.arg("--release"), workspace);
     }
-    // Only the last step is another one, so that nothing else has to be compiled for it.
+    // For the last step only, so that the dependencies are not compiled again.
     let binary = built(command.args(["--", "-Ctarget-feature=+crt-static"]))?;
     fs::copy(&binary, place)
         .with_context(|| format!("copy office-bridge to {}", place.display()))?;
     Ok(())
 }
 
-/// Lets `office-bridge --version` tell the commit: in release builds only, as others would be
-/// compiled anew after each commit.
+/// Adds the commit to `office-bridge --version`. Only in release builds: the crate is compiled again for each commit.
 fn name_commit(command: &mut Command, workspace: &Workspace) {
     if let Some(commit) = workspace.commit() {
         command.env("OFFICE_BRIDGE_COMMIT", commit);
@@ -57,7 +56,7 @@ fn userspace(workspace: &Workspace, verb: &str) -> Command {
     command
 }
 
-/// Runs cargo; the path of what it has built.
+/// Runs cargo; returns the path of the binary.
 fn built(cargo: &mut Command) -> Result<PathBuf> {
     let mut child = cargo
         .stdout(Stdio::piped())
@@ -75,8 +74,8 @@ fn built(cargo: &mut Command) -> Result<PathBuf> {
     binary.context("cargo has built no office-bridge")
 }
 
-/// The program that a message of `cargo build --message-format=json` tells of. The directory is
-/// cargo's to choose: the user may have configured another one.
+/// The path of the binary, if a message of `cargo build --message-format=json` has it. The user may have
+/// configured another target directory.
 fn executable(message: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     let is_binary = message["target"]["name"] == "office-bridge";
@@ -85,7 +84,7 @@ fn executable(message: &str) -> Option<PathBuf> {
         .flatten()
 }
 
-/// A path relative to the workspace, if it is in it.
+/// A path for messages: relative to the workspace if it is in there.
 fn shown(workspace: &Workspace, path: &Path) -> String {
     path.strip_prefix(workspace.root())
         .unwrap_or(path)

@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: what a fresh clone goes through, with the time that each step takes.
+//! `cargo xtask ci`: builds, lints and tests a clean workspace, and shows the time of each step.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use crate::test::{Selection, Variants};
 use crate::workspace::Workspace;
 use crate::{build, lint, test};
 
-/// Lints, builds and tests; a failed step ends it, after the times of the steps so far.
+/// Builds, lints and tests. A failed step ends it; the times of the steps so far are shown.
 pub fn run(workspace: &Workspace, clean: bool, install_deny: bool) -> Result<()> {
     if clean {
         remove_build_results(workspace)?;
@@ -44,8 +44,8 @@ fn timed(
     result
 }
 
-/// Everything that was compiled, but not the tools in `target/tools`: they are no part of the
-/// project, and take minutes to build.
+/// Removes what was compiled, except the tools in `target/tools`: they are no part of the project, and take
+/// minutes to build.
 fn remove_build_results(workspace: &Workspace) -> Result<()> {
     step("Removing what has been compiled before (`--no-clean` keeps it)");
     for name in ["debug", "release", "ebpf"] {

@@ -1,22 +1,21 @@
-//! The Kubernetes control plane that some end-to-end tests run: what of it is found here, and which
-//! tests can't run without the rest.
+//! Looks for the programs of the Kubernetes control plane, which some end-to-end tests need.
 
 use anyhow::Result;
 use lab::envtest::{self, Programs};
 
 use crate::process::{say, step};
 
-/// What some tests need and is not found.
+/// A part of the control plane that is not installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
     /// etcd and kube-apiserver.
     ApiServer,
-    /// kube-proxy; the others are there.
+    /// kube-proxy only.
     KubeProxy,
 }
 
 impl Missing {
-    /// How the names of the test files begin that need it.
+    /// Prefix of the names of the test files that need it.
     pub fn files(self) -> &'static str {
         match self {
             Self::ApiServer => "kube_",
@@ -24,7 +23,7 @@ impl Missing {
         }
     }
 
-    /// What it is and how to get it.
+    /// What is missing, and how to get it.
     pub fn advice(self) -> String {
         match self {
             Self::ApiServer => {
@@ -39,7 +38,7 @@ impl Missing {
     }
 }
 
-/// Looks for the programs and says what is found.
+/// Looks for the programs, and prints what is found.
 pub fn look() -> Result<(Option<Programs>, Option<Missing>)> {
     step("Looking for a Kubernetes API server");
     let programs = Programs::find()?;

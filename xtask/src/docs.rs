@@ -1,4 +1,4 @@
-//! `cargo xtask docs`: the reference in `docs/reference`, which is made from the code, and the book.
+//! `cargo xtask docs`: generates `docs/reference` from the code, and builds the book.
 
 use anyhow::{Context as _, Result};
 
@@ -6,16 +6,16 @@ use crate::process::{cargo, command, run as run_command, say, step};
 use crate::tools::MDBOOK;
 use crate::workspace::Workspace;
 
-/// What to do.
+/// The command line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Write no page; fail if one is not as the code would have it.
+    /// Generate nothing; fail if a page differs from the code.
     pub check: bool,
     /// Build mdbook if it is missing.
     pub install_mdbook: bool,
 }
 
-/// Writes or checks the reference, then builds the book if mdbook is there.
+/// Generates or checks the reference, then builds the book if mdbook is installed.
 pub fn run(workspace: &Workspace, options: Options) -> Result<()> {
     reference(workspace, options.check)?;
     let Some(mdbook) = MDBOOK.find(workspace, options.install_mdbook)? else {
@@ -39,14 +39,14 @@ fn reference(workspace: &Workspace, check: bool) -> Result<()> {
     step(&format!(
         "{verb} docs/reference, which is made from the code"
     ));
-    // Of all crates, as the tests are: for one package alone the dependencies have other features and are built anew.
+    // Without `--package`: for one package alone, dependencies would be built again with other features.
     let result = run_command(
         cargo(workspace.root())
             .args(["run", "--quiet", "--example=reference"])
             .args(argument),
     );
     if check {
-        result.context("`cargo xtask docs` writes the pages anew")
+        result.context("`cargo xtask docs` generates the pages again")
     } else {
         result
     }

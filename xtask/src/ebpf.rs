@@ -1,4 +1,4 @@
-//! Building the program that runs in the kernel.
+//! Builds the eBPF program.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,10 +10,10 @@ use crate::process::{run, step};
 use crate::toolchain::{self, Toolchain};
 use crate::workspace::{EBPF_TARGET, Workspace};
 
-/// The package of clippy for Debian's compiler.
+/// The package that has clippy for `rustc-web`.
 const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 
-/// Builds the eBPF object, after finding or setting up a toolchain.
+/// Builds the eBPF object; finds or sets up a toolchain first.
 pub fn build(workspace: &Workspace) -> Result<()> {
     let toolchain = toolchain::ready(workspace)?;
     announce("Building the eBPF program", &toolchain);
@@ -56,7 +56,7 @@ pub fn clippy(workspace: &Workspace) -> Result<()> {
         }
     );
     announce("Clippy on the eBPF program", &toolchain);
-    // Called directly: `cargo clippy` would take the one of rustup, from another toolchain.
+    // Called directly: `cargo clippy` would start that of rustup, of another toolchain.
     let command = toolchain::program(&toolchain.compiler.root, "cargo-clippy");
     run(configured(command, workspace, &toolchain)
         .arg("clippy")
@@ -93,7 +93,7 @@ fn selection(workspace: &Workspace) -> Vec<String> {
 
 fn configured(mut command: Command, workspace: &Workspace, toolchain: &Toolchain) -> Command {
     let flags = [
-        // aya-ebpf lays out the kernel's `pt_regs` by it.
+        // aya-ebpf chooses the layout of `pt_regs` by it.
         &format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
         // BTF is made from the debug information; without it `bpftool map dump` prints bytes.
         "-Cdebuginfo=2",
@@ -109,7 +109,7 @@ fn configured(mut command: Command, workspace: &Workspace, toolchain: &Toolchain
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env(linker, &toolchain.linker.path);
     if !toolchain.compiler.nightly {
-        // A stable compiler is the same program; this opens `-Zbuild-std` to it.
+        // Allows `-Zbuild-std` with a stable compiler.
         command.env("RUSTC_BOOTSTRAP", "1");
     }
     command

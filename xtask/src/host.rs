@@ -1,4 +1,4 @@
-//! What this machine must have before a lab can be opened on it.
+//! Prepares this machine for a lab.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,11 +12,11 @@ use crate::packages::{TOOLS, Tool, missing};
 use crate::process::{command, find, is_root, run, say, step};
 
 const BPFFS: &str = "/sys/fs/bpf";
-/// The kernel's own types (`CONFIG_DEBUG_INFO_BTF`), which the eBPF program is loaded against.
+/// The types of the kernel (`CONFIG_DEBUG_INFO_BTF`), which loading the eBPF program needs.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// Why no lab can be opened by this user on this kernel, if so.
-pub fn obstacle() -> Option<String> {
+/// What keeps this user from opening a lab on this kernel.
+pub fn missing_requirement() -> Option<String> {
     if !is_root() {
         return Some("network namespaces and eBPF need root".into());
     }
@@ -26,19 +26,19 @@ pub fn obstacle() -> Option<String> {
     None
 }
 
-/// How to become root without losing this user's Rust.
+/// How to run xtask as root with this user's Rust.
 pub const AS_ROOT: &str = r#"sudo env "PATH=$PATH" "HOME=$HOME" cargo xtask"#;
 
-/// Puts everything in place, or says what is missing.
+/// Installs missing programs and mounts bpffs; an error says what a person has to do.
 pub fn ready() -> Result<()> {
-    if let Some(obstacle) = obstacle() {
-        bail!("{obstacle}; as root: {AS_ROOT} ...");
+    if let Some(missing_requirement) = missing_requirement() {
+        bail!("{missing_requirement}; as root: {AS_ROOT} ...");
     }
     install("the lab", &missing(TOOLS, find))?;
     mount_bpffs()
 }
 
-/// Lets a child find the system's programs, which are not on every user's PATH.
+/// Adds Debian's `sbin` directories to the PATH of a command.
 pub fn with_system_path(command: &mut Command) -> &mut Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(Into::into);
@@ -46,7 +46,7 @@ pub fn with_system_path(command: &mut Command) -> &mut Command {
     command.env("PATH", joined.unwrap_or(path))
 }
 
-/// Installs the programs that are missing for `purpose`.
+/// Installs missing programs. `purpose` is named in messages.
 pub fn install(purpose: &str, missing: &[Tool]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! `cargo xtask image`: the container image, tried out and saved as a file.
+//! `cargo xtask image`: builds the container image, runs it once and saves it as a file.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,16 +12,16 @@ use crate::process::{command, find, probe, run as execute, say, step};
 use crate::workspace::Workspace;
 use crate::{build, host};
 
-/// The prefix says that it comes from no registry; `deploy/kustomize` has the same name.
+/// `localhost` stands for no registry. `deploy/kustomize` uses the same name.
 const NAME: &str = concat!("localhost/office-bridge:", env!("CARGO_PKG_VERSION"));
 
-/// Makes the image of a release, runs it once, and saves it as an OCI archive.
+/// Makes the image of a release build and saves it as an OCI archive.
 pub fn run(workspace: &Workspace, output: Option<PathBuf>) -> Result<()> {
     let output = output.unwrap_or_else(|| workspace.image().join("office-bridge.tar"));
     make(workspace, true, &output)
 }
 
-/// Makes the image of what is tested; the path of the archive.
+/// Makes the image for the tests; returns the path of the archive.
 pub fn under_test(workspace: &Workspace) -> Result<PathBuf> {
     let output = workspace.image().join("under-test.tar");
     make(workspace, false, &output)?;
@@ -43,7 +43,7 @@ fn make(workspace: &Workspace, release: bool, output: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An image in a store of its own, which ends with this value. The user's own store stays as it is.
+/// An image in a store of its own, which is removed with this value. The user's store is not used.
 struct Image {
     context: PathBuf,
     store: PathBuf,
@@ -63,7 +63,7 @@ impl Image {
         Ok(image)
     }
 
-    /// Where `deploy/Containerfile` takes the program from.
+    /// The path that `deploy/Containerfile` copies the program from.
     fn binary(&self) -> PathBuf {
         self.context.join("office-bridge")
     }
@@ -78,7 +78,7 @@ impl Image {
         if let Some(commit) = workspace.commit() {
             buildah.args(label("revision", &commit));
         }
-        // The same commit gives the same image, whenever it is made.
+        // Makes the image reproducible.
         if let Some(time) = workspace.commit_time() {
             buildah.args(["--timestamp", &time]);
         }
@@ -89,7 +89,7 @@ impl Image {
     fn version(&self) -> Result<String> {
         let container = probe(self.buildah().args(["from", "--quiet", NAME]))
             .context("buildah can't start from the image that it has built")?;
-        // The other isolations need cgroups or an OCI runtime, which a build machine may not have.
+        // The other kinds of isolation need cgroups or an OCI runtime.
         probe(
             self.buildah()
                 .args(["run", "--isolation=chroot", container.trim(), "--"])
@@ -103,7 +103,7 @@ impl Image {
         execute(self.buildah().args(["push", "--quiet", NAME, &archive]))
     }
 
-    /// `vfs` needs no support by the kernel or the filesystem; one layer is no waste.
+    /// The storage driver `vfs` works on every kernel and filesystem. It copies layers, but there is only one.
     fn buildah(&self) -> Command {
         let mut command = command("buildah");
         command

@@ -1,4 +1,4 @@
-//! `cargo xtask lab`: the hosts and networks, to look around in.
+//! `cargo xtask lab`: opens the lab for a person.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -23,7 +23,6 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Opens a lab.
 pub fn open(options: LabOptions) -> Result<Lab> {
     let api_server = if options.api_server {
         "an API server, "
@@ -37,22 +36,22 @@ pub fn open(options: LabOptions) -> Result<Lab> {
     Lab::open(options)
 }
 
-/// Ctrl-C and SIGTERM, kept until somebody waits for them: the lab has to be closed after them.
+/// SIGINT, SIGTERM and SIGHUP, which are blocked until [`Interrupt::wait`], so that the lab is closed properly.
 #[derive(Debug)]
 pub struct Interrupt {
     signals: SigSet,
 }
 
 impl Interrupt {
-    /// From here on the signals end nothing by themselves. To be called before threads are started,
-    /// which inherit this; the standard library spares child processes.
+    /// Blocks the signals. Call it before threads are started: they inherit the mask. The standard library resets it
+    /// for child processes.
     pub fn expect() -> Result<Self> {
         let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
         signals.thread_block().context("hold back Ctrl-C")?;
         Ok(Self { signals })
     }
 
-    /// A flag that is set when one of them comes, for who has more to do than to wait.
+    /// A flag that becomes true when one of them arrives.
     pub fn watch(self) -> Result<&'static AtomicBool> {
         let came: &'static AtomicBool = Box::leak(Box::default());
         thread::Builder::new()
@@ -66,7 +65,7 @@ impl Interrupt {
         Ok(came)
     }
 
-    /// Waits for one of them.
+    /// Waits until one of them arrives.
     pub fn wait(&self) -> Result<()> {
         say("It stays until Ctrl-C.");
         self.signals.wait().map(drop).context("wait for Ctrl-C")

@@ -1,13 +1,13 @@
 //! `cargo xtask`: builds, tests and demonstrates office-bridge.
 //!
-//! The map, in the order in which a command uses it:
+//! The modules, in the order in which a command uses them:
 //!
-//! * [`workspace`] knows the paths, [`process`] starts programs and says what it does;
+//! * [`workspace`] has the paths, [`process`] starts programs and prints what it does;
 //! * [`toolchain`] finds a compiler and linker for eBPF, or sets one up with [`apt`];
 //! * [`ebpf`] builds the program for the kernel, [`build`] the binary that embeds it;
-//! * [`tools`] are programs of other crates that are used if they are there;
-//! * [`packages`] is the table of programs that the lab needs, [`host`] puts them in place;
-//! * [`control_plane`] looks for an API server for the lab, [`variants`] tells which tests run in which lab;
+//! * [`tools`] finds or builds programs from crates.io;
+//! * [`packages`] is the table of programs that the lab needs, [`host`] installs them;
+//! * [`control_plane`] looks for an API server for the lab, [`variants`] says which tests run in which lab;
 //! * [`lint`], [`docs`], [`test`], [`vm`], [`ci`], [`lab`], [`run`], [`bench`] and [`image`] are the commands.
 
 mod apt;
@@ -64,15 +64,15 @@ enum Task {
     VmTest(VmTestArgs),
     /// Checks formatting, imports, clippy, the generated documents and dependencies
     Lint(LintArgs),
-    /// Writes docs/reference from the code, and builds the book if mdbook is installed
+    /// Generates docs/reference from the code, and builds the book if mdbook is installed
     Docs(DocsArgs),
-    /// Lint, build and test from a clean state, with the time that each takes
+    /// Builds, lints and tests a clean workspace, and shows the time of each step
     Ci(CiArgs),
     /// Opens the lab, without a bridge in it, until Ctrl-C
     Lab,
     /// Makes the container image and saves it as an OCI archive
     Image(ImageArgs),
-    /// Measures office-bridge beside what it replaces, in namespaces, and writes docs/benchmarks
+    /// Compares office-bridge with what it replaces, in namespaces, and writes docs/benchmarks
     Bench(BenchArgs),
     /// Plays the office developer in the lab; with arguments after `--`, runs the bridge on this host
     Run(RunArgs),
@@ -142,7 +142,7 @@ struct LintArgs {
 
 #[derive(Args)]
 struct DocsArgs {
-    /// Write nothing there; fail if a page is not as the code would have it
+    /// Generate nothing; fail if a page differs from the code
     #[arg(long)]
     check: bool,
     /// Install mdbook into target/tools if it is missing (takes minutes)
@@ -152,7 +152,7 @@ struct DocsArgs {
 
 #[derive(Args)]
 struct CiArgs {
-    /// Keep what has been compiled before
+    /// Do not remove the results of earlier builds
     #[arg(long)]
     no_clean: bool,
     /// Install cargo-deny into target/tools if it is missing (takes minutes)

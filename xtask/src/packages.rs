@@ -1,17 +1,15 @@
-//! The programs that the lab, the tests and the image use, and the Debian packages that have them.
+//! The programs that the lab, the tests, the bench and the image need, and their Debian packages.
 
 use std::path::PathBuf;
 
-/// One program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tool {
-    /// What is looked for on PATH and in the system's directories.
+    /// Name of the executable.
     pub program: &'static str,
-    /// The Debian package that has it.
     pub package: &'static str,
-    /// What it is for; shown when it is installed, or when a person has to.
+    /// What it is for; printed before it is installed.
     pub why: &'static str,
-    /// The service that the package would start, which must not run here.
+    /// The systemd unit of the package, which must not be started.
     pub unit: Option<&'static str>,
 }
 
@@ -24,13 +22,13 @@ const fn tool(program: &'static str, package: &'static str, why: &'static str) -
     }
 }
 
-/// What makes the image.
+/// What building the image needs.
 pub const IMAGE_TOOLS: &[Tool] = &[tool("buildah", "buildah", "making the container image")];
 
 /// What the bench needs beside [`TOOLS`].
 pub const BENCH_TOOLS: &[Tool] = &[tool("nft", "nftables", "masquerading with nftables")];
 
-/// What makes and runs virtual machines.
+/// What virtual machines need.
 pub const VM_TOOLS: &[Tool] = &[
     tool("qemu-system-x86_64", "qemu-system-x86", "the machine"),
     tool("busybox", "busybox-static", "the programs in the machine"),
@@ -44,7 +42,7 @@ pub const VM_TOOLS: &[Tool] = &[
     tool("ping", "iputils-ping", "echo requests from the office"),
 ];
 
-/// All that the lab needs. Where there is a package without a service in it, that one is named.
+/// What the lab needs. If there is a package without a service, it is that one.
 pub const TOOLS: &[Tool] = &[
     tool(
         "tar",
@@ -96,7 +94,7 @@ pub const TOOLS: &[Tool] = &[
     tool("runc", "runc", "running the bridge as a container"),
 ];
 
-/// The tools that `find` does not find.
+/// The tools that are not installed.
 pub fn missing(tools: &[Tool], find: impl Fn(&str) -> Option<PathBuf>) -> Vec<Tool> {
     tools
         .iter()

@@ -1,5 +1,5 @@
-//! Starting programs: one line that says what happens and why, a clean environment, and errors that
-//! quote the command.
+//! Starts programs: with a line that says what happens, a clean environment, and errors that quote the
+//! command.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Announces a step in one line.
+/// Prints the heading of a step.
 pub fn step(what: &str) {
     if io::stderr().is_terminal() {
         eprintln!("\x1b[1m==> {what}\x1b[0m");
@@ -19,13 +19,13 @@ pub fn step(what: &str) {
     }
 }
 
-/// Says something about the step that runs.
+/// Prints a detail of the current step.
 pub fn say(what: &str) {
     eprintln!("    {what}");
 }
 
-/// A command without what `cargo run` has put into the environment of this process: it describes
-/// xtask, and would make the build scripts of others run again or link foreign libraries.
+/// A command without the variables that `cargo run` has set for xtask. They would make build scripts run again, or
+/// libraries be loaded from the wrong directory.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     for (name, _) in env::vars_os() {
@@ -42,7 +42,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The cargo that runs this xtask, with the toolchain that the user has chosen for the host crates.
+/// The cargo that runs this xtask: that of the user's toolchain for the host crates.
 pub fn cargo(directory: &Path) -> Command {
     let mut command = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(directory);
@@ -60,7 +60,7 @@ fn describes_xtask(variable: &str) -> bool {
         .contains(&variable)
 }
 
-/// `cargo run` puts the target directory and the toolchain's libraries before the user's.
+/// Removes the target directory and the directories of the toolchain, which `cargo run` adds to `LD_LIBRARY_PATH`.
 fn without_cargo_directories(path: &OsStr) -> Option<OsString> {
     let kept: Vec<PathBuf> = env::split_paths(path)
         .filter(|entry| {
@@ -77,7 +77,7 @@ fn without_cargo_directories(path: &OsStr) -> Option<OsString> {
     }
 }
 
-/// Runs a command to its end with the terminal as its own; anything but success is an error.
+/// Runs a command to its end; it uses the terminal directly. An exit code other than 0 is an error.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
@@ -91,7 +91,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What a command prints on standard output, or nothing if it can't be started or fails.
+/// The standard output of a command; `None` if it can't be started, or fails.
 pub fn probe(command: &mut Command) -> Option<String> {
     let output = command
         .stderr(Stdio::null())
@@ -105,8 +105,7 @@ pub fn probe(command: &mut Command) -> Option<String> {
     }
 }
 
-/// Finds a program on PATH, or where Debian keeps the system's programs, which are not on every
-/// user's PATH.
+/// The path of a program, on PATH or in Debian's `sbin` directories, which not every user has on PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -115,17 +114,15 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Whether this process may do everything on this machine.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Whether a machine is watching, not a person: a test that can't run is a failure then.
+/// Whether this is continuous integration (`CI` is set): there a test that can't run is a failure.
 pub fn is_ci() -> bool {
     env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "0" && value != "false")
 }
 
-/// A command as one would type it.
 fn line(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let mut line = program

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: office-bridge in the lab, or on this host.
+//! `cargo xtask run`: runs office-bridge in the lab, or on this host.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -13,8 +13,8 @@ use crate::process::{command, is_root, say, step};
 use crate::workspace::Workspace;
 use crate::{build, control_plane, host};
 
-/// Plays the office developer in the lab, on an API server if one is found; then `check` tells whether
-/// the lab stays.
+/// Plays the demonstration in the lab, with an API server if one is found. The lab stays open until Ctrl-C unless
+/// `check` is set.
 pub fn in_lab(workspace: &Workspace, check: bool) -> Result<()> {
     host::ready()?;
     build::run(workspace, false)?;
@@ -74,7 +74,7 @@ pub fn in_lab(workspace: &Workspace, check: bool) -> Result<()> {
     Ok(())
 }
 
-/// Becomes `office-bridge run` with these arguments, on this host.
+/// Replaces this process with `office-bridge run` and these arguments.
 pub fn on_host(workspace: &Workspace, release: bool, arguments: &[OsString]) -> Result<()> {
     ensure!(
         is_root(),

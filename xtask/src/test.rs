@@ -1,8 +1,8 @@
-//! `cargo xtask test`: every test by its name.
+//! `cargo xtask test`: builds and runs the tests.
 //!
-//! Host tests are those of all crates but `tests`; they run for any user. The end-to-end tests are
-//! the crate `tests`: they open labs, which takes root. Those in files `kube_*` also take a Kubernetes
-//! API server. Which of them run in which variant of the lab is told by [`crate::variants`].
+//! Host tests are those of all crates but `tests`; any user can run them. The end-to-end tests are in the
+//! crate `tests`: they open labs, which needs root. Those in files `kube_*` also need a Kubernetes API
+//! server. [`crate::variants`] says which of them run in which variant of the lab.
 
 use std::ffi::OsString;
 use std::fs;
@@ -22,30 +22,30 @@ use crate::{build, host, image};
 /// Which tests run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// All that can run here.
+    /// All tests that can run on this machine.
     All,
-    /// Those that need no lab.
+    /// The host tests.
     Host,
-    /// Those in the lab.
+    /// The end-to-end tests.
     EndToEnd,
 }
 
 /// The variants that the end-to-end tests run in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variants {
-    /// The default, with all tests.
+    /// All tests in the default variant.
     Default,
-    /// This one, with the tests that depend on it.
+    /// The tests that depend on the variant, in this one.
     One(Variant),
-    /// Each, and the tests that depend on none.
+    /// The tests that depend on the variant in each of them, and the others once.
     All,
 }
 
-/// Where the tests find the program under test.
+/// Variable with the path of the program under test.
 const BINARY_VARIABLE: &str = "OFFICE_BRIDGE_BIN";
-/// Where they find its image.
+/// Variable with the path of its image.
 const IMAGE_VARIABLE: &str = "OFFICE_BRIDGE_IMAGE";
-/// The file of the tests that look for it.
+/// The test file that needs the image.
 const OF_THE_IMAGE: &str = "kube_deploy";
 
 /// Prepares the machine, builds and runs the tests.
@@ -55,7 +55,7 @@ pub fn run(
     variants: Variants,
     filter: Option<&str>,
 ) -> Result<()> {
-    let possible = possible(selection, host::obstacle().as_deref(), is_ci())?;
+    let possible = possible(selection, host::missing_requirement().as_deref(), is_ci())?;
     let rounds = rounds(possible, variants);
     let mut variables = Vec::new();
     let mut missing = None;
@@ -119,7 +119,7 @@ pub fn run(
     Ok(())
 }
 
-/// What runs one after the other. Host tests know no variants.
+/// The test runs, in their order. Host tests do not depend on the variant.
 fn rounds(selection: Selection, variants: Variants) -> Vec<(Selection, Scope)> {
     match variants {
         _ if selection == Selection::Host => vec![(selection, Scope::Everything)],
@@ -135,7 +135,6 @@ fn rounds(selection: Selection, variants: Variants) -> Vec<(Selection, Scope)> {
     }
 }
 
-/// What a round is called.
 fn title(selection: Selection, scope: Scope) -> String {
     match selection {
         Selection::All => format!("host tests and end-to-end tests ({scope})"),
@@ -159,7 +158,7 @@ fn announce(runner: Runner, plan: &Plan, scope: Scope) {
     }
 }
 
-/// The environment of the tests.
+/// The environment variables of a test run.
 fn in_variant(
     variables: &[(&'static str, OsString)],
     scope: Scope,
@@ -195,7 +194,7 @@ fn test_files(workspace: &Workspace) -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// Names the tests that were left out, so that nobody takes them for passed.
+/// Lists the tests that were left out, so that they are not taken for passed.
 fn say_left_out(workspace: &Workspace, missing: Missing, filter: Option<&str>) -> Result<()> {
     let mut command = cargo(workspace.root());
     command.args(["test", "--quiet", "--package=tests"]);
@@ -226,13 +225,17 @@ fn say_left_out(workspace: &Workspace, missing: Missing, filter: Option<&str>) -
     Ok(())
 }
 
-/// What of a selection can run. Where nobody reads what has been left out, that is an error.
-fn possible(selection: Selection, obstacle: Option<&str>, ci: bool) -> Result<Selection> {
-    match (selection, obstacle) {
+/// The part of a selection that can run here. In continuous integration a smaller part is an error.
+fn possible(
+    selection: Selection,
+    missing_requirement: Option<&str>,
+    ci: bool,
+) -> Result<Selection> {
+    match (selection, missing_requirement) {
         (Selection::Host, _) | (_, None) => Ok(selection),
         (Selection::All, Some(_)) if !ci => Ok(Selection::Host),
-        (_, Some(obstacle)) => bail!(
-            "end-to-end tests can't run: {obstacle}; as root: {} test, or without them: \
+        (_, Some(missing_requirement)) => bail!(
+            "end-to-end tests can't run: {missing_requirement}; as root: {} test, or without them: \
              cargo xtask test --host",
             host::AS_ROOT
         ),
@@ -245,17 +248,17 @@ enum Runner {
     Cargo,
 }
 
-/// What is to be run.
+/// The tests of one run.
 #[derive(Clone, Debug)]
 struct Plan {
     selection: Selection,
     /// Only tests with this in their name.
     filter: Option<String>,
-    /// Not the tests in these files.
+    /// Test files that are left out.
     left_out: Vec<String>,
     /// All files of end-to-end tests.
     test_files: Vec<String>,
-    /// Whether it is no failure that there are no such tests.
+    /// Whether a run without any test is a success.
     may_be_empty: bool,
 }
 
@@ -278,12 +281,12 @@ fn execute(
     passed
 }
 
-/// The arguments of cargo, one list per call.
+/// The arguments of each call of cargo.
 fn invocations(runner: Runner, plan: &Plan) -> Vec<Vec<String>> {
     const ALL: &[&str] = &["--workspace", "--exclude=bridge-ebpf"];
     const HOST: &[&str] = &["--workspace", "--exclude=bridge-ebpf", "--exclude=tests"];
     const LABS: &[&str] = &["--package=tests"];
-    // As in .config/nextest.toml.
+    // As the group `labs` in `.config/nextest.toml`.
     const LABS_AT_A_TIME: &[&str] = &["--", "--test-threads=3"];
     let call = |command: &[&str], crates: &[&str], tests: &[String], arguments: &[&str]| {
         let owned = |words: &[&str]| {

@@ -1,10 +1,10 @@
-//! A toolchain for eBPF: found, or set up.
+//! Finds or sets up a toolchain for eBPF.
 //!
-//! eBPF needs three things that an ordinary Rust installation lacks: leave to use unstable features,
-//! the source of `core` (no compiled one exists for BPF targets), and `bpf-linker` on an LLVM at
-//! least as new as the compiler's. [`probe`] collects what is here, [`choice`] decides what to do
-//! about it, and [`ready`] does it, one step at a time, until nothing is missing. The user's rustup
-//! is never changed.
+//! eBPF needs three things that an ordinary Rust installation does not have: permission to use unstable
+//! features, the source of `core` (there is no compiled one for BPF targets), and `bpf-linker` with an LLVM
+//! at least as new as the compiler's. [`probe`] collects what is installed, [`choice`] decides on the next
+//! step, and [`ready`] takes one step after the other until nothing is missing. The user's rustup is never
+//! changed.
 
 mod choice;
 mod probe;
@@ -95,7 +95,7 @@ fn build_linker(workspace: &Workspace, toolchain_root: &Path, llvm: u32) -> Resu
             "--root",
         ])
         .arg(workspace.tools())
-        // The target directory is none of the project's: its settings must not reach the tool.
+        // Outside of the workspace, whose cargo configuration is not meant for the tool.
         .current_dir("/")
         .env("LLVM_PREFIX", probe::llvm_prefix(llvm)))
 }
@@ -121,7 +121,6 @@ pub fn program(root: &Path, name: &str) -> Command {
     command
 }
 
-/// PATH with a directory in front.
 fn path_with(first: &Path) -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
     env::join_paths(

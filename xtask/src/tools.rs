@@ -1,4 +1,4 @@
-//! Programs of other people's crates: found on PATH, or built into `target/tools`.
+//! Programs from crates.io: found on PATH, or built into `target/tools`.
 
 use std::path::PathBuf;
 
@@ -7,17 +7,17 @@ use anyhow::Result;
 use crate::process::{cargo, find, run, step};
 use crate::workspace::Workspace;
 
-/// A program, and the crate that has it, which has the same name.
+/// A program with the name of its crate.
 #[derive(Clone, Copy, Debug)]
 pub struct CargoTool(pub &'static str);
 
-/// Licences, bans, sources and advisories of the dependencies.
+/// Checks licences, bans, sources and advisories of the dependencies.
 pub const DENY: CargoTool = CargoTool("cargo-deny");
-/// The manual as a book.
+/// Makes HTML pages of the manual.
 pub const MDBOOK: CargoTool = CargoTool("mdbook");
 
 impl CargoTool {
-    /// Where it is. If it is nowhere and `install` says so, it is built first, which takes minutes.
+    /// Its path. A missing program is built if `install` is set, which takes minutes.
     pub fn find(self, workspace: &Workspace, install: bool) -> Result<Option<PathBuf>> {
         let Self(name) = self;
         let own = workspace.tools().join("bin").join(name);
@@ -33,7 +33,7 @@ impl CargoTool {
         run(cargo(workspace.root())
             .args(["install", name, "--locked", "--root"])
             .arg(workspace.tools())
-            // The target directory is none of the project's: its settings must not reach the tool.
+            // Outside of the workspace, whose cargo configuration is not meant for the tool.
             .current_dir("/"))?;
         Ok(Some(own))
     }

@@ -1,13 +1,14 @@
 //! Which end-to-end tests run in which variant of the lab.
 //!
-//! A file of tests runs in every variant, unless its tests choose for themselves or can't hold there. The names are
-//! those of the files in `tests/tests`.
+//! A test file runs in every variant, unless it chooses its own variants or does not apply to one. The names are those of
+//! the files in `tests/tests`.
 
 use std::fmt;
 
 use lab::{Datapath, Overlay, Variant};
 
-/// Their tests choose datapath and overlay themselves, or are about neither: they run in the default variant only.
+/// Files whose tests choose datapath and overlay themselves, or do not depend on them: they run in the default variant
+/// only.
 const INDEPENDENT: &[&str] = &[
     "demo",
     "kube_api_server",
@@ -25,10 +26,10 @@ const INDEPENDENT: &[&str] = &[
     "xdp_next_hops",
 ];
 
-/// Their tests choose the overlay themselves: once with each datapath.
+/// Files whose tests choose the overlay themselves: they run once with each datapath.
 const ABOUT_AN_OVERLAY: &[&str] = &["overlays"];
 
-/// Their tests are about services as the bridge translates them. With the stack path that is up to kube-proxy.
+/// Files whose tests expect the bridge to translate services. With the stack datapath kube-proxy does that.
 const NOT_WITH_STACK: &[&str] = &["kube_outage", "kube_proxy", "kube_services", "services"];
 
 /// The variants that the whole suite has to pass in.
@@ -41,14 +42,14 @@ pub fn all() -> impl Iterator<Item = Variant> {
     })
 }
 
-/// What of the end-to-end tests is to run.
+/// A selection of end-to-end tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// All files, in the default variant.
     Everything,
     /// The files that run in the default variant only.
     Independent,
-    /// The files that depend on the variant, in this one.
+    /// The files that depend on the variant, in this variant.
     Only(Variant),
 }
 
@@ -67,7 +68,7 @@ impl Scope {
         }
     }
 
-    /// The variant of its labs.
+    /// The variant of the labs.
     pub fn variant(self) -> Variant {
         match self {
             Self::Everything | Self::Independent => Variant::DEFAULT,

@@ -1,4 +1,4 @@
-//! Where things are in the workspace.
+//! The paths of the workspace.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,6 @@ pub const EBPF_TARGET: &str = if cfg!(target_endian = "little") {
     "bpfeb-unknown-none"
 };
 
-/// The workspace on disk.
 #[derive(Clone, Debug)]
 pub struct Workspace {
     root: PathBuf,
@@ -26,33 +25,32 @@ impl Workspace {
         }
     }
 
-    /// The root directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// `target`. Tools and the eBPF object are always here, also with `CARGO_TARGET_DIR` set:
-    /// bridge-userspace's build script looks for the object by this path.
+    /// `target`. Tools and the eBPF object are here even if `CARGO_TARGET_DIR` is set: the build script of
+    /// bridge-userspace uses this path.
     pub fn target(&self) -> PathBuf {
         self.root.join("target")
     }
 
-    /// Tools that were built for this workspace alone, in `cargo install --root` layout.
+    /// The `--root` of `cargo install` for tools.
     pub fn tools(&self) -> PathBuf {
         self.target().join("tools")
     }
 
-    /// The tests for virtual machines.
+    /// The scripts of the tests for virtual machines.
     pub fn vm_tests(&self) -> PathBuf {
         self.root.join("tests/vm")
     }
 
-    /// Where container images are made.
+    /// The directory for container images.
     pub fn image(&self) -> PathBuf {
         self.target().join("image")
     }
 
-    /// The commit that is checked out, with `-dirty` if files differ from it; none outside of git.
+    /// The commit that is checked out, with `-dirty` if files differ from it. `None` without git.
     pub fn commit(&self) -> Option<String> {
         self.git(&[
             "describe",
@@ -63,7 +61,7 @@ impl Workspace {
         ])
     }
 
-    /// When the commit was made, in seconds since 1970.
+    /// Time of the commit, in seconds since 1970.
     pub fn commit_time(&self) -> Option<String> {
         self.git(&["log", "-1", "--format=%ct"])
     }
@@ -73,17 +71,16 @@ impl Workspace {
         Some(output.trim().to_owned())
     }
 
-    /// Target directory of the eBPF build: apart, because another compiler writes it.
+    /// Target directory of the eBPF build, which another compiler writes.
     pub fn ebpf_target(&self) -> PathBuf {
         self.target().join("ebpf")
     }
 
-    /// The eBPF object.
     pub fn ebpf_object(&self) -> PathBuf {
         self.ebpf_output().join("bridge-ebpf")
     }
 
-    /// The eBPF object of the bench: its generator of packets and its sink.
+    /// The eBPF object of the bench: packet generator and sink.
     pub fn traffic_object(&self) -> PathBuf {
         self.ebpf_output().join("traffic")
     }

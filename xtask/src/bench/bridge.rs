@@ -1,4 +1,4 @@
-//! office-bridge in the node, started as an administrator starts it.
+//! office-bridge as the forwarder, started by its command line.
 
 use std::fs;
 use std::os::fd::AsRawFd as _;
@@ -19,7 +19,7 @@ use super::topology::{End, Topology, UPLINK};
 
 const START_LIMIT: Duration = Duration::from_mins(1);
 
-/// A running bridge. Dropping it ends it; what it has pinned goes with the topology.
+/// A running bridge. Dropping it ends the process; the topology removes the pins.
 pub struct Bridge {
     daemon: Daemon,
     node: Namespace,
@@ -87,7 +87,7 @@ impl Bridge {
         Ok(())
     }
 
-    /// Packets that it has forwarded, in both directions: all of them, and those among them in XDP.
+    /// Forwarded packets in both directions: all of them, and those that were forwarded in XDP.
     pub fn forwarded(&self) -> Result<(u64, u64)> {
         let status = status(&self.node, &self.binary, &self.pins)?;
         let packets = |names: [&str; 2]| {
@@ -99,7 +99,7 @@ impl Bridge {
             .context("status does not tell what was forwarded")
     }
 
-    /// Octets that one flow takes in the tables of both directions, whether used or not.
+    /// Octets of a flow in the tables of both directions: the size of the tables divided by their capacity.
     pub fn flow_memory(&self) -> Result<f64> {
         let mut octets = 0;
         for table in ["flows", "replies"] {
@@ -109,7 +109,7 @@ impl Bridge {
         Ok(octets as f64 / f64::from(self.flow_capacity))
     }
 
-    /// The TC program of this name that works on this bridge's tables.
+    /// The loaded TC program of this name that uses the tables of this bridge.
     pub fn tc_program(&self, name: &str) -> Result<ProgramFd> {
         let flows = MapInfo::from_pin(self.pin("flows")?)?.id();
         for program in loaded_programs() {
@@ -125,7 +125,7 @@ impl Bridge {
         )
     }
 
-    /// The XDP program of an interface of the node.
+    /// The XDP program on an interface of the node.
     pub fn xdp_program(&self, end: End) -> Result<ProgramFd> {
         let text = self
             .node
@@ -158,7 +158,7 @@ fn status(node: &Namespace, binary: &Path, pins: &Path) -> Result<Value> {
     serde_json::from_str(&text).context("read what status prints")
 }
 
-/// What the kernel counts for a pinned table, in octets.
+/// The memory that the kernel reports for a pinned table, in octets.
 fn locked_memory(pin: &Path) -> Result<u64> {
     let table = MapInfo::from_pin(pin)?.fd()?;
     let descriptor = std::os::fd::AsFd::as_fd(&table).as_raw_fd();

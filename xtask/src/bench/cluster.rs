@@ -1,4 +1,4 @@
-//! The cluster that is measured: many services, one backend each.
+//! A cluster with many services that have one backend each.
 
 use std::net::Ipv4Addr;
 
@@ -8,7 +8,7 @@ use lab::cluster::{Cluster, Endpoint, Protocol, Service, ServicePort};
 use super::layout::{SERVICE_PORT, backend, backend_port, vip};
 use super::topology;
 
-/// A cluster with this many services.
+/// A cluster with that many services.
 pub fn with_services(count: u32) -> Result<Cluster> {
     let services: Result<Vec<Service>> = (0..count).map(service).collect();
     Ok(Cluster {

@@ -1,4 +1,4 @@
-//! What a program takes for one packet, run by the kernel over and over.
+//! The time that a program takes for one packet.
 
 use std::path::Path;
 
@@ -6,14 +6,14 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::ProgramFd;
 
 use super::bridge::Bridge;
-use super::gauge::{Gauge, Hook};
 use super::layout::{Pattern, kind};
 use super::packets::Range;
 use super::plan::{Contestant, Direction, FLOWS, Network, Packet, Target};
-use super::stage::header;
+use super::program_timer::{Hook, ProgramTimer};
 use super::topology::{CLUSTER, End, Topology, UPLINK};
+use super::workload::header;
 
-/// Packets of one run.
+/// Packets in one run of the kernel.
 const COUNT: u32 = 1 << 18;
 
 /// `TC_ACT_REDIRECT` (`linux/pkt_cls.h`).
@@ -29,8 +29,8 @@ const XDP_TX: u32 = 3;
 /// `XDP_REDIRECT` (`linux/bpf.h`).
 const XDP_REDIRECT: u32 = 4;
 
-/// Nanoseconds for `packet` in the programs of `bridge`, or in one that does nothing. What is written before each
-/// packet is in it.
+/// Nanoseconds for `packet` in the programs of `bridge`, or in one that does nothing. They include writing the packet
+/// before each run.
 pub fn nanoseconds(
     range: &mut Range<'_>,
     object: &Path,
@@ -40,7 +40,7 @@ pub fn nanoseconds(
 ) -> Result<f64> {
     range.open(Target::Pod, FLOWS)?;
     range.open(Target::Service, FLOWS)?;
-    let topology = range.stage().topology;
+    let topology = range.setup().topology;
     let end = if packet == Packet::FromPod {
         CLUSTER
     } else {
@@ -54,9 +54,9 @@ pub fn nanoseconds(
         Hook::Tc
     };
     let pattern = pattern(range, hook, packet)?;
-    let mut gauge = Gauge::load(object)?;
-    let program = program(&mut gauge, bridge, hook, end, packet)?;
-    let (nanoseconds, verdict) = gauge
+    let mut timer = ProgramTimer::load(object)?;
+    let program = program(&mut timer, bridge, hook, end, packet)?;
+    let (nanoseconds, verdict) = timer
         .run(&topology.node, hook, &program, pattern, COUNT)
         .with_context(|| format!("run the program on packets of the kind {packet:?}"))?;
     let allowed: &[u32] = match (hook, packet) {
@@ -74,14 +74,14 @@ pub fn nanoseconds(
 }
 
 fn program(
-    gauge: &mut Gauge,
+    timer: &mut ProgramTimer,
     bridge: &Bridge,
     hook: Hook,
     end: End,
     packet: Packet,
 ) -> Result<ProgramFd> {
     match hook {
-        _ if packet == Packet::Baseline => gauge.baseline(hook),
+        _ if packet == Packet::Baseline => timer.baseline(hook),
         Hook::Xdp { .. } => bridge.xdp_program(end),
         Hook::Tc if packet == Packet::FromPod => bridge.tc_program("cluster_ingress"),
         Hook::Tc => bridge.tc_program("uplink_ingress"),
@@ -89,24 +89,24 @@ fn program(
 }
 
 fn pattern(range: &Range<'_>, hook: Hook, packet: Packet) -> Result<Pattern> {
-    let stage = range.stage();
+    let setup = range.setup();
     let (direction, target) = match packet {
         Packet::ToService => (Direction::Forward, Target::Service),
         Packet::FromPod => (Direction::Reply, Target::Pod),
         _ => (Direction::Forward, Target::Pod),
     };
-    let mut pattern = stage.scene(direction, target, 0, FLOWS)?.pattern;
+    let mut pattern = setup.workload(direction, target, 0, FLOWS)?.pattern;
     if packet == Packet::NotOurs {
         pattern.kind = kind::NOT_OURS;
     }
     if hook == Hook::Tc {
-        // The kernel runs it on the loopback device, and the kernel has opened the tunnel.
+        // The kernel runs it on the loopback device, and on packets that it has decapsulated.
         pattern.encapsulated = 0;
         pattern.ethernet = header([0; 6], [0; 6]);
     } else {
         debug_assert!(
             (pattern.encapsulated != 0)
-                == (packet == Packet::FromPod && stage.topology.network == Network::Vxlan)
+                == (packet == Packet::FromPod && setup.topology.network == Network::Vxlan)
         );
     }
     Ok(pattern)

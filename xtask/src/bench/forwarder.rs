@@ -1,4 +1,4 @@
-//! Setting a contestant up in the node.
+//! Sets a contestant up in the node.
 
 use std::path::{Path, PathBuf};
 
@@ -13,24 +13,23 @@ use super::plan::Contestant;
 use super::topology::{Topology, UPLINK};
 use super::traffic::{Redirect, Sink};
 
-/// What holds a contestant in place.
+/// What keeps a contestant running. Dropping it ends that.
 pub enum Forwarder {
-    /// The kernel's tables do.
+    /// Rules in the kernel; they go with the namespace.
     Kernel,
-    /// A sink at the uplink.
     Ceiling(Sink),
-    /// Programs at both ends.
+    /// XDP programs at both ends of the node.
     Redirect(#[expect(dead_code, reason = "detaches when dropped")] Redirect),
-    /// A process.
+    /// The process of office-bridge.
     Bridge(Bridge),
 }
 
-/// The programs that are measured and that measure.
+/// Files of the programs that are measured and that measure.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// office-bridge.
+    /// The executable of office-bridge.
     pub bridge: PathBuf,
-    /// The object with the generator and the sink.
+    /// The eBPF object with the generator and the sink.
     pub traffic: PathBuf,
 }
 
@@ -52,7 +51,8 @@ pub fn set_up(
                 let kube_proxy = NodeRules {
                     kube_proxy: true,
                     masquerade: false,
-                    // The recipe's rules do that, and keep the client's port if they can: replies are known then.
+                    // The recipe's own rules masquerade, and they keep the client's port where it is free, so that the
+                    // bench knows which replies to send.
                     service_masquerade: false,
                     firewall: Firewall::Open,
                 };

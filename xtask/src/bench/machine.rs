@@ -1,4 +1,4 @@
-//! The machine that is measured on.
+//! The machine that the bench runs on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,21 +10,21 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// What a report tells of it.
+/// What the report says about it.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// `uname -r`.
     pub kernel: String,
-    /// The CPU's name and how many of them.
+    /// Number and model name of the CPUs.
     pub cpu: String,
-    /// Today, in UTC.
+    /// Date and time of the run, in UTC.
     pub date: String,
     /// What `iptables --version` says.
     pub iptables: String,
 }
 
 impl Facts {
-    /// Of this machine, now.
+    /// Reads them.
     pub fn collect() -> Result<Self> {
         let cpus = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
         let model = cpus
@@ -49,17 +49,17 @@ fn printed(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// One of the CPUs.
+/// A CPU that a thread can be pinned to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cpu {
-    /// The first one that may be used.
+    /// The first one that this process may use.
     First,
-    /// The last one, which is the first where there is no other.
+    /// The last one that it may use; with a single CPU the same one.
     Last,
 }
 
-/// Keeps the calling thread, and those that it starts, on one CPU, so that a path's work is not now on one and now on two.
-pub fn stay_on(cpu: Cpu) -> Result<()> {
+/// Pins the calling thread, and those that it starts, to one CPU: figures differ between one CPU and two.
+pub fn pin_thread(cpu: Cpu) -> Result<()> {
     let this = Pid::from_raw(0);
     let allowed = sched_getaffinity(this).context("ask which CPUs there are")?;
     let mut usable = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
@@ -72,8 +72,8 @@ pub fn stay_on(cpu: Cpu) -> Result<()> {
     sched_setaffinity(this, &one).context("stay on one CPU")
 }
 
-/// Goes before other programs on this machine, with threads and programs that are started from now on.
-pub fn go_first() -> Result<()> {
+/// Raises the priority of this process, and of the threads and programs that it starts from now on.
+pub fn raise_priority() -> Result<()> {
     let own = std::process::id().to_string();
     let arguments = ["-n", "-10", "-p", &own];
     let mut renice = Command::new("renice");
@@ -83,8 +83,8 @@ pub fn go_first() -> Result<()> {
         .with_context(|| format!("renice {}", arguments.join(" ")))
 }
 
-/// Waits, but not for long, until nothing uses the CPUs: the kernel removes a namespace after it is gone.
-pub fn settle() {
+/// Waits until the CPUs are idle, at most half a second: the kernel removes a namespace in the background.
+pub fn wait_until_idle() {
     const LIMIT: Duration = Duration::from_millis(500);
     const WINDOW: Duration = Duration::from_millis(40);
     let started = Instant::now();
@@ -102,7 +102,7 @@ pub fn settle() {
     }
 }
 
-/// Ticks that all CPUs were busy, and all ticks.
+/// Busy ticks and total ticks of all CPUs, from `/proc/stat`.
 fn cpu_time() -> Option<(u64, u64)> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     let ticks: Vec<u64> = text
@@ -117,18 +117,18 @@ fn cpu_time() -> Option<(u64, u64)> {
     Some((all - idle, all))
 }
 
-/// Room for a million connections in `nf_conntrack`, which has one size for all namespaces. Dropping it puts back what
-/// was there.
+/// Raises the limit of `nf_conntrack`, which all namespaces share, to a million connections. Dropping it restores the old
+/// limit.
 #[derive(Debug)]
-pub struct ConntrackRoom {
+pub struct ConntrackLimit {
     before: Vec<(PathBuf, String)>,
 }
 
-impl ConntrackRoom {
-    /// How many connections there is room for.
+impl ConntrackLimit {
+    /// The limit, in connections.
     pub const MAX: u32 = 1 << 21;
 
-    /// Makes room. Buckets come before the maximum, which the kernel derives from them.
+    /// Sets buckets first, then the limit: the kernel derives the limit from the number of buckets.
     pub fn make() -> Result<Self> {
         let wanted = [
             ("nf_conntrack_buckets", Self::MAX / 2),
@@ -147,7 +147,7 @@ impl ConntrackRoom {
     }
 }
 
-impl Drop for ConntrackRoom {
+impl Drop for ConntrackLimit {
     fn drop(&mut self) {
         for (path, value) in &self.before {
             if let Err(error) = fs::write(path, value.trim()) {
@@ -161,8 +161,8 @@ impl Drop for ConntrackRoom {
     }
 }
 
-/// Octets of one connection in `nf_conntrack`: the object in its slab, and the bucket's head that
-/// each has with as many buckets as connections, the kernel's own choice.
+/// Octets of one connection in `nf_conntrack`: its object in the slab, and one bucket head, as the kernel makes as many
+/// buckets as connections.
 pub fn conntrack_entry_size() -> Result<u32> {
     let slabs = fs::read_to_string("/proc/slabinfo").context("read /proc/slabinfo")?;
     let object: u32 = slabs

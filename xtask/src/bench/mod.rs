@@ -1,17 +1,16 @@
-//! `cargo xtask bench`: office-bridge beside what it replaces, and beside what the machine can do.
+//! `cargo xtask bench`: office-bridge, what it replaces, and the limits of the machine.
 //!
-//! Contestants take turns, round after round, so that what else the machine does meets all of them. The map, in the order
-//! in which a run uses it:
+//! All contestants are measured in every round, so that other load on the machine affects each of them. The modules, in
+//! the order of a run:
 //!
-//! * [`plan`] says what is measured, [`machine`] what on;
+//! * [`plan`] says what is measured, [`machine`] on which machine;
 //! * [`topology`] builds three namespaces, [`forwarder`] sets a contestant up in the middle one: netfilter's rules, or
 //!   [`bridge`] with the services of [`cluster`];
-//! * [`traffic`] sends and counts packets, [`gauge`] takes a program's time, both with the programs of
-//!   `bridge-ebpf/src/traffic`, whose tables' [`layout`] is theirs; [`stage`] says which packets;
+//! * [`traffic`] sends and counts packets, [`program_timer`] measures programs; both use the programs and the tables'
+//!   [`layout`] of `bridge-ebpf/src/traffic`; [`workload`] says which packets;
 //! * [`packets`], [`sockets`] and [`cost`] measure;
-//! * [`results`] keeps the figures, [`bars`] judges them, [`report`] and [`plot`] show them.
+//! * [`results`] keeps the figures, [`goals`] judges them, [`report`] and [`plot`] show them.
 
-mod bars;
 mod bridge;
 mod cluster;
 mod cost;
@@ -23,7 +22,7 @@ mod cost;
 )]
 mod flows;
 mod forwarder;
-mod gauge;
+mod goals;
 #[path = "../../../bridge-ebpf/src/traffic/layout.rs"]
 #[expect(
     clippy::inline_always,
@@ -34,12 +33,13 @@ mod machine;
 mod packets;
 mod plan;
 mod plot;
+mod program_timer;
 mod report;
 mod results;
 mod sockets;
-mod stage;
 mod topology;
 mod traffic;
+mod workload;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,38 +55,38 @@ use crate::workspace::Workspace;
 use crate::{build, ebpf, host};
 
 use self::forwarder::{Forwarder, Programs};
-use self::machine::{ConntrackRoom, Facts};
+use self::machine::{ConntrackLimit, Facts};
 use self::packets::Range;
-use self::plan::{Cell, Contestant, Key, Scope, Visit};
+use self::plan::{Cell, Contestant, Key, Scope, Session};
 use self::results::{Failures, Results};
 use self::sockets::Sockets;
-use self::stage::Stage;
 use self::topology::Topology;
+use self::workload::Setup;
 
-/// What the command line asks for.
+/// The command line.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Three minutes, not the whole.
+    /// Measure what fits three minutes.
     pub quick: bool,
-    /// Only contestants of these names; all if empty.
+    /// Names of contestants; empty for all.
     pub only: Vec<String>,
-    /// How many rounds.
+    /// Number of rounds.
     pub rounds: Option<usize>,
-    /// Where the report goes.
+    /// The report's directory.
     pub output: Option<PathBuf>,
-    /// The JSON of an older run.
+    /// `results.json` of an older run to compare with.
     pub compare: Option<PathBuf>,
 }
 
-/// How much of everything one run measures.
-struct Effort {
+/// The extent of a run.
+struct Parameters {
     scope: Scope,
     rounds: usize,
     window: Duration,
     bulk: u64,
 }
 
-impl Effort {
+impl Parameters {
     fn of(options: &Options) -> Self {
         if options.quick {
             Self {
@@ -106,19 +106,19 @@ impl Effort {
     }
 }
 
-/// Measures and reports.
+/// Measures, and writes the report.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let contestants = contestants(&options.only)?;
     host::ready()?;
     host::install("the bench", &missing(BENCH_TOOLS, find))?;
     let programs = programs(workspace)?;
-    let effort = Effort::of(options);
+    let parameters = Parameters::of(options);
     let interrupted = Interrupt::expect()?.watch()?;
-    machine::go_first()?;
+    machine::raise_priority()?;
     let started = Instant::now();
     let (results, failures) = {
-        let _room = ConntrackRoom::make()?;
-        measure(&effort, &contestants, &programs, interrupted)?
+        let _limit = ConntrackLimit::make()?;
+        measure(&parameters, &contestants, &programs, interrupted)?
     };
     let facts = Facts::collect()?;
     let commit = workspace.commit().unwrap_or_else(|| "unknown".to_owned());
@@ -130,13 +130,13 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         }
     });
     fs::create_dir_all(&output).with_context(|| format!("create {}", output.display()))?;
-    let plots = plot::draw(&results, &effort.scope, &output)?;
+    let plots = plot::draw(&results, &parameters.scope, &output)?;
     let run = report::Run {
         facts: &facts,
         commit: &commit,
-        rounds: effort.rounds,
+        rounds: parameters.rounds,
         took: started.elapsed(),
-        scope: &effort.scope,
+        scope: &parameters.scope,
         failures: &failures,
         plots: &plots,
     };
@@ -160,7 +160,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds what is measured; `$OFFICE_BRIDGE_BIN` is taken instead, as the tests do.
+/// Builds office-bridge, unless `$OFFICE_BRIDGE_BIN` names one, and the traffic programs.
 fn programs(workspace: &Workspace) -> Result<Programs> {
     let bridge = if let Some(binary) = env::var_os("OFFICE_BRIDGE_BIN") {
         ebpf::build(workspace)?;
@@ -190,25 +190,25 @@ fn contestants(only: &[String]) -> Result<Vec<Contestant>> {
 }
 
 fn measure(
-    effort: &Effort,
+    parameters: &Parameters,
     contestants: &[Contestant],
     programs: &Programs,
     interrupted: &AtomicBool,
 ) -> Result<(Results, Failures)> {
-    let visits = effort.scope.visits(contestants);
+    let sessions = parameters.scope.sessions(contestants);
     let mut results = Results::default();
     let mut failures = Failures::new();
-    for round in 0..effort.rounds {
-        step(&format!("Round {} of {}", round + 1, effort.rounds));
-        // Nobody always comes first, or after the same one.
-        let turn = round * visits.len() / effort.rounds;
-        for visit in visits[turn..].iter().chain(&visits[..turn]) {
-            let name = visit.name();
+    for round in 0..parameters.rounds {
+        step(&format!("Round {} of {}", round + 1, parameters.rounds));
+        // Each round begins with another session, so that none is always first or always after the same one.
+        let turn = round * sessions.len() / parameters.rounds;
+        for session in sessions[turn..].iter().chain(&sessions[..turn]) {
+            let name = session.name();
             if failures.contains_key(&name) {
                 continue;
             }
             let begun = Instant::now();
-            let outcome = pay(visit, effort, programs, interrupted, &mut results);
+            let outcome = measure_session(session, parameters, programs, interrupted, &mut results);
             if interrupted.load(Ordering::Relaxed) {
                 bail!("interrupted");
             }
@@ -222,41 +222,45 @@ fn measure(
     Ok((results, failures))
 }
 
-/// Pays a visit: sets the contestant up, measures, and removes everything.
-fn pay(
-    visit: &Visit,
-    effort: &Effort,
+/// Sets the contestant up, measures, and removes everything.
+fn measure_session(
+    session: &Session,
+    parameters: &Parameters,
     programs: &Programs,
     interrupted: &AtomicBool,
     results: &mut Results,
 ) -> Result<()> {
-    let cluster = cluster::with_services(visit.services)?;
-    let topology = Topology::open(visit.network, &cluster.nodes)?;
-    let (contestant, capacity) = (visit.contestant, visit.flow_capacity());
+    let cluster = cluster::with_services(session.services)?;
+    let topology = Topology::open(session.network, &cluster.nodes)?;
+    let (contestant, capacity) = (session.contestant, session.flow_capacity());
     let mut forwarder = forwarder::set_up(contestant, programs, &topology, &cluster, capacity)?;
-    let stage = Stage {
+    let setup = Setup {
         topology: &topology,
         nodes: &cluster.nodes,
-        services: visit.services,
-        translates: visit.contestant.translates(),
+        services: session.services,
+        translates: session.contestant.translates(),
     };
-    let nat = stage.nat();
-    let mut bench = if visit.cells.iter().any(|cell| cell.needs_sockets()) {
-        Bench::Sockets(Sockets::open(&topology, visit.contestant, effort.bulk)?)
+    let nat = setup.nat();
+    let mut bench = if session.cells.iter().any(|cell| cell.needs_sockets()) {
+        Bench::Sockets(Sockets::open(
+            &topology,
+            session.contestant,
+            parameters.bulk,
+        )?)
     } else {
-        Bench::Packets(Range::new(stage, &programs.traffic, effort.window)?)
+        Bench::Packets(Range::new(setup, &programs.traffic, parameters.window)?)
     };
-    machine::settle();
-    for &cell in &visit.cells {
+    machine::wait_until_idle();
+    for &cell in &session.cells {
         if interrupted.load(Ordering::Relaxed) {
             bail!("interrupted");
         }
-        let before = in_xdp(visit, cell, &forwarder)?;
+        let before = in_xdp(session, cell, &forwarder)?;
         let value = bench
-            .measure(cell, visit, &mut forwarder, programs)
+            .measure(cell, session, &mut forwarder, programs)
             .with_context(|| cell.to_string())?;
         if let Some(((all, xdp), (all_before, xdp_before))) =
-            in_xdp(visit, cell, &forwarder)?.zip(before)
+            in_xdp(session, cell, &forwarder)?.zip(before)
         {
             let (all, xdp) = (all - all_before, xdp - xdp_before);
             ensure!(
@@ -264,23 +268,23 @@ fn pay(
                 "{cell}: of {all} packets that office-bridge has forwarded, XDP has only {xdp}"
             );
         }
-        results.add(visit.key(cell), value);
+        results.add(session.key(cell), value);
     }
     if let Bench::Sockets(sockets) = &bench
-        && visit.contestant.translates()
+        && session.contestant.translates()
     {
         sockets.check_source(nat)?;
     }
     drop(bench);
     drop(forwarder);
     drop(topology);
-    machine::settle();
+    machine::wait_until_idle();
     Ok(())
 }
 
-/// What the XDP path's bridge has forwarded, where it has to forward in XDP: known flows.
-fn in_xdp(visit: &Visit, cell: Cell, forwarder: &Forwarder) -> Result<Option<(u64, u64)>> {
-    match (visit.contestant, cell, forwarder) {
+/// Packets that the bridge has forwarded, in total and in XDP, if all packets of this cell have to be forwarded in XDP.
+fn in_xdp(session: &Session, cell: Cell, forwarder: &Forwarder) -> Result<Option<(u64, u64)>> {
+    match (session.contestant, cell, forwarder) {
         (Contestant::Xdp, Cell::Rate { .. }, Forwarder::Bridge(bridge)) => {
             bridge.forwarded().map(Some)
         }
@@ -288,7 +292,7 @@ fn in_xdp(visit: &Visit, cell: Cell, forwarder: &Forwarder) -> Result<Option<(u6
     }
 }
 
-/// What stands at the two ends of a contestant.
+/// The two ends of a contestant: packet generators and sinks, or hosts with sockets.
 enum Bench<'a> {
     Packets(Range<'a>),
     Sockets(Sockets),
@@ -298,7 +302,7 @@ impl Bench<'_> {
     fn measure(
         &mut self,
         cell: Cell,
-        visit: &Visit,
+        session: &Session,
         forwarder: &mut Forwarder,
         programs: &Programs,
     ) -> Result<f64> {
@@ -320,20 +324,20 @@ impl Bench<'_> {
             }
             (Self::Packets(range), Cell::Program(packet), Forwarder::Bridge(bridge)) => {
                 let object = &programs.traffic;
-                cost::nanoseconds(range, object, bridge, visit.contestant, packet)
+                cost::nanoseconds(range, object, bridge, session.contestant, packet)
             }
             (_, Cell::FlowMemory, Forwarder::Bridge(bridge)) => bridge.flow_memory(),
             (_, Cell::FlowMemory, _) => machine::conntrack_entry_size().map(f64::from),
             (Self::Sockets(sockets), Cell::Bulk(direction), _) => sockets.bulk(direction),
             (Self::Sockets(sockets), Cell::Response, _) => sockets.response(),
             (Self::Sockets(sockets), Cell::Connects, _) => sockets.connects(),
-            _ => bail!("{} has no {cell}", visit.contestant),
+            _ => bail!("{} has no {cell}", session.contestant),
         }
     }
 }
 
-impl Visit {
-    /// What tells it from the others of a round.
+impl Session {
+    /// A name that no other session of a round has.
     pub fn name(&self) -> String {
         let Self {
             network,

@@ -8,82 +8,80 @@ use anyhow::{Result, bail, ensure};
 
 use super::layout::DISTINCT;
 use super::plan::{Direction, Target};
-use super::stage::{Scene, Stage};
 use super::topology::{OFFICE, WORKER};
 use super::traffic::{Counted, Generator, Sent, Sink};
+use super::workload::{Setup, Workload};
 
-/// Packets of one run of the generator.
+/// Packets in one call of the generator.
 const CHUNK: u32 = 1 << 17;
 /// Packets whose checksums are verified before a measurement.
 const VERIFIED: u32 = 1 << 10;
-/// New flows have numbers from here on, so that others may be measured after them.
+/// Number of the first new flow: above those of the other measurements, so that a new flow has never had a packet.
 const FIRST_NEW: u32 = 3_000_000;
 
-/// A topology with a generator and with a sink at either end.
+/// A generator, and a sink at either end.
 pub struct Range<'a> {
-    stage: Stage<'a>,
+    setup: Setup<'a>,
     generator: Generator,
     office: Sink,
     worker: Sink,
-    /// At least so long is measured.
+    /// Least duration of a measurement.
     window: Duration,
 }
 
 impl<'a> Range<'a> {
-    /// Attaches the sinks.
-    pub fn new(stage: Stage<'a>, object: &Path, window: Duration) -> Result<Self> {
+    pub fn new(setup: Setup<'a>, object: &Path, window: Duration) -> Result<Self> {
         Ok(Self {
             generator: Generator::load(object)?,
-            office: Sink::attach(object, &stage.topology.office, OFFICE)?,
-            worker: Sink::attach(object, &stage.topology.worker, WORKER)?,
-            stage,
+            office: Sink::attach(object, &setup.topology.office, OFFICE)?,
+            worker: Sink::attach(object, &setup.topology.worker, WORKER)?,
+            setup,
             window,
         })
     }
 
-    /// What is where.
-    pub fn stage(&self) -> &Stage<'a> {
-        &self.stage
+    pub fn setup(&self) -> &Setup<'a> {
+        &self.setup
     }
 
-    /// Delivered packets a second of `flows` flows, each of which has had packets before.
+    /// Packets delivered a second, of `flows` flows that are open already.
     pub fn rate(&mut self, direction: Direction, target: Target, flows: u32) -> Result<f64> {
         self.open(target, flows)?;
-        let scene = self.stage.scene(direction, target, 0, flows)?;
-        self.verify(direction, scene)?;
-        self.generator.start(scene.pattern)?;
+        let workload = self.setup.workload(direction, target, 0, flows)?;
+        self.verify(direction, workload)?;
+        self.generator.start(workload.pattern)?;
         let before = self.counted(direction)?;
         let mut total = Sent {
             packets: 0,
             elapsed: Duration::ZERO,
         };
         while total.elapsed < self.window || total.packets < u64::from(flows) {
-            let sent = self.send(direction, scene, CHUNK)?;
+            let sent = self.send(direction, workload, CHUNK)?;
             total.packets += sent.packets;
             total.elapsed += sent.elapsed;
         }
         self.delivered(direction, before, total)
     }
 
-    /// Delivered packets a second where each opens a flow.
+    /// Packets delivered a second, each of which opens a flow.
     pub fn new_flows(&mut self, target: Target, flows: u32) -> Result<f64> {
         let direction = Direction::Forward;
         let first = if target == Target::Pod { FIRST_NEW } else { 0 };
         ensure!(first + flows <= DISTINCT, "{flows} flows are not distinct");
-        let scene = self.stage.scene(direction, target, first, flows)?;
-        self.expect(direction, scene, false)?;
-        self.generator.start(scene.pattern)?;
+        let workload = self.setup.workload(direction, target, first, flows)?;
+        self.expect(direction, workload, false)?;
+        self.generator.start(workload.pattern)?;
         let before = self.counted(direction)?;
-        let sent = self.send(direction, scene, flows)?;
+        let sent = self.send(direction, workload, flows)?;
         self.delivered(direction, before, sent)
     }
 
-    /// What a sink at the uplink counts.
+    /// Packets a second at a sink on the uplink: the rate of the generator.
     pub fn ceiling(&mut self, uplink: &mut Sink, flows: u32) -> Result<f64> {
         let direction = Direction::Forward;
-        let scene = self.stage.scene(direction, Target::Pod, 0, flows)?;
-        self.generator.start(scene.pattern)?;
-        let mut expectation = scene.expectation;
+        let workload = self.setup.workload(direction, Target::Pod, 0, flows)?;
+        self.generator.start(workload.pattern)?;
+        let mut expectation = workload.expectation;
         expectation.tunnel_port = 0;
         uplink.expect(expectation)?;
         let mut total = Sent {
@@ -91,31 +89,31 @@ impl<'a> Range<'a> {
             elapsed: Duration::ZERO,
         };
         while total.elapsed < self.window {
-            let sent = self.send(direction, scene, CHUNK)?;
+            let sent = self.send(direction, workload, CHUNK)?;
             total.packets += sent.packets;
             total.elapsed += sent.elapsed;
         }
         rate(Counted::default(), uplink.counted()?, total)
     }
 
-    /// Lets each flow have a packet that opens it. The path may lose some under load: they get a second one.
+    /// Sends each flow the packet that opens it, twice, as the path may lose packets under load.
     pub fn open(&mut self, target: Target, flows: u32) -> Result<()> {
         let direction = Direction::Forward;
-        let scene = self.stage.scene(direction, target, 0, flows)?;
-        self.expect(direction, scene, false)?;
-        self.generator.start(scene.pattern)?;
+        let workload = self.setup.workload(direction, target, 0, flows)?;
+        self.expect(direction, workload, false)?;
+        self.generator.start(workload.pattern)?;
         for _ in 0..2 {
-            self.send(direction, scene, flows.max(VERIFIED))?;
+            self.send(direction, workload, flows.max(VERIFIED))?;
         }
         Ok(())
     }
 
-    /// Checks that packets arrive, and arrive right, before their rate is measured.
-    fn verify(&mut self, direction: Direction, scene: Scene) -> Result<()> {
-        self.expect(direction, scene, true)?;
-        self.generator.start(scene.pattern)?;
+    /// Checks before a measurement that packets arrive as expected.
+    fn verify(&mut self, direction: Direction, workload: Workload) -> Result<()> {
+        self.expect(direction, workload, true)?;
+        self.generator.start(workload.pattern)?;
         let before = self.counted(direction)?;
-        self.send(direction, scene, VERIFIED)?;
+        self.send(direction, workload, VERIFIED)?;
         let after = self.counted(direction)?;
         let bad = after.bad_checksum - before.bad_checksum;
         ensure!(
@@ -127,11 +125,11 @@ impl<'a> Range<'a> {
             elapsed: Duration::from_secs(1),
         };
         rate(before, after, sent)?;
-        self.expect(direction, scene, false)
+        self.expect(direction, workload, false)
     }
 
-    fn expect(&mut self, direction: Direction, scene: Scene, verify: bool) -> Result<()> {
-        let mut expectation = scene.expectation;
+    fn expect(&mut self, direction: Direction, workload: Workload, verify: bool) -> Result<()> {
+        let mut expectation = workload.expectation;
         expectation.verify = verify.into();
         match direction {
             Direction::Forward => self.worker.expect(expectation),
@@ -139,17 +137,17 @@ impl<'a> Range<'a> {
         }
     }
 
-    fn send(&mut self, direction: Direction, scene: Scene, count: u32) -> Result<Sent> {
+    fn send(&mut self, direction: Direction, workload: Workload, count: u32) -> Result<Sent> {
         let from = match direction {
-            Direction::Forward => &self.stage.topology.office,
-            Direction::Reply => &self.stage.topology.worker,
+            Direction::Forward => &self.setup.topology.office,
+            Direction::Reply => &self.setup.topology.worker,
         };
-        let encapsulated = scene.pattern.encapsulated != 0;
+        let encapsulated = workload.pattern.encapsulated != 0;
         self.generator.send(from, encapsulated, count)
     }
 
     fn counted(&self, direction: Direction) -> Result<Counted> {
-        // The last packets may still be on their way.
+        // The last packets may not have arrived yet.
         thread::sleep(Duration::from_millis(2));
         match direction {
             Direction::Forward => self.worker.counted(),
@@ -162,7 +160,7 @@ impl<'a> Range<'a> {
     }
 }
 
-/// Packets a second that arrived as they should; an error if that is not what the path does.
+/// Rate of the packets that arrived as expected; an error if other ones arrived.
 #[expect(clippy::cast_precision_loss, reason = "millions")]
 fn rate(before: Counted, after: Counted, sent: Sent) -> Result<f64> {
     let expected = after.expected - before.expected;

@@ -1,20 +1,19 @@
-//! What is measured: contestants, cells, and the visits that fill them.
+//! What is measured: contestants, cells, and the sessions in which the cells are measured.
 
 use std::fmt;
 
 use lab::Overlay;
 
-/// How the node reaches pods on the worker.
+/// The network between node and worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Network {
-    /// By a route to the worker.
+    /// Routes.
     HostGw,
-    /// Through a kernel VXLAN device, as flannel makes it.
+    /// A VXLAN device of the kernel, as flannel makes it.
     Vxlan,
 }
 
 impl Network {
-    /// Both.
     pub const ALL: [Self; 2] = [Self::HostGw, Self::Vxlan];
 
     /// The lab's name for it.
@@ -35,24 +34,24 @@ impl fmt::Display for Network {
     }
 }
 
-/// What forwards in the node.
+/// What forwards packets in the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Contestant {
-    /// Nothing: packets are dropped by XDP at the uplink. What the generator can do.
+    /// Nothing: XDP drops the packets at the uplink. This is the generator's limit.
     Ceiling,
-    /// A redirect by XDP, nothing translated. What a forwarder can do.
+    /// An XDP redirect without translation. This is the limit of any forwarder.
     Redirect,
-    /// The kernel's forwarding, nothing translated.
+    /// The kernel, without translation.
     Kernel,
-    /// The recipe that office-bridge replaces; services by rules as kube-proxy writes them.
+    /// The iptables rules that office-bridge replaces, and for services the rules of kube-proxy.
     Iptables,
-    /// Masquerading by nftables.
+    /// Masquerading with nftables.
     Nftables,
-    /// office-bridge around netfilter.
+    /// office-bridge with `--datapath stack`.
     Stack,
-    /// office-bridge at TC.
+    /// office-bridge with `--datapath tc`.
     Tc,
-    /// office-bridge at XDP.
+    /// office-bridge with `--datapath xdp`.
     Xdp,
 }
 
@@ -69,7 +68,7 @@ impl Contestant {
         Self::Xdp,
     ];
 
-    /// As `--only` takes it, and as the JSON has it.
+    /// The name for `--only` and in the JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ceiling => "ceiling",
@@ -83,7 +82,7 @@ impl Contestant {
         }
     }
 
-    /// As the tables show it.
+    /// The name in the tables of the report.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Ceiling => "generator alone (dropped at the uplink)",
@@ -107,12 +106,12 @@ impl Contestant {
         }
     }
 
-    /// Whether it translates sources.
+    /// Whether it translates source addresses.
     pub const fn translates(self) -> bool {
         !matches!(self, Self::Ceiling | Self::Redirect | Self::Kernel)
     }
 
-    /// Whether it knows services.
+    /// Whether it translates services to backends.
     pub const fn has_services(self) -> bool {
         matches!(self, Self::Iptables | Self::Tc | Self::Xdp)
     }
@@ -128,16 +127,14 @@ impl fmt::Display for Contestant {
     }
 }
 
-/// What the clients address.
+/// The destinations of the clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
-    /// Pods.
     Pod,
-    /// Services.
     Service,
 }
 
-/// Which way measured packets go.
+/// The direction of the measured packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
     /// From client to pod.
@@ -149,35 +146,32 @@ pub enum Direction {
 /// A packet whose cost in a program is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Packet {
-    /// From a client, of a flow to a pod that is there.
+    /// From a client, of an open flow to a pod.
     ToPod,
-    /// From a client, of a flow to a service that is there.
+    /// From a client, of an open flow to a service.
     ToService,
-    /// From a pod, of a flow that is there.
+    /// From a pod, of an open flow.
     FromPod,
-    /// From a client to nowhere in the cluster.
+    /// From a client to an address outside of the cluster.
     NotOurs,
-    /// Any, in a program that passes it on at once.
+    /// Any packet, in a program that returns at once.
     Baseline,
 }
 
-/// One figure.
+/// A kind of figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cell {
-    /// Packets delivered a second, of flows that are there.
+    /// Packets delivered a second, of open flows.
     Rate {
-        /// Which way.
         direction: Direction,
-        /// Where to.
         target: Target,
-        /// Of how many flows.
+        /// Number of flows.
         flows: u32,
     },
     /// Packets delivered a second, each the first of its flow.
     NewFlows {
-        /// Where to.
         target: Target,
-        /// How many, from an empty table on.
+        /// Number of flows that are opened, beginning with an empty table.
         flows: u32,
     },
     /// Bits a second of one TCP connection.
@@ -188,7 +182,7 @@ pub enum Cell {
     Connects,
     /// Nanoseconds that a program takes for one packet.
     Program(Packet),
-    /// Octets for one flow, both directions.
+    /// Octets of memory for one flow, both directions.
     FlowMemory,
 }
 
@@ -214,7 +208,7 @@ impl Cell {
         }
     }
 
-    /// How many flows its packets are of.
+    /// Number of flows that its packets belong to.
     pub const fn flows(self) -> u32 {
         match self {
             Self::Rate { flows, .. } | Self::NewFlows { flows, .. } => flows,
@@ -222,7 +216,7 @@ impl Cell {
         }
     }
 
-    /// Whether it needs hosts with sockets at both ends, not sinks.
+    /// Whether it is measured with sockets at both ends, not with sinks.
     pub const fn needs_sockets(self) -> bool {
         matches!(self, Self::Bulk(_) | Self::Response | Self::Connects)
     }
@@ -246,21 +240,16 @@ impl fmt::Display for Cell {
     }
 }
 
-/// A figure's place among all.
+/// What a figure is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// How pods are reached.
     pub network: Network,
-    /// Who forwards.
     pub contestant: Contestant,
-    /// How many services there are.
     pub services: u32,
-    /// What was measured.
     pub cell: Cell,
 }
 
 impl Key {
-    /// The place of a cell.
     pub const fn new(network: Network, contestant: Contestant, services: u32, cell: Cell) -> Self {
         Self {
             network,
@@ -286,21 +275,18 @@ impl fmt::Display for Key {
     }
 }
 
-/// One contestant set up once, and what is measured then, in this order.
+/// One contestant that is set up once, and the cells that are measured then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Visit {
-    /// How pods are reached.
+pub struct Session {
     pub network: Network,
-    /// Who forwards.
     pub contestant: Contestant,
-    /// How many services there are.
     pub services: u32,
-    /// What to measure.
+    /// In the order of measurement.
     pub cells: Vec<Cell>,
 }
 
-impl Visit {
-    /// Room in a table of flows: office-bridge's default, or more where more than that are opened.
+impl Session {
+    /// Capacity of the table of flows: the default of office-bridge, or more if more flows are opened.
     pub fn flow_capacity(&self) -> u32 {
         const DEFAULT: u32 = 1 << 18;
         let opened: u32 = self.cells.iter().map(|cell| cell.flows()).sum();
@@ -308,26 +294,26 @@ impl Visit {
     }
 }
 
-/// How much is measured.
+/// What a run measures.
 #[derive(Clone, Debug)]
 pub struct Scope {
-    /// Numbers of flows.
+    /// Numbers of flows that packet rates are measured with.
     pub flows: &'static [u32],
-    /// Numbers of services.
+    /// Numbers of services that packet rates are measured with.
     pub services: &'static [u32],
-    /// New flows to pods in one go.
+    /// Number of new flows to pods in one measurement.
     pub new_flows: u32,
 }
 
 /// The usual number of flows.
 pub const FLOWS: u32 = 1_000;
-/// From here on flows are many.
+/// From this number of flows on a cell needs larger tables.
 const MANY_FLOWS: u32 = 1_000_000;
-/// New flows to services in one go: one service with one backend has no more NAT ports than for these.
+/// Number of new flows to services in one measurement: a service with one backend has not more NAT ports.
 pub const NEW_SERVICE_FLOWS: u32 = 16_384;
 
 impl Scope {
-    /// All of it.
+    /// Everything.
     pub const FULL: Self = Self {
         flows: &[1, FLOWS, 60_000, 1_000_000],
         services: &[1, 1_000, 10_000],
@@ -340,14 +326,14 @@ impl Scope {
         new_flows: 1 << 16,
     };
 
-    /// One round of visits, each with another name.
-    pub fn visits(&self, contestants: &[Contestant]) -> Vec<Visit> {
-        let mut visits = Vec::new();
+    /// The sessions of one round.
+    pub fn sessions(&self, contestants: &[Contestant]) -> Vec<Session> {
+        let mut sessions = Vec::new();
         for network in Network::ALL {
             for &contestant in contestants.iter().filter(|one| one.runs_on(network)) {
-                let mut visit = |services, cells: Vec<Cell>| {
+                let mut session = |services, cells: Vec<Cell>| {
                     if !cells.is_empty() {
-                        visits.push(Visit {
+                        sessions.push(Session {
                             network,
                             contestant,
                             services,
@@ -355,23 +341,23 @@ impl Scope {
                         });
                     }
                 };
-                visit(0, self.pod_cells(contestant));
-                visit(0, self.many_flows_cells(contestant));
-                visit(0, socket_cells(contestant));
+                session(0, self.pod_cells(contestant));
+                session(0, self.many_flows_cells(contestant));
+                session(0, socket_cells(contestant));
                 if contestant.has_services() {
-                    // The number of services does not depend on the network: one of them is enough.
+                    // Services cost the same on both networks: one of them is enough.
                     let counts = if network == Network::Vxlan {
                         self.services
                     } else {
                         &self.services[..1]
                     };
                     for &services in counts {
-                        visit(services, service_cells(contestant, services));
+                        session(services, service_cells(contestant, services));
                     }
                 }
             }
         }
-        visits
+        sessions
     }
 
     fn pod_cells(&self, contestant: Contestant) -> Vec<Cell> {
@@ -387,8 +373,8 @@ impl Scope {
         cells
     }
 
-    /// What needs larger tables than office-bridge has by default, in which everything else would cost more, too: in the
-    /// first of them come new flows, while they are empty.
+    /// Cells that need larger tables than the default of office-bridge. They have a session of their own, as larger tables
+    /// make every lookup slower. New flows come first, while the tables are empty.
     fn many_flows_cells(&self, contestant: Contestant) -> Vec<Cell> {
         if contestant == Contestant::Ceiling {
             return Vec::new();
@@ -456,7 +442,7 @@ mod tests {
 
     #[test]
     fn no_two_flows_to_pods_have_a_tuple_in_common_before_or_after_nat() {
-        // Every 13th of five million: enough to meet each port and pod.
+        // Every 13th of five million flows has each port and each pod.
         let numbers = || (0..DISTINCT).step_by(13);
         let before: BTreeSet<_> = numbers()
             .map(|number| tuple(kind::TO_POD, number, 1, 1))
@@ -490,18 +476,18 @@ mod tests {
     #[test]
     fn each_visit_of_a_round_has_a_name_of_its_own() {
         for scope in [Scope::FULL, Scope::QUICK] {
-            let visits = scope.visits(&Contestant::ALL);
-            let names: BTreeSet<_> = visits.iter().map(Visit::name).collect();
-            assert_eq!(names.len(), visits.len(), "{names:?}");
+            let sessions = scope.sessions(&Contestant::ALL);
+            let names: BTreeSet<_> = sessions.iter().map(Session::name).collect();
+            assert_eq!(names.len(), sessions.len(), "{names:?}");
         }
     }
 
     #[test]
     fn no_figure_is_taken_twice_in_a_round() {
-        let visits = Scope::FULL.visits(&Contestant::ALL);
-        let cells = visits.iter().flat_map(|visit| {
-            let place = (visit.network, visit.contestant, visit.services);
-            visit.cells.iter().map(move |cell| (place, *cell))
+        let sessions = Scope::FULL.sessions(&Contestant::ALL);
+        let cells = sessions.iter().flat_map(|session| {
+            let place = (session.network, session.contestant, session.services);
+            session.cells.iter().map(move |cell| (place, *cell))
         });
         let count = cells.clone().count();
         assert_eq!(cells.collect::<BTreeSet<_>>().len(), count);

@@ -1,4 +1,4 @@
-//! SVG plots: what a packet costs.
+//! SVG plots of the time per packet.
 
 use std::fs;
 use std::path::Path;
@@ -11,24 +11,24 @@ use super::plan::{
 };
 use super::results::Results;
 
-/// Of a chart of lines, with the legend beside it.
+/// Size of a line chart with its legend, in pixels.
 const SIZE: (u32, u32) = (1080, 440);
 const LEGEND: u32 = 350;
 const FONT: &str = "sans-serif";
 
-/// A file, and what it shows.
+/// A plot that was written.
 #[derive(Clone, Debug)]
 pub struct Plot {
-    /// Name of the file in the report's directory.
+    /// Name of the file, in the directory of the report.
     pub file: String,
-    /// What it shows.
+    /// The title.
     pub title: String,
 }
 
-/// A contestant's line: numbers of flows or services, and nanoseconds.
+/// The points of a contestant: number of flows or services, and nanoseconds.
 type Line = (Contestant, Vec<(f64, f64)>);
 
-/// Draws everything that there are figures for.
+/// Draws the plots that there are figures for.
 pub fn draw(results: &Results, scope: &Scope, directory: &Path) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
     for network in Network::ALL {
@@ -114,7 +114,7 @@ fn lines(numbers: &[u32], cost: impl Fn(Contestant, u32) -> Option<f64>) -> Vec<
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// Writes the file, an empty one if there is nothing to draw.
+/// Writes the file; without figures an empty one.
 fn write(
     plot: &Plot,
     directory: &Path,
@@ -129,7 +129,7 @@ fn write(
     Ok(())
 }
 
-/// The same in every plot.
+/// A contestant has the same colour in every plot.
 fn colour(contestant: Contestant) -> RGBAColor {
     let place = Contestant::ALL.iter().position(|&one| one == contestant);
     Palette99::pick(place.unwrap_or_default()).to_rgba()
@@ -195,7 +195,7 @@ fn chart(text: &mut String, plot: &Plot, against: &str, lines: &[Line]) -> Drawn
     Ok(())
 }
 
-/// Bars of nanoseconds, one below the other.
+/// Horizontal bars of nanoseconds.
 #[expect(clippy::cast_possible_truncation, reason = "pixels")]
 fn bars(text: &mut String, plot: &Plot, costs: &[(Contestant, f64)]) -> Drawn {
     const ROW: i32 = 30;

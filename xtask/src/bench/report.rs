@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::bars::{self, Goal};
+use super::goals::{self, Bound};
 use super::machine::Facts;
 use super::plan::{
     Cell, Contestant, Direction, FLOWS, Key, NEW_SERVICE_FLOWS, Network, Packet, Scope, Target,
@@ -11,30 +11,24 @@ use super::plan::{
 use super::plot::Plot;
 use super::results::{Failures, Results, Summary};
 
-/// What the report tells of the run itself.
+/// The circumstances of the run.
 pub struct Run<'a> {
-    /// The machine.
     pub facts: &'a Facts,
-    /// What was measured.
+    /// The measured commit.
     pub commit: &'a str,
-    /// How often.
     pub rounds: usize,
-    /// How long that took.
+    /// The duration of the run.
     pub took: Duration,
-    /// How much was measured.
     pub scope: &'a Scope,
-    /// What could not be.
     pub failures: &'a Failures,
-    /// What was drawn.
     pub plots: &'a [Plot],
 }
 
-/// The whole report.
 pub fn markdown(results: &Results, run: &Run<'_>) -> String {
     let mut text = String::new();
     let parts = [
         introduction(run),
-        bars(results, run.scope),
+        goals(results, run.scope),
         rates(results),
         flows(results, run.scope),
         services(results, run.scope),
@@ -70,26 +64,26 @@ fn introduction(run: &Run<'_>) -> String {
     )
 }
 
-fn bars(results: &Results, scope: &Scope) -> String {
+fn goals(results: &Results, scope: &Scope) -> String {
     let mut text = String::from(
-        "## What has to be reached\n\n| what | bar | reached | |\n|---|---|---|---|\n",
+        "## What has to be reached\n\n| what | goal | reached | |\n|---|---|---|---|\n",
     );
-    for bar in bars::judge(results, scope) {
-        let goal = match bar.goal {
-            Goal::AtLeast(least) => format!("≥ {}", bar.write(least)),
-            Goal::AtMost(most) => format!("≤ {}", bar.write(most)),
-            Goal::Shown => String::new(),
+    for goal in goals::judge(results, scope) {
+        let bound = match goal.bound {
+            Bound::AtLeast(least) => format!("≥ {}", goal.write(least)),
+            Bound::AtMost(most) => format!("≤ {}", goal.write(most)),
+            Bound::Shown => String::new(),
         };
-        let reached = bar
+        let reached = goal
             .reached
-            .map_or_else(|| "not measured".into(), |reached| bar.write(reached));
-        let verdict = match bar.is_held() {
+            .map_or_else(|| "not measured".into(), |reached| goal.write(reached));
+        let verdict = match goal.is_met() {
             Some(true) => "held",
             Some(false) => "**missed**",
             None => "",
         };
-        let what = &bar.what;
-        let _ = writeln!(text, "| {what} | {goal} | {reached} | {verdict} |");
+        let what = &goal.what;
+        let _ = writeln!(text, "| {what} | {bound} | {reached} | {verdict} |");
     }
     text
 }
@@ -106,7 +100,7 @@ fn shown(summary: Option<Summary>, unit: f64, digits: usize) -> String {
     })
 }
 
-/// A table with a row for each contestant that has a figure in it.
+/// A table with a row for each contestant that has a figure.
 fn table(head: &[String], columns: usize, cell: impl Fn(Contestant, usize) -> String) -> String {
     let mut text = format!(
         "| |{}|\n|---|{}\n",
@@ -310,9 +304,9 @@ fn failures(failures: &Failures) -> String {
         return String::new();
     }
     let mut text = String::from("## Not measured\n\n");
-    for (visit, error) in failures {
+    for (session, error) in failures {
         let first = error.lines().next().unwrap_or_default();
-        let _ = writeln!(text, "* {visit}: {first}");
+        let _ = writeln!(text, "* {session}: {first}");
     }
     text
 }

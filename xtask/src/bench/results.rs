@@ -1,4 +1,4 @@
-//! Figures, and the JSON that keeps them.
+//! Figures, and the JSON file that they are kept in.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,43 +10,40 @@ use serde_json::{Value, json};
 use super::machine::Facts;
 use super::plan::Key;
 
-/// All figures of a run, in the order in which they were taken.
+/// All figures of a run, in the order of the rounds.
 #[derive(Clone, Debug, Default)]
 pub struct Results {
     samples: BTreeMap<Key, Vec<f64>>,
 }
 
-/// Errors, by the name of the visit in which something could not be measured.
+/// Errors, by the name of the session in which something could not be measured.
 pub type Failures = BTreeMap<String, String>;
 
-/// What the rounds say of one cell.
+/// The figures of one cell, from all rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
-    /// The middle one; of two, their mean.
+    /// The middle figure; with an even number of them, the mean of the two in the middle.
     pub median: f64,
-    /// The least.
     pub min: f64,
-    /// The greatest.
     pub max: f64,
 }
 
 impl Results {
-    /// Adds a figure.
     pub fn add(&mut self, key: Key, value: f64) {
         self.samples.entry(key).or_default().push(value);
     }
 
-    /// What was measured there, if anything was.
+    /// `None` if nothing was measured.
     pub fn get(&self, key: Key) -> Option<Summary> {
         summary(self.samples.get(&key)?)
     }
 
-    /// The median there.
+    /// `None` if nothing was measured.
     pub fn median(&self, key: Key) -> Option<f64> {
         Some(self.get(key)?.median)
     }
 
-    /// As JSON: what two commits are compared by.
+    /// The JSON that a later run is compared with.
     pub fn to_json(&self, facts: &Facts, commit: &str) -> Value {
         let cells: Vec<Value> = self
             .samples
@@ -65,7 +62,7 @@ impl Results {
         })
     }
 
-    /// A table of the medians of this run beside those of an older one.
+    /// A table of the medians of this run and of an older one.
     pub fn compare(&self, older: &Path) -> Result<String> {
         let text =
             std::fs::read_to_string(older).with_context(|| format!("read {}", older.display()))?;

@@ -1,4 +1,4 @@
-//! What programs notice: TCP connections of a client to a pod.
+//! TCP connections of a client to a pod: throughput, latency and connection rate.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -16,19 +16,19 @@ use super::machine::{self, Cpu};
 use super::plan::{Contestant, Direction};
 use super::topology::{POD, Topology};
 
-/// A client and a pod that serves, each on a CPU of its own where there are two: where the scheduler puts them by itself
-/// decides more than what is between them.
+/// A client and a server in a pod. With two CPUs each has its own: otherwise the scheduler's placement has more effect on
+/// the figures than the forwarder.
 pub struct Sockets {
     client: Host,
     server: Host,
     bulk: u64,
 }
 
-/// Bulk transfers of one measurement, of which the median counts.
+/// Number of bulk transfers in one measurement, which is their median.
 const TRANSFERS: usize = 7;
 
 impl Sockets {
-    /// Opens the servers; a bulk transfer has this many octets.
+    /// Starts the servers. `bulk` is the size of a bulk transfer in octets.
     pub fn open(topology: &Topology, contestant: Contestant, bulk: u64) -> Result<Self> {
         if contestant == Contestant::Xdp {
             topology.complete_checksums()?;
@@ -43,14 +43,14 @@ impl Sockets {
             server,
             bulk,
         };
-        // The first connection finds the path's MTU, and tells whether there is one.
+        // The first connection discovers the path MTU, and fails if there is no path.
         sockets
             .client
             .bulk(SocketAddrV4::new(POD, port::BULK), 1 << 20, 1 << 20)?;
         Ok(sockets)
     }
 
-    /// Bits a second.
+    /// Throughput of a bulk transfer in bits a second.
     #[expect(clippy::cast_precision_loss, reason = "gigabytes")]
     pub fn bulk(&self, direction: Direction) -> Result<f64> {
         let (up, down) = match direction {
@@ -65,7 +65,7 @@ impl Sockets {
         Ok(self.bulk as f64 * 8.0 / median(times)?)
     }
 
-    /// Microseconds, the median of many exchanges of a few octets.
+    /// Median latency of small requests on an open connection, in microseconds.
     pub fn response(&self) -> Result<f64> {
         const EXCHANGES: usize = 4_000;
         let times = on(Cpu::First, || {
@@ -80,14 +80,14 @@ impl Sockets {
         median(times)
     }
 
-    /// Connections a second, one after the other.
+    /// Connections opened and closed a second, one after the other.
     pub fn connects(&self) -> Result<f64> {
         const CONNECTS: u16 = 1_000;
-        // They wait to be accepted, so that no program but the client's is in the way.
+        // Nobody accepts them: the kernel completes the handshake, and only the client's program runs.
         let _listener = self.server.run_in(|| listen(CONNECTS))?;
         let to = SocketAddr::V4(SocketAddrV4::new(POD, PORT));
         let elapsed = self.client.run_in(|| {
-            machine::stay_on(Cpu::First)?;
+            machine::pin_thread(Cpu::First)?;
             let started = Instant::now();
             for _ in 0..CONNECTS {
                 TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
@@ -97,7 +97,7 @@ impl Sockets {
         Ok(f64::from(CONNECTS) / elapsed.as_secs_f64())
     }
 
-    /// Checks that the pod have seen the address that the forwarder should give.
+    /// Checks that the pod has seen the source address that the forwarder has to give.
     pub fn check_source(&self, expected: Ipv4Addr) -> Result<()> {
         let peers = self.server.peers(lab::cluster::Protocol::Tcp, port::ECHO);
         let stranger = peers.iter().find(|peer| *peer.ip() != expected);
@@ -109,11 +109,11 @@ impl Sockets {
     }
 }
 
-/// Does `work` on a CPU, together with whatever it starts.
+/// Does `work` in a thread that is pinned to a CPU.
 fn on<T: Send>(cpu: Cpu, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            machine::stay_on(cpu)?;
+            machine::pin_thread(cpu)?;
             work()
         });
         worker
@@ -127,7 +127,7 @@ fn median(mut values: Vec<f64>) -> Result<f64> {
     values.get(values.len() / 2).copied().context("no values")
 }
 
-/// A port that nothing else of the lab uses.
+/// A port that nothing else in the lab uses.
 const PORT: u16 = 5_002;
 
 fn listen(backlog: u16) -> Result<OwnedFd> {

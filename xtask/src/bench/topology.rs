@@ -1,4 +1,4 @@
-//! Three namespaces in a row, as a packet from the office meets them:
+//! Three namespaces in a row, in the order of a packet from the office:
 //!
 //! ```text
 //!  office  o0 ──── u0  node  w0 ──── w1  worker
@@ -22,15 +22,15 @@ use lab::run_dir::RunDir;
 
 use super::plan::Network;
 
-/// The pod that connections go to; packets without a connection go to its neighbours too.
+/// The pod that TCP connections go to. Generated packets go to other addresses of its network too.
 pub const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 2);
 
-/// One end of a cable.
+/// One end of a veth pair.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
-    /// The interface.
+    /// Name of the interface.
     pub name: &'static str,
-    /// Its link-layer address.
+    /// Its MAC address.
     pub mac: [u8; 6],
 }
 
@@ -41,31 +41,30 @@ const fn end(name: &'static str, last: u8) -> End {
     }
 }
 
-/// The office's end.
+/// In the office.
 pub const OFFICE: End = end("o0", 1);
-/// The node's uplink.
 pub const UPLINK: End = end("u0", 2);
-/// The node's end towards the worker.
+/// Of the node, towards the worker.
 pub const CLUSTER: End = end("w0", 3);
-/// The worker's end.
+/// In the worker.
 pub const WORKER: End = end("w1", 4);
 
-/// The namespaces. Dropping it removes them with everything in them.
+/// The namespaces. Dropping it removes them.
 #[derive(Debug)]
 pub struct Topology {
-    /// Where clients are.
+    /// The clients' namespace.
     pub office: Namespace,
-    /// The forwarder under test.
+    /// The namespace of the forwarder under test.
     pub node: Namespace,
-    /// Where pods are.
+    /// The pods' namespace.
     pub worker: Namespace,
-    /// How node and worker reach each other's pods.
+    /// The network between node and worker.
     pub network: Network,
     directory: RunDir,
 }
 
 impl Topology {
-    /// Builds it, without a forwarder in it but the kernel's.
+    /// Builds it, with no forwarder but the kernel.
     pub fn open(network: Network, nodes: &[ClusterNode]) -> Result<Self> {
         let directory = RunDir::create()?;
         let [office, node, worker] =
@@ -87,7 +86,7 @@ impl Topology {
         };
         create(&[&self.office, &self.node, &self.worker])?;
         for namespace in [&self.office, &self.node, &self.worker] {
-            // Without IPv6 nothing but the bench sends.
+            // With IPv6 the kernel would send packets of its own.
             namespace.sysctl(&[
                 ("net/ipv6/conf/default/disable_ipv6", "1"),
                 ("net/ipv6/conf/all/disable_ipv6", "1"),
@@ -168,29 +167,28 @@ impl Topology {
         }
     }
 
-    /// Where the bridge pins its tables.
+    /// The bridge's directory for pins.
     pub fn pin_path(&self) -> PathBuf {
         self.directory.pin_path()
     }
 
-    /// For logs and manifests.
+    /// A directory for logs and manifests.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// A client with sockets of its own.
+    /// A client that opens sockets.
     pub fn client(&self) -> Host {
         let directory = self.directory.path().to_owned();
         Host::new("office", OFFICE_PC, self.office.clone(), directory)
     }
 
-    /// The pod that serves connections.
+    /// The pod that TCP connections go to.
     pub fn server(&self) -> Host {
         let directory = self.directory.path().to_owned();
         Host::new("worker", POD, self.worker.clone(), directory)
     }
 
-    /// The index of an interface.
     pub fn index(namespace: &Namespace, end: End) -> Result<u32> {
         namespace.run_in(|| {
             nix::net::if_::if_nametoindex(end.name)
@@ -198,8 +196,8 @@ impl Topology {
         })
     }
 
-    /// Lets local senders compute checksums: XDP on a veth sees packets that have none yet otherwise, which no
-    /// packet from a cable is.
+    /// Turns checksum offload off: otherwise XDP on a veth sees packets of local senders without a checksum, as no
+    /// packet from a NIC is.
     pub fn complete_checksums(&self) -> Result<()> {
         let mut ends = vec![(&self.office, "o0"), (&self.worker, "w1")];
         if self.network == Network::Vxlan {
@@ -212,7 +210,7 @@ impl Topology {
     }
 }
 
-/// Two ends with generic receive offload on: a veth without XDP takes redirected frames only then.
+/// Turns generic receive offload on: without it a veth that has no XDP program drops redirected frames.
 fn cable(one: (&Namespace, End), other: (&Namespace, End)) -> Result<()> {
     let mut batch = Batch::default();
     batch.add(format!(
@@ -230,7 +228,7 @@ fn cable(one: (&Namespace, End), other: (&Namespace, End)) -> Result<()> {
     Ok(())
 }
 
-/// The sinks drop ARP too, so neighbours are permanent.
+/// Adds permanent neighbours, as the sinks drop ARP.
 fn up(batch: &mut Batch, end: End, neighbour: &str, peer: End) {
     batch.add(format!("link set {} up", end.name)).add(format!(
         "neigh replace {neighbour} lladdr {} dev {} nud permanent",
@@ -239,7 +237,7 @@ fn up(batch: &mut Batch, end: End, neighbour: &str, peer: End) {
     ));
 }
 
-/// `flannel.1` with what flannel writes for its one peer, and routes through it.
+/// Makes `flannel.1` with the neighbour, the FDB entry and the route that flannel writes for its peer.
 fn tunnel(
     namespace: &Namespace,
     end: End,
@@ -282,7 +280,7 @@ fn tunnel(
         .map(drop)
 }
 
-/// Node-30 and its one worker, with a network between them.
+/// Node-30 and its worker.
 pub fn nodes() -> Vec<ClusterNode> {
     let mut nodes = Cluster::new(false, true).nodes;
     nodes.truncate(2);

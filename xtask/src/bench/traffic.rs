@@ -14,7 +14,7 @@ use super::layout::{Detour, ENCAPSULATION, Expectation, FRAME, Pattern, outcome}
 use super::machine::{self, Cpu};
 use super::topology::{CLUSTER, End, OFFICE, Topology, UPLINK, WORKER};
 
-/// Frames that the kernel generates before it lets them go.
+/// Frames in one batch of the kernel (`batch_size` of `BPF_PROG_TEST_RUN`).
 const BATCH: u32 = 64;
 
 // SAFETY: plain integers without padding.
@@ -24,13 +24,13 @@ unsafe impl Pod for Expectation {}
 // SAFETY: plain integers without padding.
 unsafe impl Pod for Detour {}
 
-/// One load of the object: programs share tables within one, and with no other.
+/// The loaded object. Its programs share tables; two loads share none.
 pub struct Traffic {
     ebpf: Ebpf,
 }
 
 impl Traffic {
-    /// Loads the object file; no program of it yet.
+    /// Opens the object file and makes its tables; the programs are loaded when they are asked for.
     pub fn load(object: &Path) -> Result<Self> {
         let ebpf = Ebpf::load_file(object)
             .with_context(|| format!("load the generator and sink from {}", object.display()))?;
@@ -43,7 +43,7 @@ impl Traffic {
             .with_context(|| format!("the object has no program {name}"))
     }
 
-    /// A program for XDP, loaded.
+    /// Loads an XDP program.
     pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
         let program: &mut Xdp = self.program(name)?.try_into()?;
         if program.fd().is_err() {
@@ -52,7 +52,7 @@ impl Traffic {
         Ok(program)
     }
 
-    /// A program for TC, loaded.
+    /// Loads a TC program.
     pub fn tc(&mut self, name: &str) -> Result<&mut SchedClassifier> {
         let program: &mut SchedClassifier = self.program(name)?.try_into()?;
         if program.fd().is_err() {
@@ -61,21 +61,20 @@ impl Traffic {
         Ok(program)
     }
 
-    /// Writes the one entry of a table.
+    /// Writes the entry of a table that has one.
     pub fn set<V: Pod>(&mut self, table: &str, value: V) -> Result<()> {
         Array::<_, V>::try_from(self.map_mut(table)?)?
             .set(0, value, 0)
             .with_context(|| format!("write {table}"))
     }
 
-    /// A table.
     pub fn map_mut(&mut self, table: &str) -> Result<&mut Map> {
         self.ebpf
             .map_mut(table)
             .with_context(|| format!("the object has no table {table}"))
     }
 
-    /// Attaches `name` to an interface, for as long as this value lives.
+    /// Attaches the XDP program `name` to an interface until this value is dropped.
     fn attach(&mut self, name: &str, namespace: &Namespace, end: End) -> Result<()> {
         let program = self.xdp(name)?;
         namespace
@@ -85,38 +84,36 @@ impl Traffic {
     }
 }
 
-/// Sends packets.
+/// The packet generator.
 pub struct Generator(Traffic);
 
-/// What went out.
+/// What the generator has sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
-    /// Packets.
     pub packets: u64,
-    /// From the first to the last, with all that the path did meanwhile.
+    /// Time from the first packet to the last one, including the work of the path.
     pub elapsed: Duration,
 }
 
 impl Generator {
-    /// Loads it.
     pub fn load(object: &Path) -> Result<Self> {
         let mut traffic = Traffic::load(object)?;
         traffic.xdp("generator")?;
         Ok(Self(traffic))
     }
 
-    /// Starts a pattern from its first flow.
+    /// Sets the pattern; the next packet is that of its first flow.
     pub fn start(&mut self, pattern: Pattern) -> Result<()> {
         self.0.set("pattern", pattern)?;
         self.0.set("position", 0_u32)
     }
 
-    /// Sends the next `count` packets of the pattern, from a namespace that has its interface.
+    /// Sends the next `count` packets of the pattern from the namespace that the interface is in.
     pub fn send(&mut self, from: &Namespace, encapsulated: bool, count: u32) -> Result<Sent> {
         let frame = vec![0; FRAME + if encapsulated { ENCAPSULATION } else { 0 }];
         let program = self.0.xdp("generator")?;
         let sent = from.run_in(|| {
-            machine::stay_on(Cpu::Last)?;
+            machine::pin_thread(Cpu::Last)?;
             let started = Instant::now();
             let result = program.test_run(TestRunOptions {
                 data_in: Some(&frame),
@@ -133,22 +130,22 @@ impl Generator {
     }
 }
 
-/// How long packets were on their way in a call that took `call`, and of which the kernel has counted `counted`. It does
-/// not count the 20 to 60 ms in which it puts the generator into place and removes it again (RCU grace periods), and not
-/// what it does elsewhere when it lets other threads go first, which may be forwarding packets.
+/// The time in which packets were sent and forwarded, from the time of the whole call and the time that the kernel
+/// reports. The kernel leaves out the 20 to 60 ms in which it installs and removes the generator (RCU grace periods), but
+/// also the time in which it yields to other threads, and these may be forwarding packets.
 fn on_the_way(counted: Duration, call: Duration) -> Duration {
     const AROUND: Duration = Duration::from_millis(80);
     counted.max(call.saturating_sub(AROUND))
 }
 
-/// What a sink has counted.
+/// The counters of a sink, in packets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
-    /// As expected.
+    /// IPv4 packets as expected.
     pub expected: u64,
-    /// IPv4 packets of another kind.
+    /// Other IPv4 packets.
     pub other: u64,
-    /// With a wrong checksum.
+    /// Packets with a wrong checksum.
     pub bad_checksum: u64,
 }
 
@@ -156,19 +153,18 @@ pub struct Counted {
 pub struct Sink(Traffic);
 
 impl Sink {
-    /// Attaches one.
     pub fn attach(object: &Path, namespace: &Namespace, end: End) -> Result<Self> {
         let mut traffic = Traffic::load(object)?;
         traffic.attach("sink", namespace, end)?;
         Ok(Self(traffic))
     }
 
-    /// From now on these packets are expected, and nothing is counted yet.
+    /// Sets which packets are expected, and resets the counters.
     pub fn expect(&mut self, expectation: Expectation) -> Result<()> {
         self.0.set("expectation", expectation)
     }
 
-    /// All that was counted since it was attached.
+    /// The counters, summed over all CPUs.
     pub fn counted(&self) -> Result<Counted> {
         let map = self.0.ebpf.map("outcomes").context("no table outcomes")?;
         let table = PerCpuArray::<&MapData, u64>::try_from(map)?;
@@ -181,7 +177,7 @@ impl Sink {
     }
 }
 
-/// The bare redirect, both ways.
+/// The plain XDP redirect, in both directions.
 pub struct Redirect {
     _both: [Traffic; 2],
 }
@@ -203,7 +199,7 @@ impl Redirect {
     }
 }
 
-/// Octets as the words that the programs copy.
+/// Octets in the words that the programs copy.
 pub fn words<const N: usize>(octets: &[u8]) -> [u16; N] {
     let mut words = [0; N];
     for (word, pair) in words.iter_mut().zip(octets.chunks_exact(2)) {

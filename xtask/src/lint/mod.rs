@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: formatting, imports, clippy, the generated documents, and what the dependencies bring along.
+//! `cargo xtask lint`: checks formatting, imports, clippy, the generated documents and the dependencies.
 
 mod imports;
 
@@ -9,22 +9,22 @@ use crate::tools::DENY;
 use crate::workspace::Workspace;
 use crate::{docs, ebpf};
 
-/// What a check has found out.
+/// The extent of a check that has found nothing wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Checked {
-    /// There is nothing wrong.
+    /// Everything was checked.
     Everything,
-    /// There may be: this was not looked at.
+    /// This was not checked, and why.
     AllBut(&'static str),
 }
 
-/// Checks everything, also after a failure; `install_deny` builds cargo-deny if it is missing.
+/// Runs every check, also after a failure. `install_deny` builds cargo-deny if it is missing.
 pub fn run(workspace: &Workspace, install_deny: bool) -> Result<()> {
     let all = |result: Result<()>| result.map(|()| Checked::Everything);
     let results = [
         all(formatting(workspace)),
         all(imports::check(workspace)),
-        // Before the crate that embeds the program, which would be compiled once more after it.
+        // Before bridge-userspace, which embeds the program and would be compiled again.
         all(ebpf::build(workspace)),
         all(ebpf::clippy(workspace)),
         all(host_crates(workspace)),

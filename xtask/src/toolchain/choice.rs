@@ -1,4 +1,4 @@
-//! Which toolchain to use, or what to do to get one: a pure function of what is here.
+//! Decides which toolchain to use or which step to take next: a pure function of what is installed.
 
 use std::path::PathBuf;
 
@@ -6,34 +6,33 @@ use std::path::PathBuf;
 pub const LINKER_VERSION: &str = "0.13.0";
 /// The LLVM versions that it can be built for (its features `llvm-*`).
 pub const LINKER_LLVM: [u32; 3] = [21, 22, 23];
-/// The packages of Debian's Rust for building web browsers: newer than the release's own, with its source.
+/// Debian's packages of Rust for building web browsers: newer than the `rustc` of the release, and with its source.
 pub const DEBIAN_RUST: [&str; 3] = ["rustc-web", "rust-web-src", "cargo-web"];
 /// `rust-version` of the workspace.
 const MINIMUM_RUST: (u32, u32) = (1, 95);
 
-/// A compiler that exists on this machine and comes with the source of `core`.
+/// An installed compiler that has the source of `core`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compiler {
-    /// Its sysroot; `bin/rustc` and `bin/cargo` are in it.
+    /// Its sysroot, with `bin/rustc` and `bin/cargo`.
     pub root: PathBuf,
     /// Major and minor version.
     pub version: (u32, u32),
-    /// Whether it is a nightly, to which unstable features are open.
+    /// Whether it is a nightly, which allows unstable features.
     pub nightly: bool,
-    /// Major version of the LLVM that writes its bitcode.
+    /// Major version of its LLVM.
     pub llvm: u32,
 }
 
-/// A `bpf-linker` that starts.
+/// An installed `bpf-linker` that can be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linker {
-    /// The program.
     pub path: PathBuf,
     /// Major version of its LLVM; unknown for a statically linked one, such as the published ones.
     pub llvm: Option<u32>,
 }
 
-/// What Debian's sources offer.
+/// Packages that can be installed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packages {
     /// Version of `rustc-web`.
@@ -42,7 +41,7 @@ pub struct Packages {
     pub llvm: Vec<u32>,
 }
 
-/// What is here.
+/// What is installed, and what can be.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// Compilers with the source of `core`.
@@ -55,25 +54,23 @@ pub struct Facts {
     pub packages: Option<Packages>,
 }
 
-/// What builds eBPF programs here.
+/// What eBPF programs are built with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Toolchain {
-    /// The compiler.
     pub compiler: Compiler,
-    /// The linker.
     pub linker: Linker,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing is missing.
     Use(Toolchain),
-    /// Build bpf-linker on this LLVM, with the toolchain under this root.
+    /// Build bpf-linker.
     BuildLinker {
-        /// Sysroot of the toolchain.
+        /// Sysroot of the toolchain that builds it.
         toolchain_root: PathBuf,
-        /// Major version of LLVM.
+        /// Major version of the LLVM that it is built with.
         llvm: u32,
     },
     /// Install the development files of this LLVM.
@@ -84,8 +81,8 @@ pub enum Step {
     Ask,
 }
 
-/// Decides: what is complete before what must be set up, a nightly before a stable compiler, and
-/// what is cheaper to set up before what is dearer.
+/// Decides. It prefers a complete toolchain to one that must be set up, a nightly to a stable compiler, and a quick
+/// step to a slow one.
 pub fn next_step(facts: &Facts) -> Step {
     let mut compilers: Vec<&Compiler> = facts
         .compilers
@@ -122,8 +119,7 @@ pub fn next_step(facts: &Facts) -> Step {
     Step::Ask
 }
 
-/// LLVM reads bitcode of its own version and of older ones. A linker that keeps its LLVM to itself
-/// gets the benefit of the doubt; it says so clearly if it can't.
+/// LLVM reads bitcode of its own version and of older ones. A linker of unknown LLVM is tried: its error is clear.
 fn fits(linker: &Linker, compiler: &Compiler) -> bool {
     linker.llvm.is_none_or(|llvm| llvm >= compiler.llvm)
 }
@@ -133,7 +129,7 @@ fn oldest_that_reads(available: &[u32], compiler: &Compiler) -> Option<u32> {
     available.iter().copied().filter(usable).min()
 }
 
-/// The packages with which bpf-linker builds on this LLVM.
+/// The packages that building bpf-linker with this LLVM needs.
 pub fn llvm_packages(llvm: u32) -> [String; 5] {
     [
         format!("llvm-{llvm}-dev"),

@@ -1,4 +1,4 @@
-//! What is on this machine.
+//! Collects what is installed on this machine.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use crate::apt;
 use crate::process::{command, find, probe};
 use crate::workspace::Workspace;
 
-/// Everything but what could be installed, which takes a second to ask.
+/// All facts except [`packages`], which take a second.
 pub fn facts(workspace: &Workspace) -> Facts {
     Facts {
         compilers: sysroots()
@@ -22,7 +22,7 @@ pub fn facts(workspace: &Workspace) -> Facts {
     }
 }
 
-/// What Debian's sources offer.
+/// Packages that can be installed.
 pub fn packages() -> Packages {
     Packages {
         rust: apt::candidate("rustc-web")
@@ -35,12 +35,12 @@ pub fn packages() -> Packages {
     }
 }
 
-/// Where LLVM's headers and libraries are, as Debian arranges them.
+/// Debian's directory of LLVM's headers and libraries.
 pub fn llvm_prefix(llvm: u32) -> PathBuf {
     format!("/usr/lib/llvm-{llvm}").into()
 }
 
-/// What a person can do.
+/// How a person can set up a toolchain.
 pub fn advice() -> String {
     let llvm = llvm_packages(22).join(" ");
     let debian = if apt::is_debian_like() {
@@ -61,7 +61,7 @@ pub fn advice() -> String {
     )
 }
 
-/// Toolchains of rustup, the compiler on PATH, and the distribution's.
+/// The sysroots of rustup's toolchains, of the `rustc` on PATH and of `/usr/bin/rustc`.
 fn sysroots() -> BTreeSet<PathBuf> {
     let mut roots = BTreeSet::from([PathBuf::from("/usr")]);
     // Verbose lines are "name (active, default) /path".

@@ -1,5 +1,5 @@
-//! The file system of the virtual machine: busybox, a few programs of this machine with their libraries, the kernel's
-//! modules, and the tests.
+//! Packs the file system of the virtual machine: busybox, a few programs of this machine with their libraries, modules of
+//! the kernel, and the tests.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -10,22 +10,21 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::process::{command, find, probe, run};
 
-/// What goes into it.
+/// The content of the file system.
 pub struct Contents<'a> {
-    /// Where to make it.
+    /// The directory that it is made in.
     pub directory: &'a Path,
     /// Modules of the kernel.
     pub modules: &'a Path,
     /// A static office-bridge.
     pub bridge: &'a Path,
-    /// What runs a test.
+    /// The script that runs a test.
     pub harness: &'a Path,
-    /// The tests.
     pub tests: &'a [PathBuf],
 }
 
-/// Programs that busybox has not, or not as the tests want them. Its own shell takes its own `ip` and `ping` before any
-/// other, so it is no shell for them.
+/// Programs, with their paths in the machine, that busybox does not have, or not with all functions. The shell is one of
+/// them, as that of busybox prefers the `ip` and `ping` of busybox.
 const PROGRAMS: [(&str, &str); 5] = [
     ("dash", "bin/sh"),
     ("ip", "sbin/ip"),
@@ -35,7 +34,7 @@ const PROGRAMS: [(&str, &str); 5] = [
 ];
 /// Directories of modules, below `kernel`.
 const MODULE_DIRECTORIES: [&str; 5] = ["net", "drivers/net", "drivers/virtio", "lib", "crypto"];
-/// Loaded at the start; the rest by the kernel as it needs them. Some are built into some kernels.
+/// Modules that are loaded at boot; the kernel loads others on demand. Some kernels have them built in.
 const MODULES: [&str; 8] = [
     "virtio_pci",
     "virtio_net",
@@ -48,7 +47,7 @@ const MODULES: [&str; 8] = [
 ];
 const INIT: &str = include_str!("init.sh");
 
-/// Packs the file system; the path of the archive.
+/// Packs the file system; returns the path of the archive.
 pub fn pack(contents: &Contents<'_>) -> Result<PathBuf> {
     let root = contents.directory.join("root");
     if root.exists() {
@@ -92,7 +91,7 @@ fn add_busybox(root: &Path) -> Result<()> {
     for applet in applets.lines().filter(own) {
         symlink("busybox", root.join("bin").join(applet)).context("name busybox's applets")?;
     }
-    // The path that the kernel calls.
+    // The kernel starts it by this path.
     symlink("../bin/busybox", root.join("sbin/modprobe")).context("name modprobe")
 }
 
@@ -137,7 +136,7 @@ fn add_modules(root: &Path, modules: &Path) -> Result<()> {
         .stderr(Stdio::null()))
 }
 
-/// What is in a directory of modules: names and paths.
+/// Names and paths of a directory's entries.
 fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = fs::read_dir(directory).context("read the modules")?;
     entries

@@ -1,4 +1,4 @@
-//! The virtual machine.
+//! Runs the virtual machine.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,18 +10,18 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::process::command;
 
-/// The kernel is emulated where no hardware helps, and then everything takes its time.
+/// Longest run of the machine. It is emulated, which is slow.
 const LIMIT: Duration = Duration::from_mins(15);
-/// Cards in pairs, each pair on a hub of its own.
+/// Network cards. Each pair of them is on a hub of its own.
 const CARDS: [&str; 6] = [VIRTIO, VIRTIO, VIRTIO, VIRTIO, VMXNET3, VIRTIO];
-/// A card that takes VLAN tags off.
+/// A network card that strips VLAN tags.
 const VMXNET3: &str = "vmxnet3,romfile=";
-/// What a virtual card must not do for native XDP: hand over packets in parts, or with checksums to be finished
-/// (`virtnet_xdp_set` in `drivers/net/virtio_net.c`).
+/// A network card without the offloads that native XDP does not allow (`virtnet_xdp_set` in
+/// `drivers/net/virtio_net.c`).
 const VIRTIO: &str = "virtio-net-pci,romfile=,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
                     csum=off";
 
-/// Boots, shows what the machine writes to its console, and waits until it is off.
+/// Boots the machine, shows its console, and waits until it is off.
 pub fn boot(directory: &Path, kernel: &Path, initramfs: &Path) -> Result<()> {
     let status = directory.join("status");
     match fs::remove_file(&status) {
@@ -35,7 +35,7 @@ pub fn boot(directory: &Path, kernel: &Path, initramfs: &Path) -> Result<()> {
         .context("cannot start `qemu-system-x86_64`")?;
     let outcome = wait(&mut machine);
     if outcome.is_err() {
-        // It may be gone already.
+        // It may have ended already.
         let _ = machine.kill();
         let _ = machine.wait();
     }
@@ -66,7 +66,7 @@ fn wait(machine: &mut Child) -> Result<()> {
 
 fn qemu(kernel: &Path, initramfs: &Path, status: &Path) -> Command {
     let mut qemu = command("qemu-system-x86_64");
-    // Emulation works everywhere. Of what it emulates, 16-byte exchanges and 5-level page tables have crashed kernels.
+    // Emulation works on every host. Kernels crash with its 16-byte compare-and-exchange and its 5-level page tables.
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16,la57=off"])
         .args(["-smp", "2", "-m", "2G", "-display", "none", "-no-reboot"])
         .args(["-nodefaults", "-no-user-config", "-serial", "stdio"])

@@ -12,17 +12,17 @@ use crate::process::{find, say, step};
 use crate::workspace::Workspace;
 use crate::{build, host};
 
-/// What is to be run, and on which kernel.
+/// The command line.
 pub struct Options {
-    /// The kernel's image, as `/boot/vmlinuz-*`.
+    /// The kernel image, such as `/boot/vmlinuz-*`.
     pub kernel: PathBuf,
-    /// Its modules, as `/lib/modules/*`.
+    /// The directory of its modules, such as `/lib/modules/*`.
     pub modules: PathBuf,
     /// Only the tests with this in their name.
     pub filter: Option<String>,
 }
 
-/// Boots the kernel with the tests and the bridge, and waits for what becomes of them.
+/// Boots the kernel with the tests and the bridge; an error if a test fails.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(
         options.kernel.is_file(),
@@ -54,7 +54,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What the tests have in common, and what runs them.
+/// The script that runs a test and has its shared functions.
 const HARNESS: &str = "harness.sh";
 
 fn tests(directory: &Path, filter: Option<&str>) -> Result<Vec<PathBuf>> {

@@ -1,4 +1,5 @@
-//! Files that use each other in a circle: none of them can be read, moved or tested without all others.
+//! Finds files that use each other in a circle: none of them can be read, moved or tested without the others. What two
+//! files have in common belongs into a third one.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

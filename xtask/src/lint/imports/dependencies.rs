@@ -1,4 +1,4 @@
-//! Which file of a crate uses which other one.
+//! Lists which file of a crate uses which other one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The paths that source text mentions: in `use` declarations, in code, in attributes and in the arguments of macros.
+//! Collects the paths in source text: in `use` declarations, code, attributes and arguments of macros.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use syn::ext::IdentExt as _;
@@ -35,8 +35,8 @@ pub fn imports(items: &[Item]) -> Vec<Import> {
     visitor.imports
 }
 
-/// The paths among items other than those of `use`. Of the paths of one segment only what looks like a type, a
-/// constant, a macro or a function that is called: a variable can have the name of something that is imported.
+/// The paths in items, without those of `use`. A path of one segment is left out unless it looks like a type, a constant,
+/// a macro or a function call: otherwise it may be a variable with the name of an import.
 pub fn mentions(items: &[Item]) -> Vec<Mention> {
     let mut visitor = Visitor::default();
     visitor.visit(items);
@@ -173,7 +173,7 @@ impl Visitor {
                         path.push(next.unraw().to_string());
                         at += 3;
                     }
-                    // A field, a method, or a path that begins elsewhere.
+                    // A field, a method, or a path that begins before it.
                     let goes_on = begin > 0 && is_punct(begin - 1, '.')
                         || begin > 1 && is_separator(begin - 2);
                     let is_called = is_punct(at, '!')

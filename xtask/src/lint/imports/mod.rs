@@ -1,9 +1,8 @@
-//! Which file of a crate uses which other one, and the two rules about it: no circle of files, and the order of the
-//! rooms of bridge-userspace.
+//! Checks the imports: no file circles in the workspace, and the order of the rooms of bridge-userspace.
 //!
 //! A file depends on the file that defines what it uses, whichever module has re-exported that. Code for tests does not
-//! count. `modules` reads a crate, `mentions` collects the paths in its text, `resolve` looks up what they name,
-//! `dependencies` has what comes of that, and `circles` and `rooms` the rules.
+//! count. `modules` reads a crate, `mentions` collects the paths in its text, `resolve` looks up what they name, and
+//! `dependencies` has the result, which `circles` and `rooms` check.
 
 mod circles;
 mod dependencies;

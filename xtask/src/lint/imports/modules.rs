@@ -1,4 +1,4 @@
-//! The modules of a crate, read from its files: what each of them defines, imports and contains.
+//! Reads the modules of a crate: what each of them defines, imports and contains.
 
 use std::collections::BTreeMap;
 use std::fs;

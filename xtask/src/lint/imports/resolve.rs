@@ -1,4 +1,4 @@
-//! Which file defines what a path names.
+//! Finds the modules that define what a path names.
 
 use std::collections::BTreeSet;
 

@@ -25,9 +25,9 @@ pub const ROOMS: [&str; 14] = [
     "maps",
     "model",
 ];
-/// What stands above the rooms: it names them all, and none of them uses it.
+/// The files above the rooms: they use all of them, and no room uses them.
 const ABOVE: [&str; 2] = ["lib", "main"];
-/// So many entries the top of `src` may have: a reader keeps no more in mind.
+/// Limit of the entries at the top of `src`.
 const MOST_ENTRIES: usize = 16;
 
 /// Describes what of `src` is in no room, and what a room uses that is above it.

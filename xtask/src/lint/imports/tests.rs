@@ -167,7 +167,8 @@ fn a_parent_whose_code_uses_what_it_re_exports_is_in_a_circle() {
     let variable =
         "pub use self::right::shade; fn f(shade: u8) -> u8 { shade + 1 } pub struct Shared;";
     assert_eq!(with_parent(variable, ""), [""; 0]);
-    let method = "pub use self::right::shade; fn f(x: u8) { assert!(x.shade()) } pub struct Shared;";
+    let method =
+        "pub use self::right::shade; fn f(x: u8) { assert!(x.shade()) } pub struct Shared;";
     assert_eq!(with_parent(method, ""), [""; 0]);
 }
 

@@ -1,4 +1,4 @@
-//! Which packets are sent in a topology, and which have to arrive.
+//! The packets that are sent in a topology, and those that have to arrive.
 
 use std::net::Ipv4Addr;
 
@@ -11,29 +11,26 @@ use super::plan::{Direction, Network, Target};
 use super::topology::{CLUSTER, OFFICE, Topology, UPLINK, WORKER};
 use super::traffic::words;
 
-/// What is sent, and what has to arrive.
 #[derive(Clone, Copy, Debug)]
-pub struct Scene {
-    /// The pattern.
+pub struct Workload {
+    /// What the generator sends.
     pub pattern: Pattern,
-    /// The expectation of the sink at the other side.
+    /// What the sink at the other end has to receive.
     pub expectation: Expectation,
 }
 
-/// Who sends and what arrives in a topology.
-pub struct Stage<'a> {
-    /// The namespaces.
+/// What workloads depend on.
+pub struct Setup<'a> {
     pub topology: &'a Topology,
-    /// Node-30 and the worker.
+    /// Node-30 and the worker, in this order.
     pub nodes: &'a [ClusterNode],
-    /// How many services there are.
     pub services: u32,
-    /// Whether the forwarder translates.
+    /// Whether the forwarder translates addresses.
     pub translates: bool,
 }
 
-impl Stage<'_> {
-    /// The address that the kernel prefers for its own packets to pods, which is what clients get.
+impl Setup<'_> {
+    /// The address that clients are translated to: the preferred source address of the route to the pods.
     pub fn nat(&self) -> Ipv4Addr {
         match self.topology.network {
             Network::HostGw => self.nodes[0].underlay,
@@ -41,14 +38,14 @@ impl Stage<'_> {
         }
     }
 
-    /// Flows `first..first + flows` in this direction.
-    pub fn scene(
+    /// The workload of the flows `first..first + flows`.
+    pub fn workload(
         &self,
         direction: Direction,
         target: Target,
         first: u32,
         flows: u32,
-    ) -> Result<Scene> {
+    ) -> Result<Workload> {
         let tunnelled = self.topology.network == Network::Vxlan;
         let kind = match (direction, target) {
             (Direction::Forward, Target::Pod) => kind::TO_POD,
@@ -87,7 +84,7 @@ impl Stage<'_> {
             ethernet,
             outer,
         };
-        Ok(Scene {
+        Ok(Workload {
             pattern,
             expectation: self.expectation(direction, target),
         })
@@ -120,7 +117,7 @@ impl Stage<'_> {
     }
 }
 
-/// An Ethernet header of IPv4.
+/// An Ethernet header of an IPv4 packet.
 pub fn header(destination: [u8; 6], source: [u8; 6]) -> [u16; 7] {
     words(&[&destination[..], &source, &[0x08, 0x00]].concat())
 }
@@ -136,8 +133,8 @@ fn mac(text: &str) -> Result<[u8; 6]> {
         .with_context(|| format!("{text} is no link-layer address"))
 }
 
-/// The headers around a packet from worker to node, as the kernel writes them: without a UDP checksum
-/// (RFC 7348 section 4.1.1).
+/// The outer headers of a packet from worker to node, without a UDP checksum, as the kernel sends it (RFC 7348 section
+/// 4.1.1).
 fn encapsulation(source: Ipv4Addr, destination: Ipv4Addr) -> [u16; ENCAPSULATION / 2] {
     let [udp_length, ip_length] = [ENCAPSULATION - 34, ENCAPSULATION - 14].map(|headers| {
         u16::try_from(headers + FRAME)

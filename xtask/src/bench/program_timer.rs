@@ -1,4 +1,4 @@
-//! Runs a program on packets of a pattern, and takes the time.
+//! Measures the time that a program takes for the packets of a pattern.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,28 +12,25 @@ use super::layout::{ENCAPSULATION, FRAME, Pattern};
 use super::machine::{self, Cpu};
 use super::traffic::Traffic;
 
-/// Runs another program over and over on packets of a pattern.
-pub struct Gauge(Traffic);
+/// A program that calls the measured one, through `BPF_PROG_TEST_RUN`.
+pub struct ProgramTimer(Traffic);
 
-/// Which hook the measured program is made for.
+/// The hook of the measured program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// TC.
     Tc,
-    /// XDP; tells the interface that the packet comes in by.
     Xdp {
-        /// Index of the interface, in the namespace that it is run in.
+        /// Index of the interface that the packet comes from, in the namespace of the run.
         ingress: u32,
     },
 }
 
-impl Gauge {
-    /// Loads it.
+impl ProgramTimer {
     pub fn load(object: &Path) -> Result<Self> {
         Traffic::load(object).map(Self)
     }
 
-    /// The program that passes everything on at once.
+    /// The program that returns at once: its time is that of the call.
     pub fn baseline(&mut self, hook: Hook) -> Result<ProgramFd> {
         let fd = match hook {
             Hook::Tc => self.0.tc("pass_tc")?.fd()?,
@@ -42,7 +39,7 @@ impl Gauge {
         fd.try_clone().context("duplicate a descriptor")
     }
 
-    /// Nanoseconds for each of `count` packets of `pattern`, and the last verdict.
+    /// Mean nanoseconds of `count` packets of `pattern`, and the verdict of the last one.
     pub fn run(
         &mut self,
         within: &Namespace,
@@ -59,7 +56,7 @@ impl Gauge {
             ENCAPSULATION
         };
         let mut frame = vec![0; FRAME + tunnel];
-        // What kind of packet it is the kernel reads once, before it starts.
+        // The kernel reads the EtherType once, before the first packet.
         frame[12] = 0x08;
         match hook {
             Hook::Tc => {
@@ -67,7 +64,7 @@ impl Gauge {
                 self.jump_to("measured_tc", program)?;
                 let measure = self.0.tc("measure_tc")?;
                 within.run_in(|| {
-                    machine::stay_on(Cpu::Last)?;
+                    machine::pin_thread(Cpu::Last)?;
                     let result = measure.test_run(TestRunOptions {
                         data_in: Some(&frame),
                         repeat: count,
@@ -103,7 +100,7 @@ impl Gauge {
             }
             let measure = self.0.xdp(name)?;
             return within.run_in(|| {
-                machine::stay_on(Cpu::Last)?;
+                machine::pin_thread(Cpu::Last)?;
                 let result = measure.test_run(TestRunOptions {
                     data_in: Some(frame),
                     ctx_in: Some(&context),

@@ -1,57 +1,49 @@
-//! What office-bridge has to reach, as ratios within one run.
+//! The goals of office-bridge, as ratios of figures of one run.
 
 use super::plan::NEW_SERVICE_FLOWS;
 use super::plan::{Cell, Contestant, Direction, FLOWS, Key, Network, Packet, Scope, Target};
 use super::results::Results;
 
-/// What is asked for.
+/// The range that a figure has to be in.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Goal {
-    /// At least.
+pub enum Bound {
     AtLeast(f64),
-    /// At most.
     AtMost(f64),
-    /// Nothing: it is shown for comparison.
+    /// No range: the figure is shown for comparison.
     Shown,
 }
 
-/// How a figure is written.
+/// The unit that a figure is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// As a multiple.
+    /// A multiple: `1.25 ×`.
     Times,
-    /// As per cent.
     Percent,
-    /// As nanoseconds.
     Nanoseconds,
-    /// As octets.
     Octets,
 }
 
-/// One bar.
 #[derive(Clone, Debug)]
-pub struct Bar {
-    /// What it is about.
+pub struct Goal {
+    /// The figures that are compared.
     pub what: String,
-    /// How high or low it is.
-    pub goal: Goal,
-    /// What was reached, if it was measured.
+    pub bound: Bound,
+    /// The measured figure, if there is one.
     pub reached: Option<f64>,
-    /// How both are written.
+    /// The unit of bound and figure.
     pub style: Style,
 }
 
-impl Bar {
-    /// Whether it is held; none if nothing was measured or asked for.
-    pub fn is_held(&self) -> Option<bool> {
-        match self.goal {
-            Goal::AtLeast(least) => Some(self.reached? >= least),
-            Goal::AtMost(most) => Some(self.reached? <= most),
-            Goal::Shown => None,
+impl Goal {
+    /// `None` if nothing was measured, or without a bound.
+    pub fn is_met(&self) -> Option<bool> {
+        match self.bound {
+            Bound::AtLeast(least) => Some(self.reached? >= least),
+            Bound::AtMost(most) => Some(self.reached? <= most),
+            Bound::Shown => None,
         }
     }
 
-    /// The figure as text.
     pub fn write(&self, value: f64) -> String {
         match self.style {
             Style::Times => format!("{value:.2} x"),
@@ -71,14 +63,14 @@ const NEW_TO_SERVICES: Cell = Cell::NewFlows {
 
 struct Judge<'a> {
     results: &'a Results,
-    bars: Vec<Bar>,
+    goals: Vec<Goal>,
 }
 
-/// All bars, with what these results reach.
-pub fn judge(results: &Results, scope: &Scope) -> Vec<Bar> {
+/// All goals, compared with these results.
+pub fn judge(results: &Results, scope: &Scope) -> Vec<Goal> {
     let mut judge = Judge {
         results,
-        bars: Vec::new(),
+        goals: Vec::new(),
     };
     judge.packet_rates();
     judge.flows(scope);
@@ -87,19 +79,19 @@ pub fn judge(results: &Results, scope: &Scope) -> Vec<Bar> {
     judge.bulk();
     judge.programs();
     judge.memory();
-    judge.bars
+    judge.goals
 }
 
 impl Judge<'_> {
-    fn ratio(&mut self, what: String, style: Style, goal: Goal, of: Key, to: Key) {
+    fn ratio(&mut self, what: String, style: Style, bound: Bound, of: Key, to: Key) {
         let reached = self
             .results
             .median(of)
             .zip(self.results.median(to))
             .map(|(of, to)| of / to);
-        self.bars.push(Bar {
+        self.goals.push(Goal {
             what,
-            goal,
+            bound,
             reached,
             style,
         });
@@ -112,14 +104,14 @@ impl Judge<'_> {
         self.ratio(
             "XDP path, host-gw, 1,000 flows, of the bare XDP redirect".into(),
             Style::Percent,
-            Goal::AtLeast(0.80),
+            Bound::AtLeast(0.80),
             xdp,
             Key::new(HostGw, Redirect, 0, TO_PODS),
         );
         self.ratio(
             "XDP path, host-gw, 1,000 flows, against iptables MASQUERADE".into(),
             Style::Times,
-            Goal::AtLeast(3.3),
+            Bound::AtLeast(3.3),
             xdp,
             Key::new(HostGw, Iptables, 0, TO_PODS),
         );
@@ -128,7 +120,7 @@ impl Judge<'_> {
                 self.ratio(
                     format!("{name} path, VXLAN, to {target}, against the iptables path"),
                     Style::Times,
-                    Goal::AtLeast(least),
+                    Bound::AtLeast(least),
                     Key::new(Vxlan, contestant, services, cell),
                     Key::new(Vxlan, Iptables, services, cell),
                 );
@@ -147,7 +139,7 @@ impl Judge<'_> {
                     self.ratio(
                         format!("{contestant}, {network}: {flows} flows against 1 flow"),
                         Style::Percent,
-                        Goal::AtLeast(least),
+                        Bound::AtLeast(least),
                         Key::new(network, contestant, 0, cell(flows)),
                         Key::new(network, contestant, 0, cell(1)),
                     );
@@ -162,15 +154,15 @@ impl Judge<'_> {
         };
         for contestant in [Contestant::Xdp, Contestant::Tc, Contestant::Iptables] {
             for (what, cell) in [("flows", TO_SERVICES), ("new flows", NEW_TO_SERVICES)] {
-                let goal = if contestant == Contestant::Iptables {
-                    Goal::Shown
+                let bound = if contestant == Contestant::Iptables {
+                    Bound::Shown
                 } else {
-                    Goal::AtLeast(0.95)
+                    Bound::AtLeast(0.95)
                 };
                 self.ratio(
                     format!("{contestant}, VXLAN, {what}: {many} services against {few}"),
                     Style::Percent,
-                    goal,
+                    bound,
                     Key::new(Network::Vxlan, contestant, many, cell),
                     Key::new(Network::Vxlan, contestant, few, cell),
                 );
@@ -183,15 +175,15 @@ impl Judge<'_> {
             target: Target::Pod,
             flows: scope.new_flows,
         };
-        for (contestant, goal) in [
-            (Contestant::Xdp, Goal::AtLeast(3.0)),
-            (Contestant::Tc, Goal::Shown),
+        for (contestant, bound) in [
+            (Contestant::Xdp, Bound::AtLeast(3.0)),
+            (Contestant::Tc, Bound::Shown),
         ] {
             for network in Network::ALL {
                 self.ratio(
                     format!("{contestant}, {network}: new flows/s against iptables MASQUERADE"),
                     Style::Times,
-                    goal,
+                    bound,
                     Key::new(network, contestant, 0, cell),
                     Key::new(network, Contestant::Iptables, 0, cell),
                 );
@@ -200,9 +192,9 @@ impl Judge<'_> {
     }
 
     fn bulk(&mut self) {
-        for (contestant, goal) in [
-            (Contestant::Tc, Goal::AtLeast(0.97)),
-            (Contestant::Xdp, Goal::Shown),
+        for (contestant, bound) in [
+            (Contestant::Tc, Bound::AtLeast(0.97)),
+            (Contestant::Xdp, Bound::Shown),
         ] {
             for network in Network::ALL {
                 for (way, direction) in [("to", Direction::Forward), ("from", Direction::Reply)] {
@@ -212,7 +204,7 @@ impl Judge<'_> {
                             "{contestant}, {network}: bulk TCP {way} a pod, of kernel forwarding"
                         ),
                         Style::Percent,
-                        goal,
+                        bound,
                         Key::new(network, contestant, 0, cell),
                         Key::new(network, Contestant::Kernel, 0, cell),
                     );
@@ -222,9 +214,9 @@ impl Judge<'_> {
     }
 
     fn programs(&mut self) {
-        for (contestant, goal) in [
-            (Contestant::Xdp, Goal::AtMost(25.0)),
-            (Contestant::Tc, Goal::Shown),
+        for (contestant, bound) in [
+            (Contestant::Xdp, Bound::AtMost(25.0)),
+            (Contestant::Tc, Bound::Shown),
         ] {
             for network in Network::ALL {
                 let at = |packet| {
@@ -234,11 +226,11 @@ impl Judge<'_> {
                 let reached = at(Packet::NotOurs)
                     .zip(at(Packet::Baseline))
                     .map(|(cost, baseline)| cost - baseline);
-                self.bars.push(Bar {
+                self.goals.push(Goal {
                     what: format!(
                         "{contestant}, {network}: a packet that is not ours, over a program that passes all"
                     ),
-                    goal,
+                    bound,
                     reached,
                     style: Style::Nanoseconds,
                 });
@@ -256,20 +248,20 @@ impl Judge<'_> {
         };
         let ours = at(Contestant::Xdp).or_else(|| at(Contestant::Tc));
         let netfilter = at(Contestant::Iptables);
-        let bar = |what: &str, goal, reached| Bar {
+        let goal = |what: &str, bound, reached| Goal {
             what: what.into(),
-            goal,
+            bound,
             reached,
             style: Style::Octets,
         };
-        self.bars.push(bar(
+        self.goals.push(goal(
             "memory of a flow, both directions",
-            Goal::AtMost(220.0),
+            Bound::AtMost(220.0),
             ours,
         ));
-        self.bars.push(bar(
+        self.goals.push(goal(
             "nf_conntrack's, without its extensions for NAT",
-            Goal::Shown,
+            Bound::Shown,
             netfilter,
         ));
     }
@@ -287,20 +279,20 @@ mod tests {
         results
     }
 
-    fn first(results: &Results) -> Bar {
+    fn first(results: &Results) -> Goal {
         judge(results, &Scope::FULL).swap_remove(0)
     }
 
     #[test]
-    fn a_bar_is_held_from_its_goal_on() {
-        assert_eq!(first(&results(1.6e6)).is_held(), Some(true));
-        assert_eq!(first(&results(1.5e6)).is_held(), Some(false));
+    fn a_goal_is_met_at_its_bound() {
+        assert_eq!(first(&results(1.6e6)).is_met(), Some(true));
+        assert_eq!(first(&results(1.5e6)).is_met(), Some(false));
     }
 
     #[test]
     fn what_was_not_measured_holds_nothing_and_misses_nothing() {
         let nothing = Results::default();
-        let bars = judge(&nothing, &Scope::FULL);
-        assert!(bars.iter().all(|bar| bar.is_held().is_none()));
+        let goals = judge(&nothing, &Scope::FULL);
+        assert!(goals.iter().all(|goal| goal.is_met().is_none()));
     }
 }
