@@ -136,11 +136,6 @@ mod tests {
         }
     }
 
-    /// Programs of packages that are part of every Debian system (`Essential: yes` or `Priority: required`).
-    const EVERYWHERE: [&str; 10] = [
-        "date", "find", "ldd", "mount", "prlimit", "renice", "sh", "timeout", "uname", "unshare",
-    ];
-
     #[test]
     fn every_program_that_is_called_is_in_the_table_of_its_caller() {
         let callers: [(&str, &[&[Tool]]); 6] = [
@@ -230,4 +225,9 @@ mod tests {
         });
         is_name.then(|| name.to_owned())
     }
+
+    /// Programs of packages that are part of every Debian system (`Essential: yes` or `Priority: required`).
+    const EVERYWHERE: [&str; 10] = [
+        "date", "find", "ldd", "mount", "prlimit", "renice", "sh", "timeout", "uname", "unshare",
+    ];
 }

@@ -366,16 +366,6 @@ mod tests {
         assert!(possible(Selection::EndToEnd, Some("no root"), false).is_err());
     }
 
-    fn plan(selection: Selection) -> Plan {
-        Plan {
-            selection,
-            filter: None,
-            left_out: Vec::new(),
-            test_files: ["kube_api", "kube_proxy", "nat"].map(str::to_owned).into(),
-            may_be_empty: false,
-        }
-    }
-
     #[test]
     fn one_name_selects_with_either_runner() {
         for runner in [Runner::Nextest, Runner::Cargo] {
@@ -429,6 +419,16 @@ mod tests {
             assert!(host.contains(&"--exclude=tests".into()), "{host:?}");
             let labs = invocations(runner, &plan(Selection::EndToEnd)).concat();
             assert!(labs.contains(&"--package=tests".into()), "{labs:?}");
+        }
+    }
+
+    fn plan(selection: Selection) -> Plan {
+        Plan {
+            selection,
+            filter: None,
+            left_out: Vec::new(),
+            test_files: ["kube_api", "kube_proxy", "nat"].map(str::to_owned).into(),
+            may_be_empty: false,
         }
     }
 }

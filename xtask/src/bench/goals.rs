@@ -271,18 +271,6 @@ impl Judge<'_> {
 mod tests {
     use super::*;
 
-    fn results(xdp: f64) -> Results {
-        let mut results = Results::default();
-        let place = |contestant| Key::new(Network::HostGw, contestant, 0, TO_PODS);
-        results.add(place(Contestant::Redirect), 2e6);
-        results.add(place(Contestant::Xdp), xdp);
-        results
-    }
-
-    fn first(results: &Results) -> Goal {
-        judge(results, &Scope::FULL).swap_remove(0)
-    }
-
     #[test]
     fn a_goal_is_met_at_its_bound() {
         assert_eq!(first(&results(1.6e6)).is_met(), Some(true));
@@ -294,5 +282,17 @@ mod tests {
         let nothing = Results::default();
         let goals = judge(&nothing, &Scope::FULL);
         assert!(goals.iter().all(|goal| goal.is_met().is_none()));
+    }
+
+    fn results(xdp: f64) -> Results {
+        let mut results = Results::default();
+        let place = |contestant| Key::new(Network::HostGw, contestant, 0, TO_PODS);
+        results.add(place(Contestant::Redirect), 2e6);
+        results.add(place(Contestant::Xdp), xdp);
+        results
+    }
+
+    fn first(results: &Results) -> Goal {
+        judge(results, &Scope::FULL).swap_remove(0)
     }
 }

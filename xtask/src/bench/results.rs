@@ -111,13 +111,6 @@ mod tests {
     use super::*;
     use crate::bench::plan::{Cell, Contestant, Network};
 
-    const KEY: Key = Key {
-        network: Network::Vxlan,
-        contestant: Contestant::Tc,
-        services: 0,
-        cell: Cell::Response,
-    };
-
     #[test]
     fn the_median_of_an_even_number_of_rounds_is_the_mean_of_the_middle_two() {
         let mut results = Results::default();
@@ -147,4 +140,11 @@ mod tests {
         assert!(table.contains("| 1.50 |"), "{table}");
         assert!(!table.contains("gone"), "{table}");
     }
+
+    const KEY: Key = Key {
+        network: Network::Vxlan,
+        contestant: Contestant::Tc,
+        services: 0,
+        cell: Cell::Response,
+    };
 }

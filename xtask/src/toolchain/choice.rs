@@ -144,46 +144,6 @@ pub fn llvm_packages(llvm: u32) -> [String; 5] {
 mod tests {
     use super::*;
 
-    fn nightly(llvm: u32) -> Compiler {
-        let root = "/home/u/.rustup/toolchains/nightly".into();
-        Compiler {
-            root,
-            version: (1, 97),
-            nightly: true,
-            llvm,
-        }
-    }
-
-    fn debian() -> Compiler {
-        Compiler {
-            root: "/usr".into(),
-            version: (1, 96),
-            nightly: false,
-            llvm: 22,
-        }
-    }
-
-    fn linker(llvm: Option<u32>) -> Linker {
-        Linker {
-            path: "/usr/local/bin/bpf-linker".into(),
-            llvm,
-        }
-    }
-
-    fn bookworm() -> Packages {
-        Packages {
-            rust: Some((1, 96)),
-            llvm: vec![22],
-        }
-    }
-
-    fn used(step: Step) -> Toolchain {
-        let Step::Use(toolchain) = step else {
-            panic!("{step:?}")
-        };
-        toolchain
-    }
-
     #[test]
     fn a_nightly_with_a_linker_is_preferred_to_debians_compiler() {
         let compilers = vec![debian(), nightly(22)];
@@ -285,5 +245,45 @@ mod tests {
             ..Facts::default()
         };
         assert_eq!(next_step(&facts), Step::Ask);
+    }
+
+    fn nightly(llvm: u32) -> Compiler {
+        let root = "/home/u/.rustup/toolchains/nightly".into();
+        Compiler {
+            root,
+            version: (1, 97),
+            nightly: true,
+            llvm,
+        }
+    }
+
+    fn debian() -> Compiler {
+        Compiler {
+            root: "/usr".into(),
+            version: (1, 96),
+            nightly: false,
+            llvm: 22,
+        }
+    }
+
+    fn linker(llvm: Option<u32>) -> Linker {
+        Linker {
+            path: "/usr/local/bin/bpf-linker".into(),
+            llvm,
+        }
+    }
+
+    fn bookworm() -> Packages {
+        Packages {
+            rust: Some((1, 96)),
+            llvm: vec![22],
+        }
+    }
+
+    fn used(step: Step) -> Toolchain {
+        let Step::Use(toolchain) = step else {
+            panic!("{step:?}")
+        };
+        toolchain
     }
 }

@@ -4,40 +4,6 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// The breaches in a workspace of these files. Each `lib.rs` and `main.rs` is the root of a crate.
-fn breaches(files: &[(&str, &str)]) -> Vec<String> {
-    let (directory, roots) = workspace(files);
-    find(directory.path(), &roots).expect("the files are Rust")
-}
-
-fn workspace(files: &[(&str, &str)]) -> (TempDir, Vec<PathBuf>) {
-    let directory = TempDir::new().expect("a directory");
-    let empty = directory.path().join("bridge-userspace/src");
-    fs::create_dir_all(empty).expect("write");
-    let mut roots = Vec::new();
-    for (name, text) in files {
-        let path = directory.path().join(name);
-        fs::create_dir_all(path.parent().expect("a directory")).expect("write");
-        fs::write(&path, text).expect("write");
-        if path.ends_with("lib.rs") || path.ends_with("main.rs") {
-            roots.push(path);
-        }
-    }
-    (directory, roots)
-}
-
-/// Two files, the second of which uses a type of the first.
-fn with_second(first: &str) -> Vec<String> {
-    breaches(&[
-        ("src/lib.rs", "mod first; mod second;"),
-        ("src/first.rs", first),
-        (
-            "src/second.rs",
-            "use crate::first::First;\npub struct Second(First);\npub fn call() {}",
-        ),
-    ])
-}
-
 #[test]
 fn a_circle_is_named_with_files_lines_and_both_steps() {
     let found = with_second("use crate::second::Second;\n\npub struct First(Second);");
@@ -122,22 +88,6 @@ fn two_circles_through_one_file_are_told_both() {
         ("src/c.rs", "use crate::a::A; pub struct C;"),
     ]);
     assert_eq!(found.len(), 2, "{found:?}");
-}
-
-/// A module with two modules in it, of which the second uses what the parent defines.
-fn with_parent(parent: &str, left: &str) -> Vec<String> {
-    breaches(&[
-        ("src/main.rs", "mod parent;"),
-        (
-            "src/parent/mod.rs",
-            &format!("mod left; mod right; {parent}"),
-        ),
-        ("src/parent/left.rs", left),
-        (
-            "src/parent/right.rs",
-            "use super::Shared; pub struct Right;",
-        ),
-    ])
 }
 
 #[test]
@@ -228,19 +178,6 @@ fn what_can_not_be_read_is_an_error_with_its_place() {
     assert!(absent.contains("src/lib.rs:2"), "{absent}");
 }
 
-/// What is found in bridge-userspace with these files, below its `src`.
-fn rooms(files: &[(&str, &str)]) -> Vec<String> {
-    let files: Vec<(String, &str)> = files
-        .iter()
-        .map(|(name, text)| (format!("bridge-userspace/src/{name}"), *text))
-        .collect();
-    let files: Vec<(&str, &str)> = files
-        .iter()
-        .map(|(name, text)| (name.as_str(), *text))
-        .collect();
-    breaches(&files)
-}
-
 #[test]
 fn a_room_uses_those_below_it_only() {
     let root = (
@@ -329,4 +266,67 @@ fn libraries_and_programs_are_checked_and_examples_are_not() {
         roots,
         ["/a/src/lib.rs", "/b/src/main.rs"].map(PathBuf::from)
     );
+}
+
+/// Two files, the second of which uses a type of the first.
+fn with_second(first: &str) -> Vec<String> {
+    breaches(&[
+        ("src/lib.rs", "mod first; mod second;"),
+        ("src/first.rs", first),
+        (
+            "src/second.rs",
+            "use crate::first::First;\npub struct Second(First);\npub fn call() {}",
+        ),
+    ])
+}
+
+/// A module with two modules in it, of which the second uses what the parent defines.
+fn with_parent(parent: &str, left: &str) -> Vec<String> {
+    breaches(&[
+        ("src/main.rs", "mod parent;"),
+        (
+            "src/parent/mod.rs",
+            &format!("mod left; mod right; {parent}"),
+        ),
+        ("src/parent/left.rs", left),
+        (
+            "src/parent/right.rs",
+            "use super::Shared; pub struct Right;",
+        ),
+    ])
+}
+
+/// What is found in bridge-userspace with these files, below its `src`.
+fn rooms(files: &[(&str, &str)]) -> Vec<String> {
+    let files: Vec<(String, &str)> = files
+        .iter()
+        .map(|(name, text)| (format!("bridge-userspace/src/{name}"), *text))
+        .collect();
+    let files: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(name, text)| (name.as_str(), *text))
+        .collect();
+    breaches(&files)
+}
+
+/// The breaches in a workspace of these files. Each `lib.rs` and `main.rs` is the root of a crate.
+fn breaches(files: &[(&str, &str)]) -> Vec<String> {
+    let (directory, roots) = workspace(files);
+    find(directory.path(), &roots).expect("the files are Rust")
+}
+
+fn workspace(files: &[(&str, &str)]) -> (TempDir, Vec<PathBuf>) {
+    let directory = TempDir::new().expect("a directory");
+    let empty = directory.path().join("bridge-userspace/src");
+    fs::create_dir_all(empty).expect("write");
+    let mut roots = Vec::new();
+    for (name, text) in files {
+        let path = directory.path().join(name);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("write");
+        fs::write(&path, text).expect("write");
+        if path.ends_with("lib.rs") || path.ends_with("main.rs") {
+            roots.push(path);
+        }
+    }
+    (directory, roots)
 }
