@@ -148,10 +148,7 @@ impl Report {
     pub fn cluster_cidrs(&self) -> impl Iterator<Item = &CidrState> {
         self.cidrs.iter().filter(|cidr| cidr.kind != "office")
     }
-}
 
-#[cfg(test)]
-impl Report {
     /// What a process reports that has nothing to report.
     pub(crate) fn example(pid: u32) -> Self {
         Self {

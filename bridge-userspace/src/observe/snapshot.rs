@@ -9,11 +9,13 @@ use tokio::sync::watch;
 
 use super::event_log::ago;
 use super::readiness::{Attachment, Evidence, NotReady, has_office};
-use super::report::{OpenProblem, Report};
+use super::report::{ClusterState, OpenProblem, Report};
 use super::state_file::StateFile;
 use super::traffic::total;
+use crate::datapath::Mode;
 use crate::kernel::clock;
 use crate::maps::{InstanceLock, Pins, TableError, Tables};
+use crate::model::program::{AttachPoint, Program, Side};
 use crate::model::{Problem, Subject};
 
 /// Where a snapshot is taken from. Clones are the same.
@@ -155,6 +157,36 @@ impl Snapshot {
         }
     }
 
+    /// A bridge with one interface, for the reference of metrics.
+    pub(super) fn example() -> Self {
+        let point = AttachPoint {
+            ifindex: 2,
+            interface: "eth0".to_owned(),
+            program: Program::UplinkIngress,
+        };
+        let mut report = Report::example(1);
+        report.cluster_state = Some(ClusterState {
+            source: report.cluster.clone(),
+            synced: true,
+            connected: true,
+            last_contact: 0,
+            last_error: None,
+        });
+        Self {
+            pid: Some(report.pid),
+            report: Some(report),
+            attachments: vec![Attachment {
+                side: Side::Uplink,
+                point,
+                mode: Some(Mode::Tcx),
+            }],
+            settings: Settings::default(),
+            fast_path: FastPath::default(),
+            problems: Vec::new(),
+            not_ready: Vec::new(),
+        }
+    }
+
     /// Whether nothing stands in the way.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -215,6 +247,11 @@ impl Fill {
             services: tables.service_ports()?.len(),
             ..Self::of_counters(tables.counters()?)
         })
+    }
+
+    /// Empty tables, for the reference of metrics.
+    pub(super) fn example() -> Self {
+        Self::of_counters(|_| Counter::default())
     }
 
     pub(super) fn of_counters(count: impl Fn(Count) -> Counter) -> Self {

@@ -54,6 +54,23 @@ pub fn render(
     Ok(text)
 }
 
+/// Every metric with an example of each of its labels, for the reference; the values mean nothing.
+///
+/// # Errors
+/// When a value can't be written as text.
+pub fn example() -> Result<String, fmt::Error> {
+    let snapshot = Snapshot::example();
+    let fill = Fill::example();
+    let relay = Some(super::relay::example());
+    render(
+        snapshot,
+        fill,
+        relay,
+        &Sweeps::default(),
+        &SyncLag::default(),
+    )
+}
+
 fn collect(registry: &mut Registry, collector: impl Collector) {
     registry.register_collector(Box::new(collector));
 }

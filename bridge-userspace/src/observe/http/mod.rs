@@ -37,6 +37,7 @@ use tokio::time::timeout;
 
 pub use self::cluster::SyncLag;
 pub use self::listen::BindError;
+pub use self::metrics::example as example_metrics;
 pub use self::sweeps::Sweeps;
 
 use crate::dns::RelayHandle;

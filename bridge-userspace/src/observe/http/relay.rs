@@ -1,12 +1,13 @@
 //! The DNS relay's metrics.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::family::Family;
-use crate::dns::Snapshot;
+use crate::dns::{ByTransport, Snapshot, UpstreamSnapshot};
 
 const REQUESTS: Family = Family::new("dns_requests", "Queries received from clients.");
 const RESPONSES: Family = Family::new("dns_responses", "Responses given to clients.");
@@ -107,5 +108,39 @@ impl Collector for Snapshot {
                 ([label(address.as_str())], latency.as_secs_f64())
             }),
         )
+    }
+}
+
+/// Zeros, with one upstream.
+pub fn example() -> Snapshot {
+    let address = SocketAddr::from(([10, 96, 0, 10], 53));
+    Snapshot {
+        listen: Vec::new(),
+        queries: ByTransport { udp: 0, tcp: 0 },
+        responses: [("NOERROR", 0)].into(),
+        refused: 0,
+        refusals_suppressed: 0,
+        malformed: 0,
+        overflows: 0,
+        timeouts: 0,
+        upstream_failures: 0,
+        local_failures: 0,
+        mismatched_replies: 0,
+        loops: 0,
+        send_failures: 0,
+        tcp_connections_rejected: 0,
+        in_flight: 0,
+        tcp_connections: 0,
+        upstreams: vec![UpstreamSnapshot {
+            address,
+            healthy: ByTransport {
+                udp: true,
+                tcp: true,
+            },
+            looping: false,
+            queries: 0,
+            failures: 0,
+            latency_microseconds: 1,
+        }],
     }
 }
