@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use bridge_userspace::cli::Cli;
+use bridge_userspace::commands::cli::Cli;
 use bridge_userspace::config::RunArgs;
 use clap::{Arg, CommandFactory as _};
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use bridge_userspace::cli::Cli;
+use bridge_userspace::commands::cli::Cli;
 use clap::builder::{PossibleValue, Str};
 use clap::{Arg, ArgAction, Command, CommandFactory as _};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
-use bridge_userspace::http::example_metrics;
+use bridge_userspace::observe::http::example_metrics;
 
 use crate::markdown::{code, codes, table};
 use crate::source::Source;

@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-use bridge_common::layout::LAYOUT_VERSION;
-use bridge_common::verdict::DropReason;
+use bridge_common::abi::LAYOUT_VERSION;
+use bridge_common::drops::DropReason;
 
 use crate::markdown::{code, table};
 use crate::source::Source;

@@ -109,7 +109,7 @@ impl Reports {
             .applied
             .iter()
             .cloned()
-            .chain(inputs.cluster().problems.iter().map(of_cluster))
+            .chain(inputs.cluster().problems.iter().cloned().map(Notice::from))
             .chain(stale(read_at, clock::now()))
             .chain(down.iter().map(|(name, down)| of_task(name, &down.why)));
         self.problems.update(notices, event_log::now);
@@ -152,15 +152,6 @@ pub fn cluster_cidrs(cluster: &DesiredState) -> Vec<CidrState> {
             source: cidr.source.clone(),
         })
         .collect()
-}
-
-fn of_cluster(what: &String) -> Notice {
-    Problem::new(
-        Subject::Cluster,
-        what,
-        "mend the object that is named; the rest of the cluster is followed all the same",
-    )
-    .into()
 }
 
 fn of_task(name: &str, why: &str) -> Notice {

@@ -9,6 +9,7 @@ use super::discovery;
 use super::objects::{Change, Key, Objects};
 use super::rules::{InternalTrafficPolicy, Rules};
 use super::services::{self, Derived};
+use crate::model::{Problem, Subject};
 
 /// The desired state that follows from a cluster's objects.
 ///
@@ -39,7 +40,7 @@ pub(super) struct Deriver {
     objects: Objects,
     derived: BTreeMap<Key, Derived>,
     cidrs: Vec<ClusterCidr>,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
 }
 
 impl Deriver {
@@ -77,7 +78,7 @@ impl Deriver {
     }
 
     /// The state as of the last [`update`](Self::update); `notes` are further problems to tell.
-    pub(super) fn state(&self, notes: &[String]) -> DesiredState {
+    pub(super) fn state(&self, notes: &[Problem]) -> DesiredState {
         let mut problems = self.problems.clone();
         problems.extend_from_slice(notes);
         let services = services::merge(
@@ -116,9 +117,13 @@ impl Deriver {
             && !self.objects.nodes.is_empty()
             && !self.objects.nodes.keys().any(|key| key.name == *node)
         {
-            self.problems.push(format!(
-                "the cluster has no node `{node}`, so services with internalTrafficPolicy: Local lead \
-                 nowhere: give this node's name with --node-name"
+            self.problems.push(Problem::new(
+                Subject::Cluster,
+                format!(
+                    "the cluster has no node `{node}`, so services with internalTrafficPolicy: Local lead \
+                     nowhere: give this node's name with --node-name"
+                ),
+                "give this node's name with --node-name",
             ));
         }
     }

@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::model::networks::{self, Conflict, Labelled};
+use crate::model::{Problem, Subject};
 
 /// Everything about the cluster that the datapath has to know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct DesiredState {
     /// a VIP or port that isn't listed, and it has to be rejected; if not, it is kube-proxy's.
     pub authoritative: bool,
     /// What was left out of the above and why, for people; sorted.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
 }
 
 impl DesiredState {
@@ -70,7 +71,11 @@ impl DesiredState {
             };
             with.cidrs.push(cidr);
             if let Err(conflict) = with.check_against_office(office) {
-                problems.push(format!("left out: {conflict}"));
+                problems.push(Problem::new(
+                    Subject::Cluster,
+                    format!("left out: {conflict}"),
+                    "one of the two networks has to move, or to be left out of the configuration",
+                ));
                 with.cidrs.pop();
             }
             kept = with.cidrs;

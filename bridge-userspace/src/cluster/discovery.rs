@@ -7,12 +7,13 @@ use serde::Deserialize;
 
 use super::{CidrKind, ClusterCidr, Key, Objects};
 use crate::model::networks::{CidrError, parse_cidr};
+use crate::model::{Problem, Subject};
 
 /// The first of the known places that names a CIDR of each kind; ascending, each network once.
 pub(super) fn cidrs(
     objects: &Objects,
     explicit: &[ClusterCidr],
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> Vec<ClusterCidr> {
     let explicit_of = |kind| {
         explicit
@@ -49,7 +50,7 @@ fn or_else(
     if first.is_empty() { otherwise() } else { first }
 }
 
-fn service_cidrs(objects: &Objects, problems: &mut Vec<String>) -> Vec<ClusterCidr> {
+fn service_cidrs(objects: &Objects, problems: &mut Vec<Problem>) -> Vec<ClusterCidr> {
     let mut found = Vec::new();
     for (key, object) in &objects.service_cidrs {
         for text in &object.cidrs {
@@ -60,7 +61,7 @@ fn service_cidrs(objects: &Objects, problems: &mut Vec<String>) -> Vec<ClusterCi
     found
 }
 
-fn nodes(objects: &Objects, problems: &mut Vec<String>) -> Vec<ClusterCidr> {
+fn nodes(objects: &Objects, problems: &mut Vec<Problem>) -> Vec<ClusterCidr> {
     let mut found = Vec::new();
     for (key, node) in &objects.nodes {
         for text in &node.pod_cidrs {
@@ -86,7 +87,7 @@ struct Networking {
     pod_subnet: Option<String>,
 }
 
-fn kubeadm(objects: &Objects, kind: CidrKind, problems: &mut Vec<String>) -> Vec<ClusterCidr> {
+fn kubeadm(objects: &Objects, kind: CidrKind, problems: &mut Vec<Problem>) -> Vec<ClusterCidr> {
     let key = Key {
         namespace: "kube-system".to_owned(),
         name: "kubeadm-config".to_owned(),
@@ -101,9 +102,13 @@ fn kubeadm(objects: &Objects, kind: CidrKind, problems: &mut Vec<String>) -> Vec
     let networking = match serde_saphyr::from_str::<ClusterConfiguration>(text) {
         Ok(configuration) => configuration.networking,
         Err(error) => {
-            problems.push(format!(
-                "ConfigMap {key}: ClusterConfiguration does not parse: {}",
-                error.without_snippet()
+            problems.push(Problem::new(
+                Subject::Object(format!("ConfigMap {key}")),
+                format!(
+                    "ConfigMap {key}: ClusterConfiguration does not parse: {}",
+                    error.without_snippet()
+                ),
+                "mend it, or give --pod-cidr and --service-cidr",
             ));
             return Vec::new();
         }
@@ -126,14 +131,16 @@ fn read(
     kind: CidrKind,
     text: &str,
     source: String,
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> Option<ClusterCidr> {
     match parse_cidr(text) {
         Ok(cidr) => Some(ClusterCidr { kind, cidr, source }),
         // The other half of a dual-stack cluster is no problem: IPv6 passes untouched.
         Err(CidrError::Ipv6(_)) => None,
         Err(error) => {
-            problems.push(format!("{source}: {error}"));
+            let what = format!("{source}: {error}");
+            let remedy = "mend the object, or give --pod-cidr and --service-cidr";
+            problems.push(Problem::new(Subject::Object(source), what, remedy));
             None
         }
     }

@@ -141,7 +141,11 @@ mod tests {
 
     fn state(problem: &str) -> DesiredState {
         DesiredState {
-            problems: vec![problem.to_owned()],
+            problems: vec![crate::model::Problem::new(
+                crate::model::Subject::Cluster,
+                problem,
+                "",
+            )],
             ..DesiredState::default()
         }
     }

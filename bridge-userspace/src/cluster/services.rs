@@ -10,12 +10,13 @@ use super::{
     Backend, CidrKind, ClusterCidr, InternalTrafficPolicy, Key, Objects, Protocol, Service,
     ServicePort,
 };
+use crate::model::{Problem, Subject};
 
 /// What follows from one Service object and its slices.
 #[derive(Debug, PartialEq)]
 pub(super) struct Derived {
     entries: Vec<(ServicePort, Arc<Service>)>,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
     /// Whether the service is for clients on an endpoint's node.
     is_local: bool,
 }
@@ -82,7 +83,7 @@ pub(super) fn merge<'a>(
     derived: impl IntoIterator<Item = &'a Derived>,
     cidrs: &[ClusterCidr],
     policy: &InternalTrafficPolicy,
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> BTreeMap<ServicePort, Arc<Service>> {
     let mut found: BTreeMap<ServicePort, Arc<Service>> = BTreeMap::new();
     let mut has_local = false;
@@ -91,9 +92,13 @@ pub(super) fn merge<'a>(
         problems.extend_from_slice(&service.problems);
         for (address, entry) in &service.entries {
             if let Some(first) = found.get(address) {
-                problems.push(format!(
-                    "Service {}/{}: {address} already belongs to Service {}/{}",
-                    entry.namespace, entry.name, first.namespace, first.name
+                problems.push(Problem::new(
+                    Subject::Object(format!("Service {}/{}", entry.namespace, entry.name)),
+                    format!(
+                        "Service {}/{}: {address} already belongs to Service {}/{}",
+                        entry.namespace, entry.name, first.namespace, first.name
+                    ),
+                    "give one of the two another cluster IP",
                 ));
             } else {
                 found.insert(*address, Arc::clone(entry));
@@ -101,19 +106,20 @@ pub(super) fn merge<'a>(
         }
     }
     if has_local && *policy == InternalTrafficPolicy::Ignore {
-        problems.push(
+        problems.push(Problem::new(
+            Subject::Cluster,
             "there are services with internalTrafficPolicy: Local; they lead to their endpoints on \
              all nodes, as an office host is on none (--internal-traffic-policy honor limits them \
-             to this node's)"
-                .to_owned(),
-        );
+             to this node's)",
+            "nothing, if that is as it should be",
+        ));
     }
     note_vips_outside(&found, cidrs, problems);
     found
 }
 
 /// The Service's IPv4 cluster IPs; none for headless services.
-fn vips(key: &Key, texts: &[String], problems: &mut Vec<String>) -> BTreeSet<Ipv4Addr> {
+fn vips(key: &Key, texts: &[String], problems: &mut Vec<Problem>) -> BTreeSet<Ipv4Addr> {
     let mut vips = BTreeSet::new();
     for text in texts {
         if text.is_empty() || text == "None" || text.contains(':') {
@@ -123,7 +129,10 @@ fn vips(key: &Key, texts: &[String], problems: &mut Vec<String>) -> BTreeSet<Ipv
             Ok(vip) => {
                 vips.insert(vip);
             }
-            Err(_) => problems.push(format!("Service {key}: cluster IP `{text}` is no address")),
+            Err(_) => problems.push(of_service(
+                key,
+                format!("Service {key}: cluster IP `{text}` is no address"),
+            )),
         }
     }
     vips
@@ -132,22 +141,35 @@ fn vips(key: &Key, texts: &[String], problems: &mut Vec<String>) -> BTreeSet<Ipv
 fn port_and_protocol(
     key: &Key,
     port: &facts::ServicePort,
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> Option<(Protocol, u16)> {
     match (&port.protocol, transport_port(port.port)) {
         (Ok(protocol), Some(number)) => Some((*protocol, number)),
         (Err(other), _) => {
-            problems.push(format!(
-                "Service {key}: port {} is {other}, which is not translated",
-                port.port
+            problems.push(Problem::new(
+                Subject::Object(format!("Service {key}")),
+                format!(
+                    "Service {key}: port {} is {other}, which is not translated",
+                    port.port
+                ),
+                "address the pods: other protocols reach them by the stack path",
             ));
             None
         }
         (Ok(_), None) => {
-            problems.push(format!("Service {key}: {} is no port", port.port));
+            let what = format!("Service {key}: {} is no port", port.port);
+            problems.push(of_service(key, what));
             None
         }
     }
+}
+
+fn of_service(key: &Key, what: String) -> Problem {
+    Problem::new(
+        Subject::Object(format!("Service {key}")),
+        what,
+        "mend the object; the rest of the cluster is followed all the same",
+    )
 }
 
 /// The endpoints of one service port.
@@ -165,7 +187,7 @@ fn endpoints(
     port_name: &str,
     protocol: Protocol,
     only_node: Option<&str>,
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> Endpoints {
     let mut ready = BTreeSet::new();
     let mut terminating = BTreeSet::new();
@@ -190,8 +212,11 @@ fn endpoints(
                             port: port.port,
                         });
                     }
-                    Err(text) => problems.push(format!(
-                        "Service {key}: endpoint address `{text}` is no pod's IPv4 address"
+                    Err(text) => problems.push(of_service(
+                        key,
+                        format!(
+                            "Service {key}: endpoint address `{text}` is no pod's IPv4 address"
+                        ),
                     )),
                 }
             }
@@ -208,7 +233,7 @@ fn endpoints(
 fn note_vips_outside(
     services: &BTreeMap<ServicePort, Arc<Service>>,
     cidrs: &[ClusterCidr],
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) {
     let networks: Vec<_> = cidrs
         .iter()
@@ -216,12 +241,13 @@ fn note_vips_outside(
         .collect();
     if networks.is_empty() {
         if !services.is_empty() {
-            problems.push(
+            problems.push(Problem::new(
+                Subject::Cluster,
                 "no service CIDR is known, so no service is reachable: give --service-cidr, or see \
                  that the cluster has a ServiceCIDR object or the kubeadm-config ConfigMap, and \
-                 lets them be read"
-                    .to_owned(),
-            );
+                 lets them be read",
+                "give --service-cidr, or grant the right to read ServiceCIDRs or kubeadm-config",
+            ));
         }
         return;
     }
@@ -230,9 +256,13 @@ fn note_vips_outside(
             .iter()
             .any(|network| network.cidr.contains(&address.vip))
         {
-            problems.push(format!(
-                "Service {}/{}: cluster IP {} is in no service CIDR and stays unreachable",
-                service.namespace, service.name, address.vip
+            problems.push(Problem::new(
+                Subject::Object(format!("Service {}/{}", service.namespace, service.name)),
+                format!(
+                    "Service {}/{}: cluster IP {} is in no service CIDR and stays unreachable",
+                    service.namespace, service.name, address.vip
+                ),
+                "add the network that it is in with --service-cidr",
             ));
         }
     }

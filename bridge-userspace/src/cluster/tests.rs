@@ -133,7 +133,7 @@ fn pods_come_from_the_nodes_if_nobody_else_says() {
             "service 10.96.0.0/12 ServiceCIDR kubernetes",
         ]
     );
-    assert_eq!(state.problems, Vec::<String>::new());
+    assert_eq!(state.problems, []);
 }
 
 #[test]
@@ -178,7 +178,11 @@ fn explicit_networks_win_per_kind() {
 fn no_network_is_inferred_from_addresses_in_use() {
     let state = state(&web(&["[{addresses: [10.244.1.5]}]"]));
     assert!(state.cidrs.is_empty());
-    assert!(state.problems[0].starts_with("no service CIDR is known"));
+    assert!(
+        state.problems[0]
+            .what
+            .starts_with("no service CIDR is known")
+    );
 }
 
 #[test]
@@ -193,7 +197,7 @@ spec: {podCIDRs: [10.244.9.1/24]}
     );
     assert!(state.cidrs.is_empty());
     assert_eq!(
-        state.problems,
+        whats(&state),
         [
             "Node worker-9 spec.podCIDRs: `10.244.9.1/24` is a host's address; its network is \
           10.244.9.0/24"
@@ -206,7 +210,11 @@ fn a_kubeadm_config_that_does_not_parse_is_reported_and_passed_over() {
     let broken = KUBEADM.replace("networking:", "networking: [");
     let state = state(&[NODES, &broken].concat());
     assert_eq!(cidr_rows(&state).len(), 2);
-    assert!(state.problems[0].contains("kube-system/kubeadm-config"));
+    assert!(
+        state.problems[0]
+            .what
+            .contains("kube-system/kubeadm-config")
+    );
 }
 
 #[test]
@@ -248,7 +256,10 @@ fn a_network_that_contradicts_others_is_left_out_and_the_rest_is_followed() {
     let [problem] = &followed.problems[..] else {
         panic!("{:?}", followed.problems)
     };
-    assert!(problem.contains("office CIDR 10.244.1.0/24"), "{problem}");
+    assert!(
+        problem.what.contains("office CIDR 10.244.1.0/24"),
+        "{problem}"
+    );
     // What people have configured is not for the cluster to overrule.
     let explicit = &state.cidrs[..1];
     let whole = ["10.0.0.0/8".parse().unwrap()];
@@ -274,7 +285,7 @@ fn endpoints_of_many_slices_are_one_service() {
         ["10.96.7.7:80/tcp web [10.244.1.4:8080 10.244.1.5:8080 10.244.2.9:8080]"]
     );
     assert!(state.authoritative);
-    assert_eq!(state.problems, Vec::<String>::new());
+    assert_eq!(state.problems, []);
 }
 
 #[test]
@@ -393,7 +404,11 @@ fn a_local_traffic_policy_is_ignored_and_told_once() {
         ]
     );
     assert_eq!(state.problems.len(), 1, "{:?}", state.problems);
-    assert!(state.problems[0].contains("internalTrafficPolicy: Local"));
+    assert!(
+        state.problems[0]
+            .what
+            .contains("internalTrafficPolicy: Local")
+    );
 }
 
 #[test]
@@ -420,13 +435,13 @@ fn a_local_traffic_policy_that_is_honored_leads_to_this_node_or_nowhere() {
             .values()
             .all(|service| service.serving.len() == 1)
     );
-    assert_eq!(here.problems, Vec::<String>::new());
+    assert_eq!(here.problems, []);
     let unknown = on("node-31");
     assert_eq!(
         service_rows(&unknown),
         ["10.96.7.7:80/tcp web []", "10.96.7.8:80/tcp api []"]
     );
-    assert!(unknown.problems[0].contains("no node `node-31`"));
+    assert!(unknown.problems[0].what.contains("no node `node-31`"));
 }
 
 #[test]
@@ -559,7 +574,7 @@ fn two_services_on_one_address_are_reported_and_the_first_by_name_wins() {
     let state = state(&[SERVICE_CIDR, &second, &web(&[])].concat());
     assert_eq!(service_rows(&state), ["10.96.7.7:80/tcp web []"]);
     assert_eq!(
-        state.problems,
+        whats(&state),
         ["Service shop/web2: 10.96.7.7:80/tcp already belongs to Service shop/web"]
     );
 }
@@ -571,7 +586,7 @@ fn a_vip_outside_the_service_networks_is_reported() {
         .replace("10.96.7.7", "10.200.7.7");
     let state = state(&yaml);
     assert_eq!(
-        state.problems,
+        whats(&state),
         ["Service shop/web: cluster IP 10.200.7.7 is in no service CIDR and stays unreachable"]
     );
 }
@@ -789,4 +804,10 @@ proptest! {
         }
         prop_assert_eq!(&state_of(fake_objects(&regrouped, &order)), &first);
     }
+}
+
+/// What is wrong, sentence by sentence.
+fn whats(state: &DesiredState) -> Vec<&str> {
+    let problems = state.problems.iter();
+    problems.map(|problem| problem.what.as_str()).collect()
 }

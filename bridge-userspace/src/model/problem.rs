@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Subject {
-    /// The state of the cluster, or an object in it.
+    /// The cluster as a whole, and the way to it.
     Cluster,
+    /// An object of the cluster: kind and name.
+    Object(String),
     /// A network interface, by name.
     Interface(String),
     /// The kernel's routes, neighbours and addresses.
@@ -26,6 +28,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cluster => f.write_str("cluster"),
+            Self::Object(name) => f.write_str(name),
             Self::Interface(name) => write!(f, "interface {name}"),
             Self::KernelNetwork => f.write_str("kernel network"),
             Self::Datapath => f.write_str("datapath"),

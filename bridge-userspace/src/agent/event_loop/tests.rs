@@ -23,7 +23,7 @@ async fn a_change_of_the_cluster_is_applied_with_what_the_kernel_was_last_read_t
     let mut lab = Lab::start();
     lab.read_at.send_replace(clock::now());
     lab.publisher.publish(cluster("a"), Instant::now());
-    lab.applied(|facts| facts.cluster.problems == ["a"]).await;
+    lab.applied(|facts| whats_of(&facts.cluster) == ["a"]).await;
     lab.wait_for(|report| whats(report).contains(&"a".to_owned()))
         .await;
     lab.stop().await.unwrap();
@@ -269,7 +269,7 @@ fn config() -> Config {
 /// A cluster that has nothing but a problem.
 fn cluster(problem: &str) -> DesiredState {
     DesiredState {
-        problems: vec![problem.to_owned()],
+        problems: vec![Problem::new(Subject::Cluster, problem, "mend it")],
         ..DesiredState::default()
     }
 }
@@ -280,4 +280,9 @@ fn whats(report: &Report) -> Vec<String> {
         .iter()
         .map(|open| open.problem.what.clone())
         .collect()
+}
+
+fn whats_of(cluster: &DesiredState) -> Vec<&str> {
+    let problems = cluster.problems.iter();
+    problems.map(|problem| problem.what.as_str()).collect()
 }

@@ -26,7 +26,7 @@ use super::derive::Deriver;
 use super::feed::Publisher;
 use super::rules::Rules;
 use super::{ApiAccess, Change, CidrKind, Kind, Source};
-use crate::model::UsageError;
+use crate::model::{Problem, Subject, UsageError};
 
 /// How often to ask the API server whether it is well.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -228,7 +228,7 @@ impl Known {
     }
 
     fn desired(&self) -> super::DesiredState {
-        let notes: Vec<String> = self.notes.values().cloned().collect();
+        let notes: Vec<Problem> = self.notes.values().map(missing_right).collect();
         self.deriver.state(&notes)
     }
 }
@@ -305,4 +305,12 @@ fn spawn_followers(
         );
     }
     kinds
+}
+
+fn missing_right(note: &String) -> Problem {
+    Problem::new(
+        Subject::Cluster,
+        note,
+        "grant the right, or give --pod-cidr and --service-cidr",
+    )
 }
