@@ -10,22 +10,21 @@
 //! office DNS, unbound is kube-dns, and the iptables rules are those that kube-proxy and flannel leave
 //! on a node.
 //!
-//! The map, in the order in which a lab comes up:
+//! The rooms, each of which imports only from those above it:
 //!
-//! * [`netns`] makes namespaces, enters them, and batches `ip` commands;
-//! * [`plan`] is the addressing plan, [`cluster`] the services and their backends;
-//! * [`node`] builds a cluster node with its pods and its overlay, [`rules`] its netfilter rules;
-//! * [`dns`] runs the office DNS and kube-dns, [`serve`] what the pods serve;
-//! * [`objects`] is the cluster as Kubernetes objects; [`manifests`] writes them down as YAML, [`api`]
-//!   gives them to a real API server, whose programs [`envtest`] finds; [`kube_proxy`] runs the real one;
-//! * [`Lab`] puts all of it together;
-//! * [`host`] is what a test does on a host, [`capture`] what it sees on a wire, [`frames`] whole frames
-//!   that no program would send, [`portless`] packets that are neither TCP nor UDP;
-//! * [`reach`] is what the office wants first; [`wait`] waits for what has to come; [`stream`] tells how long a
-//!   flow is interrupted, [`carried`] which layer of the bridge has forwarded it;
-//! * [`variant`] is which datapath and overlay all of that is done with;
-//! * [`bridge`] runs the program under test on node-30, [`pod`] does as the pod of applied manifests;
-//!   [`demo`] plays the office developer.
+//! | room | |
+//! |---|---|
+//! | [`plan`], [`variant`], [`wait`] | the addressing plan; which datapath and overlay a lab is for; waiting for what has to come |
+//! | `machine` | what a lab takes of this machine: [`netns`] makes and enters namespaces, [`process`] holds child processes, [`run_dir`] removes what a lab leaves |
+//! | [`cluster`] | nodes, services and backends; [`manifests`] writes them as YAML, [`objects`] makes Kubernetes objects of them |
+//! | [`serve`] | what the pods serve |
+//! | `hosts` | [`host`] is what a test does on a host, [`capture`] what it sees on a wire; [`node`] builds a node with its overlay and pods, [`netfilter`] its rules, [`dns`] the office DNS and kube-dns |
+//! | `api` | a real API server, whose programs [`envtest`] finds, and the real [`kube_proxy`] |
+//! | `lab` | [`Lab`] puts all of it together |
+//! | [`bridge`] | the program under test on node-30, its commands, and which of its layers has [`carried`] a flow |
+//! | `traffic` | [`reach`] is what has to get through; [`stream`] tells how long a flow is interrupted; [`frames`] and [`portless`] are what no ordinary program sends |
+//! | [`pod`] | a pod of applied manifests |
+//! | [`demo`] | the office developer's day |
 //!
 //! A lab needs root, and the programs `ip`, `bridge`, `nsenter`, `iptables-restore`, `dnsmasq`,
 //! `unbound`, `ping`, `traceroute`, `dig`, `tcpdump`, `conntrack`, `ethtool` and `bpftool`; with an API server `setpriv` too.
@@ -35,41 +34,26 @@
     reason = "an error or a panic here is a failed test or a broken lab, and it tells the whole story"
 )]
 
-pub mod api;
+mod api;
 pub mod bridge;
-pub mod capture;
-pub mod carried;
 pub mod cluster;
 pub mod demo;
-pub mod dns;
-pub mod envtest;
-pub mod frames;
-pub mod host;
-pub mod kube_proxy;
+mod hosts;
 mod lab;
-pub mod manifests;
-pub mod netns;
-pub mod node;
-pub mod objects;
+mod machine;
 pub mod plan;
 pub mod pod;
-pub mod portless;
-pub mod process;
-pub mod reach;
-pub mod rules;
-pub mod run_dir;
 pub mod serve;
-pub mod stream;
+mod traffic;
 pub mod variant;
 pub mod wait;
-mod xdp_pass;
 
-pub use api::ApiServer;
-pub use bridge::Bridge;
-pub use host::Host;
-pub use kube_proxy::KubeProxy;
+pub use api::{ApiServer, client, envtest, kube_proxy, kube_proxy::KubeProxy};
+pub use bridge::{Bridge, carried};
+pub use cluster::{manifests, objects};
+pub use hosts::{capture, dns, host, host::Host, netfilter, netfilter::Firewall, node};
 pub use lab::{Lab, LabOptions};
-pub use node::Overlay;
-pub use rules::Firewall;
-pub use variant::{Datapath, Variant};
+pub use machine::{netns, process, run_dir};
+pub use traffic::{frames, portless, reach, stream};
+pub use variant::{Datapath, Overlay, Variant};
 pub use wait::eventually;

@@ -1,6 +1,6 @@
 //! The addressing plan: the office, the LAN between router and nodes, and the cluster.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// The office network.
 pub const OFFICE_CIDR: &str = "192.168.0.0/22";
@@ -41,6 +41,19 @@ pub const ECHO: Ipv4Addr = Ipv4Addr::new(10, 96, 20, 16);
 pub const WEB: Ipv4Addr = Ipv4Addr::new(10, 96, 20, 17);
 /// The VIP of `registry.project-a-dev1`.
 pub const REGISTRY: Ipv4Addr = Ipv4Addr::new(10, 96, 20, 18);
+
+/// The service `echo`, with a backend on each node.
+pub const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(ECHO, port::ECHO);
+/// The same service's bulk transfer.
+pub const BULK_SERVICE: SocketAddrV4 = SocketAddrV4::new(ECHO, port::BULK);
+/// The service `web`.
+pub const WEB_SERVICE: SocketAddrV4 = SocketAddrV4::new(WEB, port::HTTP_SERVICE);
+/// The service `mysql`.
+pub const MYSQL_SERVICE: SocketAddrV4 = SocketAddrV4::new(MYSQL, port::MYSQL);
+/// The name of the service `mysql`.
+pub const MYSQL_NAME: &str = "mysql.project-a-dev1.svc.cluster.local";
+/// A client port that node-30 never uses itself, so that NAT may keep it.
+pub const FREE_PORT: u16 = 20_007;
 
 /// MTU of the office and the LAN.
 pub const LAN_MTU: u32 = 1500;
@@ -84,6 +97,9 @@ pub const PODS: [PodPlan; 7] = [
 
 /// The pod on node-30 itself, if the lab is asked for it: a third backend of `echo`.
 pub const LOCAL_POD: PodPlan = pod("echo-0", "node-30", 30, 4);
+
+/// The pods behind the service `echo`: on node-30 itself, and on both workers.
+pub const ECHO_PODS: [&str; 3] = ["echo-0", "echo-1", "echo-2"];
 
 /// Ports of the pods.
 pub mod port {

@@ -7,8 +7,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::capture::{Packet, Summary};
-use crate::node::Overlay;
+use crate::plan::{LAN_MTU, VXLAN_MTU};
 
 /// The `--datapath` of the bridge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +71,15 @@ impl FromStr for Datapath {
     }
 }
 
+/// How pods of different nodes reach each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overlay {
+    /// Flannel's `vxlan` backend: a kernel VXLAN device named `flannel.1`.
+    Vxlan,
+    /// Flannel's `host-gw` backend: routes to the other nodes' LAN addresses.
+    HostGw,
+}
+
 impl Overlay {
     /// Each of them.
     pub const ALL: [Self; 2] = [Self::Vxlan, Self::HostGw];
@@ -85,21 +93,12 @@ impl Overlay {
         }
     }
 
-    /// What tcpdump takes to see pods' packets on the wire between nodes.
+    /// MTU of the pods.
     #[must_use]
-    pub const fn capture_filter(self) -> &'static str {
+    pub fn pod_mtu(self) -> u32 {
         match self {
-            Self::Vxlan => "udp port 8472",
-            Self::HostGw => "ip and net 10.244.0.0/16",
-        }
-    }
-
-    /// A packet of a pod in what [`Overlay::capture_filter`] has let through.
-    #[must_use]
-    pub fn carried(self, packet: &Packet) -> Option<Summary> {
-        match self {
-            Self::Vxlan => packet.inside_vxlan()?.ipv4(),
-            Self::HostGw => packet.ipv4(),
+            Self::Vxlan => VXLAN_MTU,
+            Self::HostGw => LAN_MTU,
         }
     }
 }

@@ -1,27 +1,24 @@
 //! What the office wants first: to reach pods and services from any desk, and to be reached by pods.
 
 use std::io::ErrorKind;
-use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use lab::cluster::Protocol;
-use lab::plan::{self, port};
-use lab::reach::{self, ECHO_PODS};
+use lab::plan::{ECHO_PODS, ECHO_SERVICE, port};
+use lab::reach;
 use lab::{Firewall, Lab, LabOptions};
 use serde_json::Value;
 
-const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
-
 #[test]
 fn office_and_cluster_reach_each_other() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     reach::both_ways(&lab);
 }
 
 #[test]
 fn older_kernels_way_of_attaching_works_as_well() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let mut bridge = lab.start_bridge(&["--tc-attach", "clsact"]).unwrap();
     reach::both_ways(&lab);
     let node = lab.node_30();
@@ -59,7 +56,7 @@ fn older_kernels_way_of_attaching_works_as_well() {
 
 #[test]
 fn connections_to_a_service_spread_over_all_its_backends() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     // With three backends, 60 connections miss one of them once in ten billion runs.
     for _ in 0..60 {
@@ -76,7 +73,7 @@ fn connections_to_a_service_spread_over_all_its_backends() {
 
 #[test]
 fn nothing_gets_through_the_bridge_before_it_is_there_and_after_it_is_gone() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let pc = lab.office_pc();
     let targets = [
         lab.at("echo-0", port::ECHO),
@@ -114,11 +111,11 @@ fn nothing_gets_through_the_bridge_before_it_is_there_and_after_it_is_gone() {
 #[test]
 fn connecting_to_a_pod_on_another_node_takes_less_than_a_second() {
     for firewall in [LabOptions::default().firewall, Firewall::Open] {
-        let lab = Lab::open(LabOptions {
+        let lab = LabOptions {
             firewall,
             ..LabOptions::default()
-        })
-        .unwrap();
+        }
+        .open();
         let _bridge = lab.start_bridge(&[]).unwrap();
         for _ in 0..20 {
             let started = Instant::now();
@@ -135,7 +132,7 @@ fn connecting_to_a_pod_on_another_node_takes_less_than_a_second() {
 
 #[test]
 fn a_changed_manifest_changes_where_a_service_leads() {
-    let mut lab = open();
+    let mut lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     lab.office_pc().tcp_echo(ECHO_SERVICE, b"x").unwrap();
 
@@ -171,21 +168,16 @@ fn with_cidrs_alone_pods_are_bridged_and_services_are_left_to_kube_proxy() {
         firewall: Firewall::Open,
         ..LabOptions::default()
     };
-    let lab = Lab::open(options).unwrap();
+    let lab = options.open();
     let datapath = lab.options().datapath;
     let bridge = lab::Bridge::start(&lab, &lab::Bridge::static_arguments(datapath.name())).unwrap();
     let pc = lab.office_pc();
-    reach::every_pod(&lab, pc);
-    reach::every_service(pc);
+    reach::everything(&lab, pc);
     let flows = bridge.flows().unwrap();
     let pod = lab.at("echo-1", port::ECHO).to_string();
     let is_by_the_bridge =
         |flow: &Value| flow["destination"] == pod.as_str() && flow["layer"] == datapath.layer();
     assert!(flows.iter().any(is_by_the_bridge), "{flows:?}");
-}
-
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
 }
 
 fn arrivals(lab: &Lab) -> Vec<usize> {

@@ -1,10 +1,10 @@
 //! What `cargo xtask run` shows.
 
-use lab::{Lab, LabOptions, Variant, demo};
+use lab::{LabOptions, demo};
 
 #[test]
 fn every_step_succeeds_on_manifests_and_each_flow_has_its_layer() {
-    let mut lab = Lab::open(LabOptions::of(Variant::DEFAULT)).unwrap();
+    let mut lab = LabOptions::default_variant().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     let steps = demo::play(&mut lab, &bridge);
     let table = demo::table(&steps);

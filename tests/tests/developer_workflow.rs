@@ -3,14 +3,14 @@
 
 use std::net::SocketAddrV4;
 
+use lab::LabOptions;
 use lab::cluster::Protocol;
-use lab::plan::{self, port};
+use lab::plan::{self, MYSQL_NAME, port};
 use lab::serve::http::{self, Response};
-use lab::{Lab, LabOptions};
 
 #[test]
 fn a_service_on_the_developers_machine_becomes_part_of_the_cluster() {
-    let lab = Lab::open(LabOptions::default()).unwrap();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let pc = lab.office_pc();
 
@@ -35,9 +35,7 @@ fn a_service_on_the_developers_machine_becomes_part_of_the_cluster() {
     // It calls pods, by address and by service.
     let page = pc.http_get(lab.at("web-0", port::HTTP), "/").unwrap();
     assert!(page.body.starts_with("web-0 greets"), "{page:?}");
-    let mysql = pc
-        .resolve(plan::ROUTER_LAN, "mysql.project-a-dev1.svc.cluster.local")
-        .unwrap();
+    let mysql = pc.resolve(plan::ROUTER_LAN, MYSQL_NAME).unwrap();
     let mut session = pc.mysql(SocketAddrV4::new(mysql, port::MYSQL)).unwrap();
     assert_eq!(session.query("SELECT 7").unwrap(), "7");
 

@@ -4,11 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use lab::bridge::arguments::{plus, without};
 use lab::dns::{DnsPlan, LARGE_COUNT, large_name, question};
-use lab::plan::{self, NODE_30, ROUTER_LAN, port};
+use lab::plan::{self, MYSQL_NAME, MYSQL_SERVICE, NODE_30, ROUTER_LAN, port};
 use lab::{Bridge, Firewall, Host, Lab, LabOptions};
-
-const MYSQL_NAME: &str = "mysql.project-a-dev1.svc.cluster.local";
 
 #[test]
 fn plan_1_an_office_dns_on_the_node_itself() {
@@ -76,7 +75,7 @@ fn the_relay_needs_no_kube_proxy() {
         firewall: Firewall::DropByDefault,
         ..LabOptions::default()
     };
-    let lab = Lab::open(options).unwrap();
+    let lab = options.open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let dns = lab.options().dns.listen();
     for client in [lab.office_pc(), lab.office_pc2()] {
@@ -177,15 +176,9 @@ fn another_upstream_answers_when_the_first_is_dead() {
     // No pod has the first address; nobody serves DNS at the second.
     let dead = [Ipv4Addr::new(10, 244, 1, 99), lab.pod("echo-1").address()];
     let live = lab.pod("dns-2").address();
-    let mut arguments = Bridge::default_arguments(&lab);
-    while let Some(at) = arguments
-        .iter()
-        .position(|argument| argument == "--dns-upstream")
-    {
-        arguments.drain(at..at + 2);
-    }
+    let mut arguments = without(&Bridge::default_arguments(&lab), "--dns-upstream");
     for address in dead.into_iter().chain([live]) {
-        arguments.extend(["--dns-upstream".to_owned(), format!("{address}:53")]);
+        arguments = plus(&arguments, &["--dns-upstream", &format!("{address}:53")]);
     }
     let _bridge = Bridge::start(&lab, &arguments).unwrap();
     let pc = lab.office_pc();
@@ -234,11 +227,11 @@ fn nonsense_does_not_end_the_relay() {
 }
 
 fn open(dns: DnsPlan) -> Lab {
-    Lab::open(LabOptions {
+    LabOptions {
         dns,
         ..LabOptions::default()
-    })
-    .unwrap()
+    }
+    .open()
 }
 
 /// What the recipe's users do to see that it works: ask, also in capitals, then use the answer.
@@ -259,9 +252,7 @@ fn names_work(lab: &Lab) {
             .dig(dns, &["nobody.project-a-dev1.svc.cluster.local"])
             .unwrap();
         assert_eq!(nobody.status, "NXDOMAIN", "{}", nobody.text);
-        let mut session = client
-            .mysql(SocketAddrV4::new(plan::MYSQL, port::MYSQL))
-            .unwrap();
+        let mut session = client.mysql(MYSQL_SERVICE).unwrap();
         assert_eq!(session.query("SELECT 1").unwrap(), "1");
     }
 }

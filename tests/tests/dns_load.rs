@@ -1,14 +1,12 @@
 //! What has to be measured, in a file of its own: `cargo test` runs one file after the other, so that
 //! nothing else of the suite runs meanwhile.
 
-use lab::plan::NODE_30;
-use lab::{Lab, LabOptions};
-
-const MYSQL_NAME: &str = "mysql.project-a-dev1.svc.cluster.local";
+use lab::LabOptions;
+use lab::plan::{MYSQL_NAME, NODE_30};
 
 #[test]
 fn ten_thousand_questions_a_second_are_all_answered() {
-    let lab = Lab::open(LabOptions::default()).unwrap();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let count = 20_000;
     // The machine may be busy with other things; no question may be lost even then.

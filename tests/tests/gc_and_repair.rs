@@ -4,37 +4,35 @@ use std::fs;
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
+use lab::bridge::refused;
 use lab::cluster::Protocol;
+use lab::eventually;
 use lab::host::{datagram, exchange};
-use lab::plan::{self, port};
+use lab::plan::{ECHO_PODS, ECHO_SERVICE, port};
+use lab::wait::PERIODIC;
 use lab::{Bridge, Lab, LabOptions};
-use serde_json::Value;
-
-const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
-/// A sweep or a check comes every 10 s.
-const TURN: Duration = Duration::from_secs(15);
 
 #[test]
 fn flows_that_have_run_out_are_swept_and_others_stay() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = start_with_file(&lab, "timeouts: {icmp: 1, udp: 1, udpUnreplied: 1}\n");
     let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"stays").unwrap();
     lab.office_pc().ping(lab.pod("echo-1").address()).unwrap();
     lab.office_pc().udp_echo(ECHO_SERVICE, b"goes").unwrap();
     assert!(bridge.flows().unwrap().len() >= 3);
-    eventually("only the TCP flow is left", || {
+    eventually(PERIODIC, "only the TCP flow is left", || {
         let flows = bridge.flows().unwrap();
         flows.len() == 1 && flows[0]["protocol"] == "tcp"
     });
     exchange(&mut session, b"still there").unwrap();
-    let replies = entries(&lab, &bridge, "replies");
+    let replies = bridge.client().keys("replies").unwrap();
     assert_eq!(replies.len(), 1, "the other half is swept too");
 }
 
 #[test]
 fn a_table_full_of_half_open_flows_makes_room_and_keeps_sessions() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&["--flow-capacity", "1024"]).unwrap();
     let pc = lab.office_pc();
     let mut session = pc.tcp(ECHO_SERVICE).unwrap();
@@ -50,7 +48,7 @@ fn a_table_full_of_half_open_flows_makes_room_and_keeps_sessions() {
         Ok(())
     })
     .unwrap();
-    eventually("a new connection gets through", || {
+    eventually(PERIODIC, "a new connection gets through", || {
         pc.tcp_echo(lab.at("echo-2", port::ECHO), b"new").is_ok()
     });
     exchange(&mut session, b"after").unwrap();
@@ -66,24 +64,24 @@ fn a_table_full_of_half_open_flows_makes_room_and_keeps_sessions() {
 
 #[test]
 fn a_flow_whose_reply_entry_is_lost_goes_on() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"before").unwrap();
     // The entry is looked at when the client sends after a while: the pod's answer must not come before.
     std::thread::sleep(Duration::from_secs(9));
-    delete_all(&lab, &bridge, "replies");
+    bridge.client().delete_all("replies").unwrap();
     exchange(&mut session, b"after").unwrap();
-    assert_eq!(entries(&lab, &bridge, "replies").len(), 1);
+    assert_eq!(bridge.client().keys("replies").unwrap().len(), 1);
 }
 
 #[test]
 fn a_session_whose_forward_entry_is_lost_is_reset_at_once() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"before").unwrap();
-    delete_all(&lab, &bridge, "flows");
+    bridge.client().delete_all("flows").unwrap();
     let start = Instant::now();
     let error = exchange(&mut session, b"after").unwrap_err();
     assert!(format!("{error:#}").contains("reset"), "{error:#}");
@@ -93,12 +91,12 @@ fn a_session_whose_forward_entry_is_lost_is_reset_at_once() {
 
 #[test]
 fn a_link_that_somebody_removed_is_put_back() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     for entry in fs::read_dir(lab.pin_path().join("links")).unwrap() {
         fs::remove_file(entry.unwrap().path()).unwrap();
     }
-    eventually("every link is back", || {
+    eventually(PERIODIC, "every link is back", || {
         bridge.status().unwrap()["ready"] == true
     });
     lab.office_pc().tcp_echo(ECHO_SERVICE, b"mended").unwrap();
@@ -106,13 +104,13 @@ fn a_link_that_somebody_removed_is_put_back() {
 
 #[test]
 fn a_network_of_the_cluster_that_claims_the_office_is_left_out_and_the_rest_followed() {
-    let mut lab = open();
+    let mut lab = LabOptions::default().open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     let node =
         "apiVersion: v1\nkind: Node\nmetadata: {name: odd}\nspec: {podCIDRs: [192.168.0.0/22]}\n";
     fs::write(lab.manifests().join("odd.yaml"), node).unwrap();
     let problems = |bridge: &Bridge| bridge.status().unwrap()["problems"].to_string();
-    eventually("the contradiction is told", || {
+    eventually(PERIODIC, "the contradiction is told", || {
         problems(&bridge).contains("left out") && problems(&bridge).contains("Node odd")
     });
     // The next turn must not apply it either.
@@ -130,7 +128,7 @@ fn a_network_of_the_cluster_that_claims_the_office_is_left_out_and_the_rest_foll
     lab.cluster_mut().service_mut("echo").scale_to(&[]);
     lab.publish().unwrap();
     fs::write(lab.manifests().join("odd.yaml"), node).unwrap();
-    eventually("services are followed all the same", || {
+    eventually(PERIODIC, "services are followed all the same", || {
         lab.office_pc()
             .tcp_echo(ECHO_SERVICE, b"nobody there?")
             .is_err()
@@ -140,29 +138,23 @@ fn a_network_of_the_cluster_that_claims_the_office_is_left_out_and_the_rest_foll
 
 #[test]
 fn a_node_that_uses_every_port_itself_is_told_so() {
-    let lab = open();
-    let node = lab.node_30();
-    node.run(
-        "sysctl",
-        &["-qw", "net.ipv4.ip_local_port_range=1024 65535"],
-    )
-    .unwrap();
+    let lab = LabOptions::default().open();
+    let range = ("net/ipv4/ip_local_port_range", "1024 65535");
+    lab.node_30().namespace().sysctl(&[range]).unwrap();
     let arguments = Bridge::default_arguments(&lab);
-    let output = Bridge::command(&lab, &arguments).unwrap().output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let message = String::from_utf8_lossy(&output.stderr);
+    let message = refused(&Bridge::command(&lab, &arguments).unwrap(), 1);
     assert!(message.contains("no port is left for NAT"), "{message}");
     assert!(!lab.pin_path().exists(), "something is left pinned");
 }
 
 #[test]
 fn a_sender_that_never_pauses_is_moved_off_a_backend_that_is_gone() {
-    let mut lab = open();
+    let mut lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let socket = lab.office_pc().udp_from(0, ECHO_SERVICE).unwrap();
     datagram(&socket, b"first").unwrap();
     let seen_by = |lab: &Lab, pod: &str| lab.pod(pod).peers(Protocol::Udp, port::ECHO).len();
-    let first = ["echo-0", "echo-1", "echo-2"]
+    let first = ECHO_PODS
         .into_iter()
         .find(|pod| seen_by(&lab, pod) > 0)
         .unwrap();
@@ -170,26 +162,12 @@ fn a_sender_that_never_pauses_is_moved_off_a_backend_that_is_gone() {
         endpoint.ready = endpoint.pod != first;
     }
     lab.publish().unwrap();
-    eventually("another pod gets the datagrams", || {
+    eventually(PERIODIC, "another pod gets the datagrams", || {
         let _ = datagram(&socket, b"more");
-        ["echo-0", "echo-1", "echo-2"]
+        ECHO_PODS
             .into_iter()
             .any(|pod| pod != first && seen_by(&lab, pod) > 0)
     });
-}
-
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
-/// Waits for `condition`, as long as one turn may take.
-#[track_caller]
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < TURN, "{what}: not within {TURN:?}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
 }
 
 fn start_with_file(lab: &Lab, more: &str) -> Bridge {
@@ -201,32 +179,4 @@ fn start_with_file(lab: &Lab, more: &str) -> Bridge {
     );
     fs::write(&file, text).unwrap();
     Bridge::start(lab, &["--config".to_owned(), file.display().to_string()]).unwrap()
-}
-
-/// The keys of a table, as `bpftool map delete` takes them.
-fn entries(lab: &Lab, bridge: &Bridge, table: &str) -> Vec<Vec<String>> {
-    let path = bridge.client().table(table).unwrap();
-    let path = path.to_str().unwrap();
-    let dump = lab
-        .node_30()
-        .run("bpftool", &["-j", "map", "dump", "pinned", path])
-        .unwrap();
-    let dump: Value = serde_json::from_str(&dump).unwrap();
-    let bytes = |entry: &Value| {
-        let key = entry["key"].as_array().unwrap();
-        key.iter()
-            .map(|byte| byte.as_str().unwrap().to_owned())
-            .collect()
-    };
-    dump.as_array().unwrap().iter().map(bytes).collect()
-}
-
-fn delete_all(lab: &Lab, bridge: &Bridge, table: &str) {
-    let path = bridge.client().table(table).unwrap();
-    let path = path.to_str().unwrap();
-    for key in entries(lab, bridge, table) {
-        let mut arguments = vec!["map", "delete", "pinned", path, "key"];
-        arguments.extend(key.iter().map(String::as_str));
-        lab.node_30().run("bpftool", &arguments).unwrap();
-    }
 }

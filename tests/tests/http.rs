@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use lab::bridge::arguments::with;
 use lab::dns::DnsPlan;
-use lab::plan::{self, port};
+use lab::plan::{self, MYSQL_NAME, port};
 use lab::serve::http::Response;
 use lab::{Bridge, Lab, LabOptions};
 
@@ -17,7 +18,7 @@ const FOLLOWS: Duration = Duration::from_secs(10);
 
 #[test]
 fn readyz_tells_that_a_link_is_gone_and_healthz_stays_well() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     assert_eq!(get(&lab, "/readyz"), Response::ok("ready\n"));
     assert_eq!(get(&lab, "/healthz"), Response::ok("ok\n"));
@@ -51,7 +52,7 @@ fn metrics_count_packets_flows_and_drops() {
     const BYTES: &str = r#"office_bridge_forwarded_bytes_total{direction="to-client"}"#;
     const NO_SERVICE: &str = r#"office_bridge_dropped_packets_total{reason="no-service"}"#;
 
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     for series in [TO_BACKEND, TO_CLIENT, BYTES, NO_SERVICE] {
         assert!(metric(&lab, series).abs() < f64::EPSILON, "{series}");
@@ -91,25 +92,21 @@ fn metrics_count_packets_flows_and_drops() {
 
 #[test]
 fn readyz_needs_a_dns_upstream_that_answers() {
-    let lab = Lab::open(LabOptions {
+    let lab = LabOptions {
         dns: DnsPlan::Relay,
         ..LabOptions::default()
-    })
-    .unwrap();
+    }
+    .open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     assert_eq!(get(&lab, "/readyz"), Response::ok("ready\n"));
-    let name = "mysql.project-a-dev1.svc.cluster.local";
+    let name = MYSQL_NAME;
     lab.office_pc().resolve(plan::NODE_30, name).unwrap();
     assert!(metric(&lab, r#"office_bridge_dns_requests_total{proto="udp"}"#) >= 1.0);
     bridge.uninstall().unwrap();
 
-    let mut arguments = Bridge::default_arguments(&lab);
-    for index in 1..arguments.len() {
-        if arguments[index - 1] == "--dns-upstream" {
-            // Nobody listens there.
-            "127.0.0.1:5399".clone_into(&mut arguments[index]);
-        }
-    }
+    // Nobody listens there.
+    let nobody = "127.0.0.1:5399";
+    let arguments = with(&Bridge::default_arguments(&lab), "--dns-upstream", nobody);
     let _bridge = Bridge::start(&lab, &arguments).unwrap();
     not_ready_because(&lab, "no DNS upstream answers");
     assert_eq!(get(&lab, "/healthz").status, 200);
@@ -117,7 +114,7 @@ fn readyz_needs_a_dns_upstream_that_answers() {
 
 #[test]
 fn a_taken_port_is_told_with_the_process_that_has_it() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _other = lab
         .node_30()
         .run_in(|| Ok(std::net::TcpListener::bind(LISTEN)?))
@@ -136,14 +133,10 @@ fn a_taken_port_is_told_with_the_process_that_has_it() {
 
 #[test]
 fn no_http_serves_nothing() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&["--no-http"]).unwrap();
     let (kind, _) = lab.node_30().tcp_refusal(LISTEN).unwrap();
     assert_eq!(kind, std::io::ErrorKind::ConnectionRefused);
-}
-
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
 }
 
 fn get(lab: &Lab, path: &str) -> Response {

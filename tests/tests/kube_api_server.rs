@@ -2,18 +2,14 @@
 
 use std::time::Duration;
 
-use lab::{Lab, LabOptions, Variant};
+use lab::LabOptions;
 use serde_json::json;
 
 const ECHO: &str = "/apis/discovery.k8s.io/v1/namespaces/project-a-dev1/endpointslices/echo-x7k2p";
 
 #[test]
 fn the_api_server_serves_the_labs_cluster_also_after_it_was_killed() {
-    let mut lab = Lab::open(LabOptions {
-        api_server: true,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap();
+    let mut lab = LabOptions::default_variant().with_api_server().open();
     let admin = lab.api().admin();
     let slice = admin.get(ECHO).unwrap();
     assert_eq!(slice["endpoints"].as_array().map(Vec::len), Some(3));

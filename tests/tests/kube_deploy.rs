@@ -9,24 +9,25 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use lab::host::exchange;
 use lab::netns::finish;
-use lab::plan::{self, port};
+use lab::plan::{self, ECHO_SERVICE, MYSQL_NAME, port};
 use lab::pod::{self, NodeRoot, Pod};
-use lab::{Lab, LabOptions, Variant};
+use lab::{Lab, LabOptions};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 const NAMESPACE: &str = "office-bridge";
-const ECHO: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
-const MYSQL: &str = "mysql.project-a-dev1.svc.cluster.local";
 
 #[test]
 fn the_applied_manifests_let_the_office_reach_the_cluster() {
-    let lab = open();
+    let lab = LabOptions::default_variant().with_api_server().open();
     let root = NodeRoot::create(&lab).unwrap();
     let template = bridge(&lab);
     let pod = start(&lab, &root, &template);
 
-    let address = lab.office_pc().resolve(plan::ROUTER_LAN, MYSQL).unwrap();
+    let address = lab
+        .office_pc()
+        .resolve(plan::ROUTER_LAN, MYSQL_NAME)
+        .unwrap();
     assert_eq!(address, plan::MYSQL);
     let mut session = lab
         .office_pc()
@@ -60,32 +61,36 @@ fn the_applied_manifests_let_the_office_reach_the_cluster() {
 
 #[test]
 fn a_rolling_update_interrupts_no_session() {
-    let lab = open();
+    let lab = LabOptions::default_variant().with_api_server().open();
     let root = NodeRoot::create(&lab).unwrap();
     let template = bridge(&lab);
     let mut old = start(&lab, &root, &template);
-    let mut session = lab.office_pc().tcp(ECHO).unwrap();
+    let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"the old pod").unwrap();
 
     // `maxUnavailable: 1` without a surge: the old pod ends before the new one begins.
     let ended = old.delete().unwrap();
     assert!(ended.success(), "{ended}: {}", old.log());
     exchange(&mut session, b"no pod").unwrap();
-    lab.office_pc().tcp_echo(ECHO, b"no pod").unwrap();
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"no pod").unwrap();
 
     let new = start(&lab, &root, &template);
     exchange(&mut session, b"the new pod").unwrap();
-    lab.office_pc().tcp_echo(ECHO, b"the new pod").unwrap();
+    lab.office_pc()
+        .tcp_echo(ECHO_SERVICE, b"the new pod")
+        .unwrap();
     new.is_ready().unwrap();
 }
 
 #[test]
 fn the_uninstall_job_waits_for_the_bridge_and_leaves_nothing_in_the_kernel() {
-    let lab = open();
+    let lab = LabOptions::default_variant().with_api_server().open();
     let root = NodeRoot::create(&lab).unwrap();
     let template = bridge(&lab);
     let mut pod = start(&lab, &root, &template);
-    lab.office_pc().tcp_echo(ECHO, b"installed").unwrap();
+    lab.office_pc()
+        .tcp_echo(ECHO_SERVICE, b"installed")
+        .unwrap();
     let job = uninstall(&lab);
 
     // Kubernetes would try again.
@@ -97,7 +102,9 @@ fn the_uninstall_job_waits_for_the_bridge_and_leaves_nothing_in_the_kernel() {
         "{}",
         refused.log()
     );
-    lab.office_pc().tcp_echo(ECHO, b"still installed").unwrap();
+    lab.office_pc()
+        .tcp_echo(ECHO_SERVICE, b"still installed")
+        .unwrap();
 
     pod.delete().unwrap();
     let mut done = Pod::start(&lab, &root, NAMESPACE, &job).unwrap();
@@ -109,15 +116,7 @@ fn the_uninstall_job_waits_for_the_bridge_and_leaves_nothing_in_the_kernel() {
     };
     assert!(detached.contains("eth0"), "{detached}");
     assert!(!root.at("/sys/fs/bpf/office-bridge").exists());
-    assert!(lab.office_pc().is_cut_off_from(ECHO));
-}
-
-fn open() -> Lab {
-    Lab::open(LabOptions {
-        api_server: true,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap()
+    assert!(lab.office_pc().is_cut_off_from(ECHO_SERVICE));
 }
 
 /// `kubectl apply -k`, as README.md has it.

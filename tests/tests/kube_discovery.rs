@@ -4,16 +4,17 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use lab::bridge::arguments::with;
 use lab::plan::{self, port};
-use lab::{Bridge, Lab, LabOptions, Variant, eventually, objects};
+use lab::wait::FOLLOWS;
+use lab::{Bridge, Lab, LabOptions, eventually, objects};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(5);
 const EXTRA: &str = "172.30.0.0/16";
 
 #[test]
 fn a_network_that_comes_or_goes_is_an_event_that_people_are_told() {
-    let lab = open();
+    let lab = LabOptions::default_variant().with_api_server().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     let admin = lab.api().admin();
 
@@ -21,13 +22,13 @@ fn a_network_that_comes_or_goes_is_an_event_that_people_are_told() {
     if admin.serves(&extra).unwrap() {
         admin.apply(&extra).unwrap();
         admin.apply_status(&extra).unwrap();
-        eventually(SOON, "the new service network is known", || {
+        eventually(FOLLOWS, "the new service network is known", || {
             source_of(&bridge, EXTRA).is_some_and(|source| source.contains("extra"))
         });
         assert!(has_event(&bridge, &["service CIDR", EXTRA, "new", "route"]));
         assert!(bridge.log().contains(EXTRA), "{}", bridge.log());
         admin.delete(&extra).unwrap();
-        eventually(SOON, "the service network is gone", || {
+        eventually(FOLLOWS, "the service network is gone", || {
             source_of(&bridge, EXTRA).is_none()
         });
         assert!(has_event(&bridge, &["service CIDR", EXTRA, "gone"]));
@@ -42,7 +43,7 @@ fn a_network_that_comes_or_goes_is_an_event_that_people_are_told() {
     let wider = "10.244.0.0/15";
     let config = objects::kubeadm_config(wider, plan::SERVICE_CIDR);
     admin.apply(&config).unwrap();
-    eventually(SOON, "the wider pod network is known", || {
+    eventually(FOLLOWS, "the wider pod network is known", || {
         source_of(&bridge, wider).is_some()
     });
     assert!(has_event(&bridge, &["pod CIDR", wider, "new"]));
@@ -53,7 +54,7 @@ fn a_network_that_comes_or_goes_is_an_event_that_people_are_told() {
 
 #[test]
 fn the_shipped_rights_suffice_and_a_missing_one_is_named() {
-    let lab = open();
+    let lab = LabOptions::default_variant().with_api_server().open();
     let admin = lab.api().admin();
     let rights = shipped_rights();
     // The account and its namespace first.
@@ -106,14 +107,6 @@ fn the_shipped_rights_suffice_and_a_missing_one_is_named() {
     }
 }
 
-fn open() -> Lab {
-    Lab::open(LabOptions {
-        api_server: true,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap()
-}
-
 fn has_event(bridge: &Bridge, words: &[&str]) -> bool {
     let status = bridge.status().unwrap();
     let events = status["events"].as_array().cloned().unwrap_or_default();
@@ -144,8 +137,7 @@ fn start_as_account(lab: &Lab) -> Bridge {
         .api()
         .account_kubeconfig("office-bridge", "office-bridge")
         .unwrap();
-    let mut arguments = Bridge::default_arguments(lab);
-    let position = arguments.iter().position(|word| word == "--kubeconfig");
-    arguments[position.unwrap() + 1] = kubeconfig.display().to_string();
+    let kubeconfig = kubeconfig.display().to_string();
+    let arguments = with(&Bridge::default_arguments(lab), "--kubeconfig", &kubeconfig);
     Bridge::spawn(lab, &arguments).unwrap()
 }

@@ -1,35 +1,29 @@
 //! The API server goes away and comes back, under traffic.
 
-use std::net::{SocketAddrV4, UdpSocket};
-use std::process::Command;
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use lab::host::{datagram, exchange};
-use lab::plan::{self, port};
+use lab::plan::{self, ECHO_SERVICE, WEB_SERVICE, port};
 use lab::{Bridge, Lab, LabOptions, eventually};
 use serde_json::Value;
 
-const ECHO: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 /// Between tries to reach an API server that is away the bridge waits up to 10 s.
 const RETURN: Duration = Duration::from_secs(30);
 
 #[test]
 fn an_api_server_that_is_away_costs_no_packet_and_its_return_brings_what_was_missed() {
-    let mut lab = Lab::open(LabOptions {
-        api_server: true,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let mut lab = LabOptions::default().with_api_server().open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     let pc = lab.office_pc();
-    let to_service = Traffic::start(pc.udp_from(0, ECHO).unwrap());
+    let to_service = Traffic::start(pc.udp_from(0, ECHO_SERVICE).unwrap());
     let to_pod = Traffic::start(pc.udp_from(0, lab.at("echo-1", port::ECHO)).unwrap());
-    let mut session = pc.tcp(ECHO).unwrap();
+    let mut session = pc.tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"before").unwrap();
-    let before = ["services", "backends"].map(|table| dump(&bridge, table));
+    let before = dump(&bridge);
     assert_eq!(cluster_state(&bridge)["connected"], true);
 
     lab.api_mut().kill().unwrap();
@@ -40,7 +34,7 @@ fn an_api_server_that_is_away_costs_no_packet_and_its_return_brings_what_was_mis
             && state["last_error"].is_string()
     });
     exchange(&mut session, b"without an API server").unwrap();
-    lab.office_pc().tcp_echo(ECHO, b"new flow").unwrap();
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"new flow").unwrap();
 
     // A bridge that is started meanwhile goes on with what is in the kernel.
     bridge.kill().unwrap();
@@ -53,8 +47,8 @@ fn an_api_server_that_is_away_costs_no_packet_and_its_return_brings_what_was_mis
             && status["cluster_state"]["connected"] == false
     });
     exchange(&mut session, b"with a successor").unwrap();
-    lab.office_pc().tcp_echo(ECHO, b"new flow").unwrap();
-    let meanwhile = ["services", "backends"].map(|table| dump(&successor, table));
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"new flow").unwrap();
+    let meanwhile = dump(&successor);
     assert_eq!(meanwhile, before, "nothing is flushed");
 
     // What is changed while the way is closed arrives when it is open again.
@@ -62,7 +56,7 @@ fn an_api_server_that_is_away_costs_no_packet_and_its_return_brings_what_was_mis
     lab.api_mut().restart().unwrap();
     lab.cluster_mut().service_mut("web").scale_to(&[]);
     lab.publish().unwrap();
-    let web = SocketAddrV4::new(plan::WEB, port::HTTP_SERVICE);
+    let web = WEB_SERVICE;
     lab.office_pc().http_get(web, "/").unwrap();
     set_way_to_api(&lab, true);
     let returned = eventually(RETURN, "the change arrives", || {
@@ -75,7 +69,7 @@ fn an_api_server_that_is_away_costs_no_packet_and_its_return_brings_what_was_mis
     successor.await_ready().unwrap();
     exchange(&mut session, b"after").unwrap();
 
-    let after = dump(&successor, "services");
+    let [after, _] = dump(&successor);
     let changed = before[0].iter().filter(|line| !after.contains(line));
     assert_eq!(changed.count(), 2, "web's port, and its address for pings");
     for traffic in [to_service, to_pod] {
@@ -121,19 +115,14 @@ impl Traffic {
     }
 }
 
-/// A table as bpftool prints it, in an order of its own.
-fn dump(bridge: &Bridge, table: &str) -> Vec<String> {
-    let path = bridge.client().table(table).unwrap();
-    let output = Command::new("bpftool")
-        .args(["-j", "map", "dump", "pinned"])
-        .arg(path)
-        .output()
-        .unwrap();
-    let entries: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    let mut lines: Vec<String> = entries.iter().map(Value::to_string).collect();
-    lines.sort();
-    assert!(!lines.is_empty(), "{table} is empty");
-    lines
+/// What the kernel has of services and their backends.
+#[track_caller]
+fn dump(bridge: &Bridge) -> [Vec<String>; 2] {
+    ["services", "backends"].map(|table| {
+        let entries = bridge.client().dump(table).unwrap();
+        assert!(!entries.is_empty(), "{table} is empty");
+        entries
+    })
 }
 
 fn cluster_state(bridge: &Bridge) -> Value {
@@ -143,11 +132,6 @@ fn cluster_state(bridge: &Bridge) -> Value {
 /// Lets node-30 reach the API server, or not.
 fn set_way_to_api(lab: &Lab, open: bool) {
     let verb = if open { "-D" } else { "-I" };
-    let node = plan::NODE_30.to_string();
-    lab.control_plane()
-        .run(
-            "iptables",
-            &[verb, "INPUT", "-s", &node, "-p", "tcp", "-j", "DROP"],
-        )
-        .unwrap();
+    let rule = format!("iptables {verb} INPUT -s {} -p tcp -j DROP", plan::NODE_30);
+    lab.control_plane().run_line(&rule).unwrap();
 }

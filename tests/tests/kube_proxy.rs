@@ -4,21 +4,20 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use lab::host::exchange;
-use lab::plan::{self, port};
-use lab::{Firewall, Host, Lab, LabOptions};
+use lab::plan::{self, BULK_SERVICE, ECHO_SERVICE, port};
+use lab::{Firewall, Host, LabOptions};
 
-const ECHO: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 const ECHO_NAME: &str = "project-a-dev1/echo";
 
 #[test]
 fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
-    let mut lab = Lab::open(LabOptions {
+    let mut lab = LabOptions {
         api_server: true,
         kube_proxy: false,
         firewall: Firewall::Open,
         ..LabOptions::default()
-    })
-    .unwrap();
+    }
+    .open();
     let _proxy = lab.start_kube_proxy("node-30").unwrap();
     let node = lab.node_30();
     let mut counted = 0;
@@ -26,7 +25,7 @@ fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
         Duration::from_secs(30),
         "kube-proxy's rules translate the node's own",
         || {
-            node.tcp_echo(ECHO, b"by kube-proxy").unwrap();
+            node.tcp_echo(ECHO_SERVICE, b"by kube-proxy").unwrap();
             counted = packets_at(node, ECHO_NAME);
             counted > 0
         },
@@ -35,16 +34,15 @@ fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
 
     let bridge = lab.start_bridge(&[]).unwrap();
     let pc = lab.office_pc();
-    let mut session = pc.tcp(ECHO).unwrap();
+    let mut session = pc.tcp(ECHO_SERVICE).unwrap();
     for number in 0..50_u32 {
         exchange(&mut session, &number.to_be_bytes()).unwrap();
-        pc.tcp_echo(ECHO, b"TCP to the service").unwrap();
-        pc.udp_echo(ECHO, b"UDP to the service").unwrap();
+        pc.tcp_echo(ECHO_SERVICE, b"TCP to the service").unwrap();
+        pc.udp_echo(ECHO_SERVICE, b"UDP to the service").unwrap();
         pc.tcp_echo(lab.at("echo-1", port::ECHO), b"to a pod")
             .unwrap();
     }
-    pc.bulk(SocketAddrV4::new(plan::ECHO, port::BULK), 1 << 24, 1 << 24)
-        .unwrap();
+    pc.bulk(BULK_SERVICE, 1 << 24, 1 << 24).unwrap();
     pc.ping(plan::ECHO).unwrap();
     let node = lab.node_30();
     assert_unseen(node, counted);
@@ -66,7 +64,9 @@ fn a_kube_proxy_beside_the_bridge_sees_nothing_of_its_flows() {
         ))
     });
     for _ in 0..10 {
-        lab.office_pc().tcp_echo(ECHO, b"after the change").unwrap();
+        lab.office_pc()
+            .tcp_echo(ECHO_SERVICE, b"after the change")
+            .unwrap();
     }
     let node = lab.node_30();
     assert_unseen(node, counted);

@@ -3,13 +3,8 @@
 use std::net::SocketAddrV4;
 
 use lab::host::{datagram, exchange};
-use lab::plan::{self, port};
-use lab::{Bridge, Firewall, Lab, LabOptions, Variant};
-
-const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
-const MYSQL_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::MYSQL, port::MYSQL);
-/// A client port that the node never uses itself, so that NAT may keep it.
-const FREE_PORT: u16 = 20_007;
+use lab::plan::{ECHO_SERVICE, FREE_PORT, MYSQL_SERVICE};
+use lab::{Bridge, Firewall, LabOptions};
 
 #[test]
 fn services_of_the_real_kube_proxy_are_translated_at_egress() {
@@ -22,15 +17,15 @@ fn services_that_the_real_kube_proxy_masquerades_are_left_to_it() {
 }
 
 fn services_work(masquerade: bool, layer: &str) {
-    let lab = Lab::open(LabOptions {
+    let lab = LabOptions {
         api_server: true,
         kube_proxy: false,
         masquerade,
         service_masquerade: masquerade,
         firewall: Firewall::Open,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap();
+        ..LabOptions::default_variant()
+    }
+    .open();
     let _proxy = lab.start_kube_proxy("node-30").unwrap();
     let bridge = Bridge::start(&lab, &Bridge::static_arguments("auto")).unwrap();
     let pc = lab.office_pc();

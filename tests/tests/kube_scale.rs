@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -10,13 +9,12 @@ use std::time::{Duration, Instant};
 use lab::cluster::{Endpoint, Protocol, Service, ServicePort};
 use lab::host::datagram;
 use lab::plan::port;
-use lab::{Bridge, Lab, LabOptions, Variant, eventually, objects};
-use serde_json::Value;
+use lab::{Bridge, LabOptions, eventually, objects};
 
 #[test]
 fn a_change_is_in_the_kernel_within_a_second_among_a_thousand_services() {
     const CHANGES: u16 = 200;
-    let lab = open();
+    let lab = LabOptions::default_variant().with_api_server().open();
     let services: Vec<Service> = (0..1_000).map(|number| service(number, 2)).collect();
     lab.api().seed(&services).unwrap();
     let bridge = lab.start_bridge(&[]).unwrap();
@@ -50,7 +48,7 @@ fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
     const PATIENCE: Duration = Duration::from_mins(1);
     /// On the CPU, in a build for development: a release build is there after 3 s on the clock.
     const BOUND: Duration = Duration::from_secs(10);
-    let mut lab = open();
+    let mut lab = LabOptions::default_variant().with_api_server().open();
     let services: Vec<Service> = (0..SERVICES).map(|number| service(number, 10)).collect();
     lab.api().seed(&services).unwrap();
     let listed = lab
@@ -77,7 +75,7 @@ fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
     assert!(spent < BOUND, "{spent:?}");
     assert_eq!(backends_in_kernel(&bridge, &services[9_999]), Some(10));
 
-    let before = ["services", "backends"].map(|table| dump(&bridge, table));
+    let before = dump(&bridge);
     let sizes = before.each_ref().map(Vec::len);
     let backends = usize::from(SERVICES) * 10;
     assert!(
@@ -97,7 +95,7 @@ fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
         "a successor is in touch {:?} after its start",
         begun.elapsed()
     );
-    let after = ["services", "backends"].map(|table| dump(&successor, table));
+    let after = dump(&successor);
     assert!(
         after == before,
         "a restart of the bridge changes the tables"
@@ -109,7 +107,7 @@ fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
         "the bridge is in touch again",
         || successor.status().unwrap()["cluster_state"]["connected"] == true,
     );
-    let after = ["services", "backends"].map(|table| dump(&successor, table));
+    let after = dump(&successor);
     assert!(
         after == before,
         "a restart of the API server changes the tables"
@@ -119,7 +117,7 @@ fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
 #[test]
 fn ten_thousand_flows_are_spread_evenly_over_ten_backends() {
     const FLOWS: u16 = 10_000;
-    let mut lab = open();
+    let mut lab = LabOptions::default_variant().with_api_server().open();
     // Ten addresses of two pods, each with an echo of its own that counts.
     let stop = Arc::new(AtomicBool::new(false));
     let mut counts = BTreeMap::new();
@@ -129,11 +127,8 @@ fn ten_thousand_flows_are_spread_evenly_over_ten_backends() {
         for last in 100..105 {
             let address = Ipv4Addr::new(10, 244, third, last);
             let host = lab.pod(pod);
-            host.run(
-                "ip",
-                &["addr", "add", &format!("{address}/32"), "dev", "eth0"],
-            )
-            .unwrap();
+            host.run_line(&format!("ip addr add {address}/32 dev eth0"))
+                .unwrap();
             let socket = host
                 .run_in(|| Ok(UdpSocket::bind((address, 9_000))?))
                 .unwrap();
@@ -191,14 +186,6 @@ fn ten_thousand_flows_are_spread_evenly_over_ten_backends() {
     }
 }
 
-fn open() -> Lab {
-    Lab::open(LabOptions {
-        api_server: true,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap()
-}
-
 fn endpoint(address: Ipv4Addr) -> Endpoint {
     Endpoint {
         pod: format!("load-{}", address.to_bits()),
@@ -229,41 +216,17 @@ fn service(number: u16, backends: u8) -> Service {
     }
 }
 
-fn bpftool(bridge: &Bridge, verb: &str, table: &str, rest: &[String]) -> String {
-    let path = bridge.client().table(table).unwrap();
-    let output = Command::new("bpftool")
-        .args(["-j", "map", verb, "pinned"])
-        .arg(path)
-        .args(rest)
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// How many backends the kernel has for port 80 of this service. The key is `ServiceKey`: address,
 /// port in host order, protocol, padding.
 fn backends_in_kernel(bridge: &Bridge, service: &Service) -> Option<u64> {
     let mut key = service.vip.octets().to_vec();
     key.extend(80_u16.to_ne_bytes());
     key.extend([6, 0]);
-    let mut rest = vec!["key".to_owned()];
-    rest.extend(key.iter().map(u8::to_string));
-    let text = bpftool(bridge, "lookup", "services", &rest);
-    let entry: Value = serde_json::from_str(&text).unwrap_or_default();
-    let value = entry
-        .get("formatted")
-        .map_or(&entry["value"], |entry| &entry["value"]);
+    let value = bridge.client().lookup("services", &key).unwrap()?;
     value["backend_count"].as_u64()
 }
 
-/// The entries of a table as bpftool prints them, sorted: tens of megabytes, so as text.
-fn dump(bridge: &Bridge, table: &str) -> Vec<String> {
-    let text = bpftool(bridge, "dump", table, &[]);
-    let mut entries: Vec<String> = text
-        .split("{\"key\":[")
-        .skip(1)
-        .map(|entry| entry.trim_end_matches([',', ']', '\n']).to_owned())
-        .collect();
-    entries.sort_unstable();
-    entries
+/// What the kernel has of services and their backends.
+fn dump(bridge: &Bridge) -> [Vec<String>; 2] {
+    ["services", "backends"].map(|table| bridge.client().dump(table).unwrap())
 }

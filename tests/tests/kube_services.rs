@@ -5,10 +5,9 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use lab::host::{datagram, exchange};
-use lab::plan::{self, port};
+use lab::plan::{self, ECHO_PODS, ECHO_SERVICE, port};
 use lab::{Bridge, Lab, LabOptions, eventually};
 
-const ECHO: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 const FRESH: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 96, 20, 50), port::ECHO);
 
 /// A change is in the kernel after some ten milliseconds; a busy machine gets more.
@@ -57,7 +56,9 @@ fn traffic_follows_a_service_that_is_created_scaled_and_deleted() {
     eventually(SOON, "the deleted service is refused", || {
         is_refused(&lab, FRESH)
     });
-    lab.office_pc().tcp_echo(ECHO, b"others stay").unwrap();
+    lab.office_pc()
+        .tcp_echo(ECHO_SERVICE, b"others stay")
+        .unwrap();
 
     a_udp_flow_leaves_a_pod_at_once_that_its_service_has_lost(&mut lab, &bridge);
 }
@@ -65,10 +66,10 @@ fn traffic_follows_a_service_that_is_created_scaled_and_deleted() {
 #[test]
 fn a_tcp_session_outlives_its_services_changes_until_its_own_pod_serves_no_more() {
     let (mut lab, bridge) = open();
-    let mut session = lab.office_pc().tcp(ECHO).unwrap();
+    let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"three pods").unwrap();
     let own = backends(&bridge, session.local_addr().unwrap().port());
-    let pods = ["echo-0", "echo-1", "echo-2"];
+    let pods = ECHO_PODS;
     let pod = pods
         .into_iter()
         .find(|pod| own == [lab.at(pod, port::ECHO).to_string()])
@@ -87,7 +88,7 @@ fn a_tcp_session_outlives_its_services_changes_until_its_own_pod_serves_no_more(
     let address = lab.at(other, port::ECHO).to_string();
     eventually(SOON, "new connections go to the pod that stays", || {
         (0..10).all(|_| {
-            let echo = lab.office_pc().tcp_echo(ECHO, b"new").unwrap();
+            let echo = lab.office_pc().tcp_echo(ECHO_SERVICE, b"new").unwrap();
             backends(&bridge, echo.local.port()) == [address.clone()]
         })
     });
@@ -106,11 +107,7 @@ fn a_tcp_session_outlives_its_services_changes_until_its_own_pod_serves_no_more(
 }
 
 fn open() -> (Lab, Bridge) {
-    let lab = Lab::open(LabOptions {
-        api_server: true,
-        ..LabOptions::default()
-    })
-    .unwrap();
+    let lab = LabOptions::default().with_api_server().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     (lab, bridge)
 }
@@ -133,7 +130,7 @@ fn is_refused(lab: &Lab, to: SocketAddrV4) -> bool {
 }
 
 fn a_udp_flow_leaves_a_pod_at_once_that_its_service_has_lost(lab: &mut Lab, bridge: &Bridge) {
-    let socket = lab.office_pc().udp_from(0, ECHO).unwrap();
+    let socket = lab.office_pc().udp_from(0, ECHO_SERVICE).unwrap();
     socket
         .set_read_timeout(Some(Duration::from_millis(50)))
         .unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use lab::dns::DnsPlan;
-use lab::plan::{self, LAN_MTU, port};
+use lab::plan::{self, ECHO_PODS, ECHO_SERVICE, LAN_MTU, MYSQL_SERVICE, WEB_SERVICE, port};
 use lab::{Datapath, Firewall, Lab, LabOptions, Overlay, Variant, serve};
 
 #[test]
@@ -18,7 +18,7 @@ fn lab_works_with_the_recipe() {
     lab.apply_recipe().unwrap();
     let pc = lab.office_pc();
 
-    for pod in ["echo-0", "echo-1", "echo-2"] {
+    for pod in ECHO_PODS {
         let address = lab.pod(pod).address();
         pc.ping(address).unwrap();
         pc.tcp_echo(SocketAddrV4::new(address, port::ECHO), b"over TCP")
@@ -27,19 +27,14 @@ fn lab_works_with_the_recipe() {
             .unwrap();
     }
     for _ in 0..8 {
-        pc.tcp_echo(SocketAddrV4::new(plan::ECHO, port::ECHO), b"to the service")
-            .unwrap();
+        pc.tcp_echo(ECHO_SERVICE, b"to the service").unwrap();
     }
-    let page = pc
-        .http_get(SocketAddrV4::new(plan::WEB, port::HTTP_SERVICE), "/")
-        .unwrap();
+    let page = pc.http_get(WEB_SERVICE, "/").unwrap();
     assert!(page.body.starts_with("web-0 greets"), "{}", page.body);
 
     let name = "MySQL.Project-A-Dev1.svc.cluster.local";
     assert_eq!(pc.resolve(plan::ROUTER_LAN, name).unwrap(), plan::MYSQL);
-    let mut session = pc
-        .mysql(SocketAddrV4::new(plan::MYSQL, port::MYSQL))
-        .unwrap();
+    let mut session = pc.mysql(MYSQL_SERVICE).unwrap();
     assert_eq!(session.version, "8.0.36");
     assert_eq!(session.query("SELECT 42").unwrap(), "42");
 }
@@ -52,22 +47,20 @@ fn the_recipe_works_over_host_gw_and_with_a_network_between_the_nodes() {
         (Overlay::Vxlan, true),
     ] {
         let firewall = Firewall::Open;
-        let lab = Lab::open(LabOptions {
+        let lab = LabOptions {
             overlay,
             second_nic,
             firewall,
-            ..LabOptions::of(Variant::DEFAULT)
-        });
-        let lab = lab.unwrap();
+            ..LabOptions::default_variant()
+        }
+        .open();
         lab.apply_recipe().unwrap();
-        for pod in ["echo-0", "echo-1", "echo-2"] {
+        for pod in ECHO_PODS {
             lab.office_pc()
                 .tcp_echo(lab.at(pod, port::ECHO), b"over TCP")
                 .unwrap();
         }
-        lab.office_pc()
-            .tcp_echo(SocketAddrV4::new(plan::ECHO, port::ECHO), b"service")
-            .unwrap();
+        lab.office_pc().tcp_echo(ECHO_SERVICE, b"service").unwrap();
     }
 }
 
@@ -78,18 +71,18 @@ fn nothing_gets_through_a_node_that_is_no_router() {
     let pod = lab.pod("echo-1").address();
     assert!(pc.is_cut_off_from(SocketAddrV4::new(pod, port::ECHO)));
     assert!(pc.is_cut_off_from(lab.at("echo-0", port::ECHO)));
-    assert!(pc.is_cut_off_from(SocketAddrV4::new(plan::ECHO, port::ECHO)));
+    assert!(pc.is_cut_off_from(ECHO_SERVICE));
     pc.ping(plan::NODE_30).unwrap();
 }
 
 #[test]
 fn in_a_lab_for_xdp_the_node_gets_whole_packets_only() {
     for (datapath, expected) in [(Datapath::Xdp, true), (Datapath::Tc, false)] {
-        let lab = Lab::open(LabOptions::of(Variant {
+        let lab = LabOptions::of(Variant {
             datapath,
             ..Variant::DEFAULT
-        }));
-        let lab = lab.unwrap();
+        })
+        .open();
         let node = lab.node_30();
         let bulk = node.serve_tcp(port::BULK, serve::bulk()).unwrap();
         for sender in [lab.office_pc(), lab.worker_1()] {
@@ -164,12 +157,12 @@ fn a_killed_run_is_swept_away_by_the_next() {
 }
 
 fn open(firewall: Firewall) -> Lab {
-    Lab::open(LabOptions {
+    LabOptions {
         firewall,
         dns: DnsPlan::ThroughNode,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap()
+        ..LabOptions::default_variant()
+    }
+    .open()
 }
 
 /// Whether a frame is what a real NIC would hand to XDP: no larger than the wire takes, with a finished checksum.

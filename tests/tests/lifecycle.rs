@@ -3,23 +3,23 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use lab::bridge::arguments::plus;
+use lab::bridge::{nothing_pinned, refused};
 use lab::cluster::Protocol;
+use lab::eventually;
 use lab::host::exchange;
-use lab::plan::{self, port};
+use lab::plan::{self, ECHO_SERVICE, port};
+use lab::wait::FOLLOWS;
 use lab::{Bridge, Lab, LabOptions};
 use serde_json::Value;
 
-const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
-/// How long the bridge may take to follow a change on the node.
-const FOLLOWS: Duration = Duration::from_secs(5);
-
 #[test]
 fn forwarding_goes_on_after_sigterm() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     let mut sessions = sessions(&lab);
     all_work(&lab, &mut sessions, "while it runs");
@@ -35,7 +35,7 @@ fn forwarding_goes_on_after_sigterm() {
 
 #[test]
 fn forwarding_goes_on_after_a_crash() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     let mut sessions = sessions(&lab);
     bridge.kill().unwrap();
@@ -44,7 +44,7 @@ fn forwarding_goes_on_after_a_crash() {
 
 #[test]
 fn a_start_that_fails_leaves_a_predecessor_of_another_layout_alone() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     let mut sessions = sessions(&lab);
     bridge.stop().unwrap();
@@ -66,7 +66,7 @@ fn a_start_that_fails_leaves_a_predecessor_of_another_layout_alone() {
 
 #[test]
 fn a_new_run_adopts_the_flows_of_the_last_one() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     let mut sessions = sessions(&lab);
     let before = translations(&bridge.flows().unwrap());
@@ -93,7 +93,7 @@ fn a_new_run_adopts_the_flows_of_the_last_one() {
 
 #[test]
 fn a_restart_interrupts_no_transfer() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     let target = lab.at("echo-1", port::BULK);
     std::thread::scope(|scope| {
@@ -110,7 +110,7 @@ fn a_restart_interrupts_no_transfer() {
 
 #[test]
 fn a_run_after_a_pause_learns_what_has_changed() {
-    let mut lab = open();
+    let mut lab = LabOptions::default().open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     lab.office_pc().tcp_echo(ECHO_SERVICE, b"before").unwrap();
     bridge.stop().unwrap();
@@ -122,7 +122,7 @@ fn a_run_after_a_pause_learns_what_has_changed() {
     drop(bridge);
     let arrivals = || lab.pod("echo-2").peers(Protocol::Tcp, port::ECHO).len();
     let _bridge = lab.start_bridge(&[]).unwrap();
-    eventually("only the one backend that is left", || {
+    eventually(FOLLOWS, "only the one backend that is left", || {
         let before = arrivals();
         for _ in 0..20 {
             lab.office_pc().tcp_echo(ECHO_SERVICE, b"after").unwrap();
@@ -133,18 +133,11 @@ fn a_run_after_a_pause_learns_what_has_changed() {
 
 #[test]
 fn uninstall_leaves_nothing() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     lab.office_pc().tcp_echo(ECHO_SERVICE, b"x").unwrap();
     bridge.uninstall().unwrap();
-    let left: Vec<_> = lab
-        .pin_path()
-        .read_dir()
-        .into_iter()
-        .flatten()
-        .flatten()
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+    nothing_pinned(&lab);
     assert!(!lab.is_bridged(ECHO_SERVICE));
     let qdiscs = lab.node_30().run("tc", &["qdisc", "show"]).unwrap();
     assert!(!qdiscs.contains("clsact"), "{qdiscs}");
@@ -154,7 +147,7 @@ fn uninstall_leaves_nothing() {
 
 #[test]
 fn uninstall_works_without_a_running_bridge_and_again_after_a_crash() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let mut bridge = lab.start_bridge(&[]).unwrap();
     bridge.kill().unwrap();
     bridge.uninstall().unwrap();
@@ -163,21 +156,18 @@ fn uninstall_works_without_a_running_bridge_and_again_after_a_crash() {
     let mut again = lab.start_bridge(&[]).unwrap();
     lab.office_pc().tcp_echo(ECHO_SERVICE, b"x").unwrap();
     again.uninstall().unwrap();
-    assert!(!lab.pin_path().exists() || lab.pin_path().read_dir().unwrap().next().is_none());
+    nothing_pinned(&lab);
 }
 
 #[test]
 fn what_others_have_pinned_in_the_same_directory_stays() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let foreign = lab.pin_path().join("tc/globals/foreign");
     fs::create_dir_all(foreign.parent().unwrap()).unwrap();
     let path = foreign.to_str().unwrap();
-    let create = "map create PATH type array key 4 value 4 entries 1 name foreign";
-    let arguments: Vec<&str> = create
-        .split(' ')
-        .map(|word| if word == "PATH" { path } else { word })
-        .collect();
-    lab.node_30().run("bpftool", &arguments).unwrap();
+    let create =
+        format!("bpftool map create {path} type array key 4 value 4 entries 1 name foreign");
+    lab.node_30().run_line(&create).unwrap();
 
     let text = fail_to_start(&lab);
     assert!(foreign.exists(), "{text}");
@@ -192,7 +182,7 @@ fn what_others_have_pinned_in_the_same_directory_stays() {
 
 #[test]
 fn uninstall_removes_no_ordinary_files() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let file = lab.directory().join("mine/v4/flows");
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(&file, "mine").unwrap();
@@ -200,16 +190,14 @@ fn uninstall_removes_no_ordinary_files() {
     let mut command = lab.node_30().command(binary.to_str().unwrap());
     command.args(["uninstall", "--pin-path"]);
     command.arg(lab.directory().join("mine"));
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
+    let text = refused(&command, 1);
     assert!(text.contains("not on a bpf filesystem"), "{text}");
-    assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(file.exists());
 }
 
 #[test]
 fn flushed_flows_are_gone() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     let mut sessions = sessions(&lab);
     assert_eq!(bridge.flows().unwrap().len(), 3);
@@ -238,17 +226,19 @@ fn flushed_flows_are_gone() {
 
 #[test]
 fn the_first_pod_of_the_node_may_come_late() {
-    let mut lab = Lab::open(LabOptions {
+    let mut lab = LabOptions {
         local_pod: false,
         ..LabOptions::default()
-    })
-    .unwrap();
+    }
+    .open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     lab.office_pc()
         .tcp_echo(lab.at("echo-1", port::ECHO), b"no cni0 yet")
         .unwrap();
     lab.add_local_pod().unwrap();
-    eventually("the pod behind the new cni0", || answers(&lab, "echo-0"));
+    eventually(FOLLOWS, "the pod behind the new cni0", || {
+        answers(&lab, "echo-0")
+    });
     lab.office_pc()
         .udp_echo(lab.at("echo-0", port::ECHO), b"hello")
         .unwrap();
@@ -257,23 +247,21 @@ fn the_first_pod_of_the_node_may_come_late() {
 
 #[test]
 fn lost_neighbours_are_found_again() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let mut sessions = sessions(&lab);
     for round in 0..3 {
-        lab.node_30()
-            .run("ip", &["neigh", "flush", "dev", "eth0"])
-            .unwrap();
-        lab.node_30()
-            .run("ip", &["neigh", "flush", "dev", "cni0"])
-            .unwrap();
+        for interface in ["eth0", "cni0"] {
+            let flush = format!("ip neigh flush dev {interface}");
+            lab.node_30().run_line(&flush).unwrap();
+        }
         all_work(&lab, &mut sessions, &format!("after flush {round}"));
     }
 }
 
 #[test]
 fn a_configuration_file_says_the_same_as_flags() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let file = lab.directory().join("bridge.yaml");
     let text = format!(
         "uplink: eth0\nofficeCidr: [192.168.0.0/22]\ncluster: manifests={}\n\
@@ -296,19 +284,9 @@ fn a_configuration_file_says_the_same_as_flags() {
     drop(bridge);
 
     // A flag wins over the file.
-    let bad = [
-        &arguments[..],
-        &["--uplink".to_owned(), "nosuch0".to_owned()],
-    ]
-    .concat();
-    let output = Bridge::command(&lab, &bad).unwrap().output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let message = String::from_utf8_lossy(&output.stderr);
+    let bad = plus(&arguments, &["--uplink", "nosuch0"]);
+    let message = refused(&Bridge::command(&lab, &bad).unwrap(), 1);
     assert!(message.contains("nosuch0"), "{message}");
-}
-
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
 }
 
 /// Connections to a pod on another node, to node-30's own, and to a service.
@@ -356,16 +334,6 @@ fn translations(flows: &[Value]) -> HashSet<String> {
         .collect()
 }
 
-/// Tries until it works, for as long as the bridge may take.
-#[track_caller]
-fn eventually(what: &str, mut attempt: impl FnMut() -> bool) {
-    let deadline = Instant::now() + FOLLOWS;
-    while !attempt() {
-        assert!(Instant::now() < deadline, "{what}: not within {FOLLOWS:?}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 fn answers(lab: &Lab, pod: &str) -> bool {
     let limit = Duration::from_millis(500);
     lab.office_pc()
@@ -374,18 +342,11 @@ fn answers(lab: &Lab, pod: &str) -> bool {
 }
 
 /// Starts a bridge that can't open as many files as it needs, and gives what it says.
+#[track_caller]
 fn fail_to_start(lab: &Lab) -> String {
-    let mut limited = lab.node_30().command("prlimit");
-    limited
-        .args(["--nofile=30", "--"])
-        .arg(lab::bridge::binary().unwrap())
-        .arg("run")
-        .args(Bridge::default_arguments(lab))
-        .arg("--pin-path")
-        .arg(lab.pin_path());
-    let output = limited.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let arguments = Bridge::default_arguments(lab);
+    let limited = Bridge::command_under(lab, &["prlimit", "--nofile=30", "--"], &arguments);
+    let text = refused(&limited.unwrap(), 1);
     assert!(text.contains("Too many open files"), "{text}");
-    assert_eq!(output.status.code(), Some(1), "{text}");
     text
 }

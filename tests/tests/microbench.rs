@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use lab::host::exchange;
-use lab::plan::{self, port};
-use lab::{Bridge, Firewall, Host, Lab, LabOptions, Variant};
+use lab::plan::{WEB_SERVICE, port};
+use lab::{Bridge, Firewall, Host, LabOptions};
 
 const ROUNDS: usize = 7;
 const CONNECTS: u32 = 500;
@@ -16,13 +16,13 @@ const EXCHANGES: usize = 3_000;
 #[test]
 #[ignore = "measures for a minute, and wants the machine for itself"]
 fn the_stack_path_beside_the_tc_path() {
-    let lab = Lab::open(LabOptions {
+    let lab = LabOptions {
         masquerade: false,
         service_masquerade: false,
         firewall: Firewall::Open,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap();
+        ..LabOptions::default_variant()
+    }
+    .open();
     let paths = [
         ("tc", Bridge::manifests_arguments(&lab, "auto")),
         ("stack", Bridge::static_arguments("stack")),
@@ -30,7 +30,7 @@ fn the_stack_path_beside_the_tc_path() {
     let mut figures = [Figures::default(), Figures::default()];
     let pc = lab.office_pc();
     let pod = lab.at("echo-1", port::ECHO);
-    let service = SocketAddrV4::new(plan::WEB, port::HTTP_SERVICE);
+    let service = WEB_SERVICE;
     for _ in 0..ROUNDS {
         for ((layer, arguments), figures) in paths.iter().zip(&mut figures) {
             let mut bridge = Bridge::start(&lab, arguments).unwrap();

@@ -3,42 +3,21 @@
 
 use std::net::SocketAddrV4;
 
-use lab::plan::{self, LAN_MTU, OFFICE_GATEWAY, port};
+use lab::plan::{self, ECHO_PODS, LAN_MTU, OFFICE_GATEWAY, port};
 use lab::{Lab, LabOptions, reach};
 
 const GIB: u64 = 1 << 30;
 
 #[test]
 fn traceroute_shows_the_router_the_node_and_the_pod() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
-    let pc = lab.office_pc();
-    let way = [OFFICE_GATEWAY, plan::NODE_30].map(Some);
-
-    for method in [&["-U", "-p", "33434"][..], &["-I"], &["-T", "-p", "7"]] {
-        let pod = lab.pod("echo-0").address();
-        let hops = pc.traceroute(pod, method).unwrap();
-        assert_eq!(
-            hops,
-            [&way[..], &[Some(pod)]].concat(),
-            "traceroute {method:?} to {pod}"
-        );
-
-        // The worker is a hop too.
-        let pod = lab.pod("echo-1").address();
-        let worker = Some(lab.hop_address("worker-1"));
-        let hops = pc.traceroute(pod, method).unwrap();
-        assert_eq!(
-            hops,
-            [&way[..], &[worker, Some(pod)]].concat(),
-            "traceroute {method:?} to {pod}"
-        );
-    }
+    reach::by_traceroute(&lab);
 }
 
 #[test]
 fn traceroute_to_a_service_ends_at_the_service() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let hops = lab
         .office_pc()
@@ -56,11 +35,11 @@ fn traceroute_to_a_service_ends_at_the_service() {
 
 #[test]
 fn both_sides_of_a_connection_are_told_of_the_segments_that_fit() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let pod = lab.pod("echo-1");
     // A pod that does not know of a tunnel either.
-    pod.run("ip", &["link", "set", "eth0", "mtu", &LAN_MTU.to_string()])
+    pod.run_line(&format!("ip link set eth0 mtu {LAN_MTU}"))
         .unwrap();
     let at_pod = pod
         .capture("eth0", "tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn")
@@ -100,15 +79,11 @@ fn a_gibibyte_of_tcp_reaches_a_local_pod_without_a_retransmission_storm() {
 
 #[test]
 fn fragments_reach_pods_of_other_nodes_and_come_back() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     for pod in ["echo-1", "echo-2"] {
         reach::in_fragments(lab.office_pc(), lab.at(pod, port::ECHO));
     }
-}
-
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
 }
 
 /// The maximum segment size in the options of a SYN (RFC 9293 section 3.7.1).
@@ -126,13 +101,13 @@ fn mss(frame: &[u8]) -> Option<u16> {
 }
 
 fn a_gibibyte_both_ways(target: impl Fn(&Lab) -> SocketAddrV4) {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let (pc, target) = (lab.office_pc(), target(&lab));
     reach::without_a_storm(&[pc], || {
         pc.bulk(target, GIB, 0).unwrap();
     });
-    let pods = ["echo-0", "echo-1", "echo-2"].map(|pod| lab.pod(pod));
+    let pods = ECHO_PODS.map(|pod| lab.pod(pod));
     reach::without_a_storm(&pods, || {
         pc.bulk(target, 0, GIB).unwrap();
     });

@@ -7,18 +7,12 @@ use std::time::Duration;
 
 use lab::cluster::Protocol;
 use lab::host::{datagram, exchange};
-use lab::plan::{self, port};
-use lab::reach::ECHO_PODS;
-use lab::{Bridge, Firewall, Lab, LabOptions};
-use serde_json::Value;
-
-const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
-/// A client port that the node never uses itself, so that NAT may keep it.
-const FREE_PORT: u16 = 20_007;
+use lab::plan::{self, ECHO_PODS, ECHO_SERVICE, FREE_PORT, WEB_SERVICE, port};
+use lab::{Firewall, Lab, LabOptions, reach};
 
 #[test]
 fn pods_see_the_address_that_replies_come_home_to() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     for pod in ECHO_PODS {
         let address = lab.nat_address(lab.pod(pod).address());
@@ -43,7 +37,7 @@ fn pods_see_the_address_that_replies_come_home_to() {
 
 #[test]
 fn a_configured_nat_address_is_what_pods_see() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     // An address in node-30's pod CIDR comes home by the workers' own routes.
     let address = Ipv4Addr::new(10, 244, 30, 250);
     let _bridge = lab
@@ -65,11 +59,11 @@ fn a_configured_nat_address_is_what_pods_see() {
 #[test]
 fn on_the_wire_between_nodes_there_is_one_nat_and_no_more() {
     for firewall in [LabOptions::default().firewall, Firewall::Open] {
-        let lab = Lab::open(LabOptions {
+        let lab = LabOptions {
             firewall,
             ..LabOptions::default()
-        })
-        .unwrap();
+        }
+        .open();
         let bridge = lab.start_bridge(&[]).unwrap();
         let pod = lab.at("echo-1", port::ECHO);
         let nat_address = lab.nat_address(*pod.ip());
@@ -104,7 +98,7 @@ fn on_the_wire_between_nodes_there_is_one_nat_and_no_more() {
         // What went over the wire is what the flow table tells.
         for (protocol, client_port) in [(6, FREE_PORT), (17, FREE_PORT + 1)] {
             let client = SocketAddrV4::new(lab.office_pc().address(), client_port);
-            let flow = flow_from(&bridge, client);
+            let flow = bridge.only_flow(client, |_| true);
             let nat: SocketAddrV4 = flow["nat"].as_str().unwrap().parse().unwrap();
             assert_eq!(nat, SocketAddrV4::new(nat_address, client_port), "{flow}");
             assert!(
@@ -120,16 +114,13 @@ fn on_the_wire_between_nodes_there_is_one_nat_and_no_more() {
 
 #[test]
 fn the_flow_table_tells_every_address_of_a_flow() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
-    let mut stream = lab
-        .office_pc()
-        .tcp_from(FREE_PORT, SocketAddrV4::new(plan::WEB, port::HTTP_SERVICE))
-        .unwrap();
+    let mut stream = lab.office_pc().tcp_from(FREE_PORT, WEB_SERVICE).unwrap();
     std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n").unwrap();
     std::thread::sleep(Duration::from_millis(50));
 
-    let flow = flow_from(&bridge, SocketAddrV4::new(plan::OFFICE_PC, FREE_PORT));
+    let flow = bridge.only_flow(SocketAddrV4::new(plan::OFFICE_PC, FREE_PORT), |_| true);
     assert_eq!(
         flow["protocol"].as_str().unwrap().to_ascii_lowercase(),
         "tcp",
@@ -154,20 +145,10 @@ fn the_flow_table_tells_every_address_of_a_flow() {
 
 #[test]
 fn two_clients_with_the_same_port_keep_both_sessions() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     for target in [lab.at("echo-1", port::ECHO), lab.at("echo-0", port::ECHO)] {
-        let clients = [lab.office_pc(), lab.office_pc2()];
-        let mut streams = clients.map(|client| client.tcp_from(FREE_PORT, target).unwrap());
-        let sockets = clients.map(|client| client.udp_from(FREE_PORT, target).unwrap());
-        for round in 0..20 {
-            for (index, stream) in streams.iter_mut().enumerate() {
-                exchange(stream, format!("client {index}, round {round}").as_bytes()).unwrap();
-            }
-            for (index, socket) in sockets.iter().enumerate() {
-                datagram(socket, format!("client {index}, round {round}").as_bytes()).unwrap();
-            }
-        }
+        let _sessions = reach::from_the_same_port(&lab, FREE_PORT, target);
         let nat: Vec<String> = bridge
             .flows()
             .unwrap()
@@ -186,7 +167,7 @@ fn two_clients_with_the_same_port_keep_both_sessions() {
 
 #[test]
 fn two_clients_with_the_same_ping_identifier_both_get_their_own_answers() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     for pod in ["echo-0", "echo-1"] {
         let address = lab.pod(pod).address();
@@ -209,7 +190,7 @@ fn two_clients_with_the_same_ping_identifier_both_get_their_own_answers() {
 
 #[test]
 fn a_port_that_the_node_may_use_itself_is_never_a_nat_port() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let listener = lab.node_30().serve_tcp(22_222, lab::serve::echo()).unwrap();
     let bridge = lab.start_bridge(&[]).unwrap();
     let pod = lab.at("echo-1", port::ECHO);
@@ -235,7 +216,7 @@ fn a_port_that_the_node_may_use_itself_is_never_a_nat_port() {
 
 #[test]
 fn a_thousand_connections_to_one_service_all_work() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let mut streams = Vec::new();
     for _ in 0..500 {
@@ -251,7 +232,7 @@ fn a_thousand_connections_to_one_service_all_work() {
 #[test]
 fn both_questions_of_one_socket_are_answered() {
     // A resolver sends A and AAAA over one new socket at once: two CPUs may open the same flow.
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     for _ in 0..300 {
         let socket = lab.office_pc().udp_from(0, ECHO_SERVICE).unwrap();
@@ -265,23 +246,6 @@ fn both_questions_of_one_socket_are_answered() {
         answers.sort();
         assert_eq!(answers, [b"A".to_vec(), b"AAAA".to_vec()]);
     }
-}
-
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
-fn flow_from(bridge: &Bridge, client: SocketAddrV4) -> Value {
-    let flows = bridge.flows().unwrap();
-    let client = client.to_string();
-    let mut found = flows
-        .iter()
-        .filter(|flow| flow["client"] == client.as_str());
-    let flow = found
-        .next()
-        .unwrap_or_else(|| panic!("no flow of {client} in {flows:?}"));
-    assert!(found.next().is_none(), "several flows of {client}");
-    flow.clone()
 }
 
 fn seen_by(lab: &Lab, pod: &str, protocol: Protocol) -> HashSet<Ipv4Addr> {

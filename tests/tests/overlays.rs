@@ -2,18 +2,14 @@
 //! run on VXLAN alone knows of it.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
 use lab::cluster::Protocol;
 use lab::host::{datagram, exchange};
-use lab::plan::{self, LAN_MTU, VXLAN_MTU, port};
-use lab::reach::{self, ECHO_PODS};
-use lab::{Lab, LabOptions, Overlay, Variant};
-
-const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
-/// How long the bridge may take to follow a change on the node.
-const FOLLOWS: Duration = Duration::from_secs(5);
+use lab::plan::{self, ECHO_PODS, ECHO_SERVICE, LAN_MTU, VXLAN_MTU, port};
+use lab::wait::FOLLOWS;
+use lab::{Bridge, Lab, LabOptions, Overlay, Variant, eventually, reach};
 
 #[test]
 fn office_and_cluster_reach_each_other_over_host_gw() {
@@ -37,7 +33,7 @@ fn the_way_to_the_pods_may_be_another_network_than_the_offices() {
             second_nic: true,
             ..options(overlay)
         };
-        let lab = Lab::open(options).unwrap();
+        let lab = options.open();
         let _bridge = lab.start_bridge(&[]).unwrap();
         reach::both_ways(&lab);
     }
@@ -49,13 +45,7 @@ fn the_office_learns_the_mtu_of_the_tunnel() {
     let _bridge = lab.start_bridge(&[]).unwrap();
     let pc = lab.office_pc();
     let pod = lab.pod("echo-1").address();
-    let try_size = |size: u32| {
-        pc.ping_with(
-            pod,
-            &["-M", "do", "-c", "1", "-W", "2", "-s", &ping_payload(size)],
-        )
-        .unwrap()
-    };
+    let try_size = |size| pc.ping_unfragmented(pod, size).unwrap();
 
     assert!(try_size(VXLAN_MTU).complete());
     let refused = try_size(LAN_MTU);
@@ -125,18 +115,15 @@ fn a_gibibyte_of_tcp_crosses_host_gw_without_a_retransmission_storm() {
 #[test]
 fn the_tunnel_may_be_deleted_and_made_again() {
     let lab = open(Overlay::Vxlan);
-    let _bridge = lab.start_bridge(&[]).unwrap();
-    let mut session = lab.office_pc().tcp(lab.at("echo-1", port::ECHO)).unwrap();
-    exchange(&mut session, b"before").unwrap();
+    let (_bridge, mut session) = with_a_session(&lab);
     // More than once: the bridge may look at any moment in between.
     for _ in 0..3 {
         lab.recreate_flannel().unwrap();
-        eventually("a pod behind the new flannel.1", || {
+        eventually(FOLLOWS, "a pod behind the new flannel.1", || {
             lab.is_bridged(lab.at("echo-2", port::ECHO))
         });
     }
-    session.set_read_timeout(Some(FOLLOWS)).unwrap();
-    exchange(&mut session, b"the same session, through the new tunnel").unwrap();
+    goes_on_through_the_new_tunnel(&mut session);
 }
 
 #[test]
@@ -144,11 +131,9 @@ fn a_tunnel_may_be_away_for_longer_than_a_turn_of_the_sweep() {
     /// The bridge sweeps every 10 s.
     const AWAY: Duration = Duration::from_secs(12);
     let lab = open(Overlay::Vxlan);
-    let bridge = lab.start_bridge(&[]).unwrap();
-    let mut session = lab.office_pc().tcp(lab.at("echo-1", port::ECHO)).unwrap();
-    exchange(&mut session, b"before").unwrap();
+    let (bridge, mut session) = with_a_session(&lab);
     let node = lab.node_30();
-    node.run("ip", &["link", "del", "flannel.1"]).unwrap();
+    node.run_line("ip link del flannel.1").unwrap();
     let begun = Instant::now();
     while begun.elapsed() < AWAY {
         // Neither opens a flow that the default route would carry, nor is anything lost by it.
@@ -161,18 +146,17 @@ fn a_tunnel_may_be_away_for_longer_than_a_turn_of_the_sweep() {
     }
     lab.add_flannel().unwrap();
     // Not only answered: before the bridge has seen the new one, the stack path's packets leave as they are.
-    eventually("a pod behind the new flannel.1", || {
+    eventually(FOLLOWS, "a pod behind the new flannel.1", || {
         lab.is_bridged(lab.at("echo-2", port::ECHO))
     });
-    session.set_read_timeout(Some(FOLLOWS)).unwrap();
-    exchange(&mut session, b"the same session, through the new tunnel").unwrap();
+    goes_on_through_the_new_tunnel(&mut session);
 }
 
 #[test]
 fn a_bridge_may_start_before_the_tunnel_is_there() {
     let lab = open(Overlay::Vxlan);
     let node = lab.node_30();
-    node.run("ip", &["link", "del", "flannel.1"]).unwrap();
+    node.run_line("ip link del flannel.1").unwrap();
     let _bridge = lab.start_bridge(&[]).unwrap();
     lab.office_pc()
         .tcp_echo(lab.at("echo-0", port::ECHO), b"no tunnel yet")
@@ -184,7 +168,9 @@ fn a_bridge_may_start_before_the_tunnel_is_there() {
         Overlay::Vxlan,
     )
     .unwrap();
-    eventually("a pod behind the tunnel", || answers(&lab, "echo-1"));
+    eventually(FOLLOWS, "a pod behind the tunnel", || {
+        answers(&lab, "echo-1")
+    });
 }
 
 #[test]
@@ -196,14 +182,11 @@ fn a_changed_address_is_what_pods_see_from_then_on() {
         .unwrap();
     let new = Ipv4Addr::new(10, 244, 30, 240);
     let node = lab.node_30();
-    node.run(
-        "ip",
-        &["addr", "add", &format!("{new}/32"), "dev", "flannel.1"],
-    )
-    .unwrap();
-    node.run("ip", &["addr", "del", "10.244.30.0/32", "dev", "flannel.1"])
+    node.run_line(&format!("ip addr add {new}/32 dev flannel.1"))
         .unwrap();
-    eventually("the new address", || {
+    node.run_line("ip addr del 10.244.30.0/32 dev flannel.1")
+        .unwrap();
+    eventually(FOLLOWS, "the new address", || {
         let _ = answers(&lab, "echo-1");
         lab.pod("echo-1")
             .peers(Protocol::Tcp, port::ECHO)
@@ -217,29 +200,31 @@ fn a_changed_address_is_what_pods_see_from_then_on() {
 fn a_changed_route_is_followed() {
     let lab = open(Overlay::HostGw);
     let _bridge = lab.start_bridge(&[]).unwrap();
-    let route = |arguments: &str| {
-        let words: Vec<&str> = arguments.split(' ').collect();
-        lab.node_30().run("ip", &words).unwrap();
-    };
+    let node = lab.node_30();
     lab.office_pc()
         .tcp_echo(lab.at("echo-1", port::ECHO), b"before")
         .unwrap();
 
-    route("route replace 10.244.1.0/24 via 10.60.20.99");
-    eventually("nobody at the other end", || !answers(&lab, "echo-1"));
-    route("route replace 10.244.1.0/24 via 10.60.20.31");
-    eventually("the way as it was", || answers(&lab, "echo-1"));
+    node.run_line("ip route replace 10.244.1.0/24 via 10.60.20.99")
+        .unwrap();
+    eventually(FOLLOWS, "nobody at the other end", || {
+        !answers(&lab, "echo-1")
+    });
+    node.run_line("ip route replace 10.244.1.0/24 via 10.60.20.31")
+        .unwrap();
+    eventually(FOLLOWS, "the way as it was", || answers(&lab, "echo-1"));
 
-    route("route del 10.244.1.0/24");
-    route("route add unreachable 10.244.1.0/24");
-    eventually("the office told so", || {
+    node.run_line("ip route del 10.244.1.0/24").unwrap();
+    node.run_line("ip route add unreachable 10.244.1.0/24")
+        .unwrap();
+    eventually(FOLLOWS, "the office told so", || {
         let refusal = lab.office_pc().tcp_refusal(lab.at("echo-1", port::ECHO));
         refusal.is_ok_and(|(kind, _)| kind == ErrorKind::HostUnreachable)
     });
 }
 
 fn open(overlay: Overlay) -> Lab {
-    Lab::open(options(overlay)).unwrap()
+    options(overlay).open()
 }
 
 fn options(overlay: Overlay) -> LabOptions {
@@ -249,12 +234,6 @@ fn options(overlay: Overlay) -> LabOptions {
     })
 }
 
-/// Tries until it works, for as long as the bridge may take.
-#[track_caller]
-fn eventually(what: &str, attempt: impl FnMut() -> bool) {
-    lab::eventually(FOLLOWS, what, attempt);
-}
-
 fn answers(lab: &Lab, pod: &str) -> bool {
     let limit = Duration::from_millis(500);
     lab.office_pc()
@@ -262,7 +241,16 @@ fn answers(lab: &Lab, pod: &str) -> bool {
         .is_ok()
 }
 
-/// Octets of an ICMP echo's payload that make an IPv4 packet of `size` octets.
-fn ping_payload(size: u32) -> String {
-    (size - 20 - 8).to_string()
+/// A bridge, and a session with a pod behind the tunnel.
+fn with_a_session(lab: &Lab) -> (Bridge, TcpStream) {
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let mut session = lab.office_pc().tcp(lab.at("echo-1", port::ECHO)).unwrap();
+    exchange(&mut session, b"before").unwrap();
+    (bridge, session)
+}
+
+#[track_caller]
+fn goes_on_through_the_new_tunnel(session: &mut TcpStream) {
+    session.set_read_timeout(Some(FOLLOWS)).unwrap();
+    exchange(session, b"the same session, through the new tunnel").unwrap();
 }

@@ -8,7 +8,7 @@ use lab::capture::{Packet, Summary};
 use lab::cluster::Protocol;
 use lab::frames::{self, Receiver, Sender, ethernet, fix_checksum, ipv4, udp};
 use lab::host::exchange;
-use lab::plan::{self, NODE_30, OFFICE_PC, port};
+use lab::plan::{self, ECHO_SERVICE, NODE_30, OFFICE_PC, port};
 use lab::{Firewall, Host, Lab, LabOptions, serve};
 use nix::sys::socket::SockProtocol;
 
@@ -252,7 +252,7 @@ fn services_still_work_for_everybody_else_on_the_node() {
     // Pods and the node itself go through kube-proxy's rules as ever.
     let lab = open();
     let _bridge = lab.start_bridge(&[]).unwrap();
-    let service = SocketAddrV4::new(plan::ECHO, port::ECHO);
+    let service = ECHO_SERVICE;
     for host in [
         lab.node_30(),
         lab.worker_1(),
@@ -272,7 +272,7 @@ fn connections_that_unmasqueraded_pods_open_to_the_office_are_left_alone() {
         masquerade: false,
         ..LabOptions::default()
     };
-    let lab = Lab::open(options).unwrap();
+    let lab = options.open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let pc = lab.office_pc();
     let tcp = SocketAddrV4::new(pc.address(), pc.serve_tcp(0, serve::echo()).unwrap());
@@ -291,12 +291,12 @@ fn connections_that_unmasqueraded_pods_open_to_the_office_are_left_alone() {
 
 #[test]
 fn connections_that_masqueraded_pods_have_to_the_office_survive_the_start() {
-    let lab = Lab::open(LabOptions {
+    let lab = LabOptions {
         masquerade: true,
         firewall: Firewall::Open,
         ..LabOptions::default()
-    })
-    .unwrap();
+    }
+    .open();
     let at = lab.office_pc().serve_tcp(9000, serve::echo()).unwrap();
     let office = SocketAddrV4::new(OFFICE_PC, at);
     let mut sessions = ["echo-0", "echo-1"].map(|pod| lab.pod(pod).tcp(office).unwrap());
@@ -314,23 +314,10 @@ fn connections_that_masqueraded_pods_have_to_the_office_survive_the_start() {
 fn a_node_port_to_a_pod_of_the_node_keeps_the_clients_address() {
     let lab = open();
     let to = format!("{}:{}", lab.pod("echo-0").address(), port::ECHO);
-    let rule = [
-        "-t",
-        "nat",
-        "-I",
-        "PREROUTING",
-        "-d",
-        "10.60.20.30",
-        "-p",
-        "tcp",
-        "--dport",
-        "30080",
-        "-j",
-        "DNAT",
-        "--to-destination",
-        &to,
-    ];
-    lab.node_30().run("iptables", &rule).unwrap();
+    let rule = format!(
+        "iptables -t nat -I PREROUTING -d {NODE_30} -p tcp --dport 30080 -j DNAT --to-destination {to}"
+    );
+    lab.node_30().run_line(&rule).unwrap();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let node_port = SocketAddrV4::new(NODE_30, 30_080);
     let mut session = lab.office_pc().tcp(node_port).unwrap();
@@ -377,11 +364,11 @@ impl Way {
 }
 
 fn open() -> Lab {
-    Lab::open(LabOptions {
+    LabOptions {
         firewall: Firewall::Open,
         ..LabOptions::default()
-    })
-    .unwrap()
+    }
+    .open()
 }
 
 /// Sends the frames, and returns those that node-30's network layer got, in the same order.

@@ -6,15 +6,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use lab::cluster::Protocol;
-use lab::plan::{self, port};
-use lab::reach::{self, ECHO_PODS};
+use lab::plan::{self, ECHO_PODS, ECHO_SERVICE, port};
+use lab::reach;
 use lab::{Bridge, Firewall, Lab, LabOptions};
-
-const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 
 #[test]
 fn a_ping_to_a_service_is_answered() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     lab.office_pc().ping(plan::ECHO).unwrap();
 }
@@ -26,14 +24,13 @@ fn a_node_that_would_forward_by_itself_leaves_it_to_the_bridge() {
         firewall: Firewall::Open,
         ..LabOptions::default()
     };
-    let lab = Lab::open(options).unwrap();
+    let lab = options.open();
     let pc = lab.office_pc();
     pc.tcp_echo(lab.at("echo-1", port::ECHO), b"flannel masquerades")
         .unwrap();
 
     let bridge = lab.start_bridge(&[]).unwrap();
-    reach::every_pod(&lab, pc);
-    reach::every_service(pc);
+    reach::everything(&lab, pc);
     reach::from_every_pod(&lab);
     let clients: HashSet<Ipv4Addr> = bridge
         .flows()
@@ -63,17 +60,16 @@ fn services_need_no_kube_proxy_on_the_node() {
         firewall: Firewall::DropByDefault,
         ..LabOptions::default()
     };
-    let lab = Lab::open(options).unwrap();
+    let lab = options.open();
     let pc = lab.office_pc();
     assert!(pc.is_cut_off_from(ECHO_SERVICE));
     let _bridge = lab.start_bridge(&[]).unwrap();
-    reach::every_pod(&lab, pc);
-    reach::every_service(pc);
+    reach::everything(&lab, pc);
 }
 
 #[test]
 fn what_no_service_serves_is_refused_at_once() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&[]).unwrap();
     let pc = lab.office_pc();
     for target in [
@@ -104,7 +100,7 @@ fn what_no_service_serves_is_refused_at_once() {
 
 #[test]
 fn a_client_of_a_service_with_session_affinity_comes_to_one_pod_until_that_is_gone() {
-    let mut lab = open();
+    let mut lab = LabOptions::default().open();
     lab.cluster_mut().service_mut("echo").session_affinity = Some(Duration::from_hours(1));
     lab.publish().unwrap();
     let bridge = lab.start_bridge(&[]).unwrap();
@@ -153,10 +149,6 @@ fn a_client_of_a_service_with_session_affinity_comes_to_one_pod_until_that_is_go
     assert_eq!(second.len(), 1, "{second:?}");
     assert!(!second.contains(&first));
     assert_eq!(answering(&lab, "office-pc"), second);
-}
-
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
 }
 
 /// Which pods answer a client of the echo service, over several connections.

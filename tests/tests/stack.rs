@@ -6,25 +6,17 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use lab::bridge::arguments::plus;
+use lab::bridge::refused;
 use lab::cluster::Protocol;
 use lab::frames;
 use lab::host::{datagram, exchange};
-use lab::plan::{self, OFFICE_GATEWAY, VXLAN_MTU, port};
-use lab::{Bridge, Firewall, Host, Lab, LabOptions, Overlay, Variant, eventually};
+use lab::plan::{self, BULK_SERVICE, ECHO_PODS, ECHO_SERVICE, FREE_PORT, VXLAN_MTU, port};
+use lab::{Bridge, Firewall, Lab, LabOptions, Overlay, eventually, reach};
 use serde_json::Value;
 
-const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
-const WEB_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::WEB, port::HTTP_SERVICE);
-const MYSQL_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::MYSQL, port::MYSQL);
-const BULK_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::BULK);
-const ECHO_PODS: [&str; 3] = ["echo-0", "echo-1", "echo-2"];
-/// The addresses of `flannel.1` and `cni0` on node-30.
-const FLANNEL: Ipv4Addr = Ipv4Addr::new(10, 244, 30, 0);
-const CNI: Ipv4Addr = Ipv4Addr::new(10, 244, 30, 1);
 /// An address that no service has.
 const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 96, 99, 99);
-/// A client port that the node never uses itself, so that NAT may keep it.
-const FREE_PORT: u16 = 20_007;
 
 #[test]
 fn over_vxlan_the_source_is_translated_once_and_netfilter_sees_client_and_pod() {
@@ -49,30 +41,32 @@ fn over_host_gw_what_netfilter_masquerades_is_not_translated_again() {
 #[test]
 fn the_way_to_the_pods_may_be_another_network_than_the_offices() {
     for overlay in [Overlay::Vxlan, Overlay::HostGw] {
-        let lab = Lab::open(LabOptions {
+        let lab = LabOptions {
             second_nic: true,
             ..unmasqueraded(overlay)
-        })
-        .unwrap();
+        }
+        .open();
         let bridge = start(&lab, "stack");
-        reaches_everything(&lab, lab.office_pc());
+        reach::everything(&lab, lab.office_pc());
         assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
     }
 }
 
 #[test]
 fn older_kernels_way_of_attaching_works_on_the_stack_path_too() {
-    let lab = Lab::open(unmasqueraded(Overlay::HostGw)).unwrap();
-    let mut arguments = Bridge::static_arguments("stack");
-    arguments.extend(["--tc-attach", "clsact"].map(str::to_owned));
+    let lab = unmasqueraded(Overlay::HostGw).open();
+    let arguments = plus(
+        &Bridge::static_arguments("stack"),
+        &["--tc-attach", "clsact"],
+    );
     let mut bridge = Bridge::start(&lab, &arguments).unwrap();
-    reaches_everything(&lab, lab.office_pc());
+    reach::everything(&lab, lab.office_pc());
     assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
     bridge.kill().unwrap();
     bridge.leave_installed();
     // The next one puts its programs in their place.
     let bridge = Bridge::start(&lab, &arguments).unwrap();
-    reaches_everything(&lab, lab.office_pc());
+    reach::everything(&lab, lab.office_pc());
     let status = bridge.status().unwrap();
     assert!(
         status["datapath"].as_array().unwrap().iter().all(|entry| {
@@ -84,20 +78,10 @@ fn older_kernels_way_of_attaching_works_on_the_stack_path_too() {
 
 #[test]
 fn two_clients_with_the_same_port_keep_both_sessions() {
-    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let lab = unmasqueraded(Overlay::Vxlan).open();
     let bridge = start(&lab, "stack");
     let target = lab.at("echo-1", port::ECHO);
-    let clients = [lab.office_pc(), lab.office_pc2()];
-    let mut streams = clients.map(|client| client.tcp_from(FREE_PORT, target).unwrap());
-    let sockets = clients.map(|client| client.udp_from(FREE_PORT, target).unwrap());
-    for round in 0..20 {
-        for (index, stream) in streams.iter_mut().enumerate() {
-            exchange(stream, format!("client {index}, round {round}").as_bytes()).unwrap();
-        }
-        for (index, socket) in sockets.iter().enumerate() {
-            datagram(socket, format!("client {index}, round {round}").as_bytes()).unwrap();
-        }
-    }
+    let _sessions = reach::from_the_same_port(&lab, FREE_PORT, target);
     let nat: HashSet<String> = bridge
         .flows()
         .unwrap()
@@ -109,42 +93,30 @@ fn two_clients_with_the_same_port_keep_both_sessions() {
 
 #[test]
 fn a_firewall_that_drops_by_default_needs_the_rule_that_the_recipe_needs() {
-    let lab = Lab::open(LabOptions {
+    let lab = LabOptions {
         firewall: Firewall::DropByDefault,
         ..unmasqueraded(Overlay::Vxlan)
-    })
-    .unwrap();
+    }
+    .open();
     let bridge = start(&lab, "stack");
     let pod = lab.at("echo-1", port::ECHO);
     assert!(lab.office_pc().is_cut_off_from(pod));
-    let rule = [
-        "-A",
-        "FORWARD",
-        "-s",
-        plan::OFFICE_CIDR,
-        "-d",
-        plan::POD_CIDR,
-        "-j",
-        "ACCEPT",
-    ];
-    lab.node_30().run("iptables", &rule).unwrap();
-    reaches_everything(&lab, lab.office_pc());
+    let (office, pods) = (plan::OFFICE_CIDR, plan::POD_CIDR);
+    let rule = format!("iptables -A FORWARD -s {office} -d {pods} -j ACCEPT");
+    lab.node_30().run_line(&rule).unwrap();
+    reach::everything(&lab, lab.office_pc());
     assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
 }
 
 #[test]
 fn a_node_that_does_not_forward_is_refused() {
-    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let lab = unmasqueraded(Overlay::Vxlan).open();
     lab.node_30()
         .namespace()
         .sysctl(&[("net/ipv4/ip_forward", "0")])
         .unwrap();
-    let output = Bridge::command(&lab, &Bridge::static_arguments("stack"))
-        .unwrap()
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let message = String::from_utf8_lossy(&output.stderr);
+    let command = Bridge::command(&lab, &Bridge::static_arguments("stack")).unwrap();
+    let message = refused(&command, 1);
     assert!(
         message.contains("net.ipv4.ip_forward") && message.contains("--manage-sysctls"),
         "{message}"
@@ -154,31 +126,14 @@ fn a_node_that_does_not_forward_is_refused() {
 
 #[test]
 fn traceroute_shows_the_router_the_node_and_the_pod() {
-    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let lab = unmasqueraded(Overlay::Vxlan).open();
     let _bridge = start(&lab, "stack");
-    let way = [OFFICE_GATEWAY, plan::NODE_30].map(Some);
-    for method in [&["-U", "-p", "33434"][..], &["-I"], &["-T", "-p", "7"]] {
-        let pod = lab.pod("echo-0").address();
-        let hops = lab.office_pc().traceroute(pod, method).unwrap();
-        assert_eq!(
-            hops,
-            [&way[..], &[Some(pod)]].concat(),
-            "traceroute {method:?} to {pod}"
-        );
-        let pod = lab.pod("echo-1").address();
-        let worker = Some(Ipv4Addr::new(10, 244, 1, 0));
-        let hops = lab.office_pc().traceroute(pod, method).unwrap();
-        assert_eq!(
-            hops,
-            [&way[..], &[worker, Some(pod)]].concat(),
-            "traceroute {method:?} to {pod}"
-        );
-    }
+    reach::by_traceroute(&lab);
 }
 
 #[test]
 fn a_closed_port_is_told_at_once() {
-    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let lab = unmasqueraded(Overlay::Vxlan).open();
     let bridge = start(&lab, "stack");
     for pod in ECHO_PODS {
         let closed = lab.at(pod, 9);
@@ -194,15 +149,11 @@ fn a_closed_port_is_told_at_once() {
 
 #[test]
 fn the_office_learns_what_fits_from_the_node_and_from_beyond() {
-    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let lab = unmasqueraded(Overlay::Vxlan).open();
     let _bridge = start(&lab, "stack");
     let pc = lab.office_pc();
     let pod = lab.pod("echo-1").address();
-    let try_size = |size: u32| {
-        let payload = (size - 20 - 8).to_string();
-        pc.ping_with(pod, &["-M", "do", "-c", "1", "-W", "2", "-s", &payload])
-            .unwrap()
-    };
+    let try_size = |size| pc.ping_unfragmented(pod, size).unwrap();
     assert!(try_size(VXLAN_MTU).complete());
     let refused = try_size(plan::LAN_MTU);
     let told = format!("Frag needed and DF set (mtu = {VXLAN_MTU})");
@@ -212,9 +163,8 @@ fn the_office_learns_what_fits_from_the_node_and_from_beyond() {
         refused.text
     );
 
-    let narrow = format!("route add {pod}/32 dev cni0 mtu lock 1000");
-    let words: Vec<&str> = narrow.split(' ').collect();
-    lab.worker_1().run("ip", &words).unwrap();
+    let narrow = format!("ip route add {pod}/32 dev cni0 mtu lock 1000");
+    lab.worker_1().run_line(&narrow).unwrap();
     let refused = try_size(1400);
     assert!(
         refused.text.contains("Frag needed and DF set (mtu = 1000)"),
@@ -230,12 +180,11 @@ fn the_office_learns_what_fits_from_the_node_and_from_beyond() {
 
 #[test]
 fn pods_learn_what_fits_on_the_way_to_the_office() {
-    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let lab = unmasqueraded(Overlay::Vxlan).open();
     let _bridge = start(&lab, "stack");
     let pc = lab.office_pc();
-    let narrow = format!("route add {}/32 dev office0 mtu lock 1200", pc.address());
-    let words: Vec<&str> = narrow.split(' ').collect();
-    lab.office_router().run("ip", &words).unwrap();
+    let narrow = format!("ip route add {}/32 dev office0 mtu lock 1200", pc.address());
+    lab.office_router().run_line(&narrow).unwrap();
     for pod in ECHO_PODS {
         pc.bulk(lab.at(pod, port::BULK), 0, 1 << 20)
             .unwrap_or_else(|error| panic!("{pod}: {error:#}"));
@@ -248,31 +197,12 @@ fn pods_learn_what_fits_on_the_way_to_the_office() {
 #[test]
 fn fragments_pass_both_ways() {
     for overlay in [Overlay::Vxlan, Overlay::HostGw] {
-        let lab = Lab::open(unmasqueraded(overlay)).unwrap();
+        let lab = unmasqueraded(overlay).open();
         let _bridge = start(&lab, "stack");
-        let pc = lab.office_pc();
         for pod in ECHO_PODS {
-            let arguments = [
-                "-s", "3000", "-M", "dont", "-c", "3", "-i", "0.2", "-W", "2",
-            ];
-            let ping = pc.ping_with(lab.pod(pod).address(), &arguments).unwrap();
-            assert!(ping.complete(), "{overlay:?} {pod}: {}", ping.text);
+            reach::in_fragments(lab.office_pc(), lab.at(pod, port::ECHO));
         }
-        for target in ECHO_PODS
-            .map(|pod| lab.at(pod, port::ECHO))
-            .into_iter()
-            .chain([ECHO_SERVICE])
-        {
-            let socket = pc.udp_from(0, target).unwrap();
-            socket
-                .set_read_timeout(Some(Duration::from_millis(500)))
-                .unwrap();
-            let payload: Vec<u8> = (0..8000_u16).map(|n| n.to_be_bytes()[1]).collect();
-            // The first may only teach the client the path's MTU.
-            let _ = datagram(&socket, &payload);
-            datagram(&socket, &payload)
-                .unwrap_or_else(|error| panic!("{overlay:?} {target}: {error:#}"));
-        }
+        reach::with_large_datagrams(lab.office_pc(), ECHO_SERVICE);
     }
 }
 
@@ -280,43 +210,33 @@ fn fragments_pass_both_ways() {
 fn two_hundred_megabytes_cross_without_a_retransmission_storm() {
     const MEGABYTES: u64 = 200 << 20;
     for overlay in [Overlay::Vxlan, Overlay::HostGw] {
-        let lab = Lab::open(unmasqueraded(overlay)).unwrap();
+        let lab = unmasqueraded(overlay).open();
         let _bridge = start(&lab, "stack");
         let pc = lab.office_pc();
         let senders = [pc, lab.pod("echo-0"), lab.pod("echo-1"), lab.pod("echo-2")];
-        let sum = |name| -> u64 {
-            let counters = senders
-                .iter()
-                .map(|host| host.counter("Tcp", name).unwrap());
-            counters.sum()
-        };
         for target in [
             lab.at("echo-1", port::BULK),
             lab.at("echo-0", port::BULK),
             BULK_SERVICE,
         ] {
-            let before = (sum("RetransSegs"), sum("OutSegs"));
-            pc.bulk(target, MEGABYTES, MEGABYTES).unwrap();
-            let (again, all) = (sum("RetransSegs") - before.0, sum("OutSegs") - before.1);
-            assert!(
-                again * 100 <= all,
-                "{overlay:?} {target}: {again} of {all} segments were sent again"
-            );
+            reach::without_a_storm(&senders, || {
+                pc.bulk(target, MEGABYTES, MEGABYTES).unwrap();
+            });
         }
     }
 }
 
 #[test]
 fn a_cluster_that_is_known_needs_no_stack_path() {
-    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let lab = unmasqueraded(Overlay::Vxlan).open();
     let bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "auto")).unwrap();
-    reaches_everything(&lab, lab.office_pc());
+    reach::everything(&lab, lab.office_pc());
     assert_eq!(layers(&bridge), HashSet::from(["tc".to_owned()]));
 }
 
 #[test]
 fn what_no_service_serves_is_refused_and_does_not_circle() {
-    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let lab = unmasqueraded(Overlay::Vxlan).open();
     let bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "stack")).unwrap();
     let pc = lab.office_pc();
     let node = frames::mac(lab.node_30(), "eth0").unwrap();
@@ -345,14 +265,14 @@ fn what_no_service_serves_is_refused_and_does_not_circle() {
         ping.text
     );
     pc.ping(plan::ECHO).unwrap();
-    reaches_everything(&lab, pc);
+    reach::everything(&lab, pc);
     assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
     assert_eq!(sent_back.stop().unwrap(), []);
 }
 
 #[test]
 fn whoever_goes_on_talking_to_a_service_that_is_gone_is_told() {
-    let mut lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let mut lab = unmasqueraded(Overlay::Vxlan).open();
     let _bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "stack")).unwrap();
     let mut tcp = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     let udp = lab.office_pc().udp_from(0, ECHO_SERVICE).unwrap();
@@ -376,9 +296,9 @@ fn whoever_goes_on_talking_to_a_service_that_is_gone_is_told() {
 #[test]
 fn with_networks_alone_pods_go_by_tc_and_services_by_the_stack_path() {
     for overlay in [Overlay::Vxlan, Overlay::HostGw] {
-        let lab = Lab::open(unmasqueraded(overlay)).unwrap();
+        let lab = unmasqueraded(overlay).open();
         let bridge = start(&lab, "auto");
-        reaches_everything(&lab, lab.office_pc());
+        reach::everything(&lab, lab.office_pc());
         let flows = bridge.flows().unwrap();
         for flow in &flows {
             let is_service = flow["destination"].as_str().unwrap().starts_with("10.96.");
@@ -397,7 +317,7 @@ fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
         } else {
             "stack"
         };
-        let lab = Lab::open(options).unwrap();
+        let lab = options.open();
         let mut bridge = start(&lab, "auto");
         let pc = lab.office_pc();
         let mut tcp = pc.tcp_from(FREE_PORT, ECHO_SERVICE).unwrap();
@@ -431,7 +351,7 @@ fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
 
 #[test]
 fn a_flow_of_the_tc_path_stays_there_when_new_ones_take_the_stack_path() {
-    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let lab = unmasqueraded(Overlay::Vxlan).open();
     let mut bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "auto")).unwrap();
     let pc = lab.office_pc();
     let targets = [
@@ -481,7 +401,7 @@ fn a_flow_of_the_tc_path_stays_there_when_new_ones_take_the_stack_path() {
 
 #[test]
 fn flushing_by_service_ends_its_flows_on_the_stack_path() {
-    let lab = Lab::open(unmasqueraded(Overlay::Vxlan)).unwrap();
+    let lab = unmasqueraded(Overlay::Vxlan).open();
     let bridge = start(&lab, "auto");
     let pc = lab.office_pc();
     let mut through_service = pc.tcp(ECHO_SERVICE).unwrap();
@@ -506,7 +426,7 @@ fn unmasqueraded(overlay: Overlay) -> LabOptions {
         masquerade: false,
         service_masquerade: false,
         firewall: Firewall::Open,
-        ..LabOptions::of(Variant::DEFAULT)
+        ..LabOptions::default_variant()
     }
 }
 
@@ -521,64 +441,6 @@ fn masqueraded(overlay: Overlay) -> LabOptions {
 
 fn start(lab: &Lab, datapath: &str) -> Bridge {
     Bridge::start(lab, &Bridge::static_arguments(datapath)).unwrap()
-}
-
-#[track_caller]
-fn reaches_everything(lab: &Lab, client: &Host) {
-    for pod in ECHO_PODS {
-        let echo = lab.at(pod, port::ECHO);
-        client.ping(*echo.ip()).unwrap();
-        client.tcp_echo(echo, b"a few words over TCP").unwrap();
-        client.udp_echo(echo, b"a few words over UDP").unwrap();
-    }
-    for _ in 0..6 {
-        client
-            .tcp_echo(ECHO_SERVICE, b"a few words over TCP")
-            .unwrap();
-        client
-            .udp_echo(ECHO_SERVICE, b"a few words over UDP")
-            .unwrap();
-    }
-    let page = client.http_get(WEB_SERVICE, "/").unwrap();
-    assert!(page.body.starts_with("web-0 greets"), "{page:?}");
-    let mut session = client.mysql(MYSQL_SERVICE).unwrap();
-    assert_eq!(session.query("SELECT 42").unwrap(), "42");
-}
-
-/// The one row of `flows list` for a client's address and port.
-#[track_caller]
-fn flow_from(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
-    only_flow(bridge, protocol, client, |_| true)
-}
-
-/// [`flow_from`], to the echo service. A pod of the node whose answers netfilter has translated back before `cni0`
-/// leaves a mark of its own beside it.
-#[track_caller]
-fn flow_to_echo(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
-    let echo = ECHO_SERVICE.to_string();
-    only_flow(bridge, protocol, client, |flow| {
-        flow["destination"] == echo.as_str()
-    })
-}
-
-#[track_caller]
-fn only_flow(
-    bridge: &Bridge,
-    protocol: &str,
-    client: SocketAddrV4,
-    is_wanted: impl Fn(&Value) -> bool,
-) -> Value {
-    let flows = bridge.flows().unwrap();
-    let client = client.to_string();
-    let found: Vec<_> = flows
-        .iter()
-        .filter(|flow| flow["client"] == client.as_str() && flow["protocol"] == protocol)
-        .filter(|flow| is_wanted(flow))
-        .collect();
-    match found.as_slice() {
-        [flow] => (*flow).clone(),
-        _ => panic!("not one flow of {client}, but {found:?} in {flows:?}"),
-    }
 }
 
 #[track_caller]
@@ -633,14 +495,6 @@ fn tracked(lab: &Lab, protocol: &str, client: SocketAddrV4) -> Tracked {
     }
 }
 
-/// The capture filter for what arrives at a node for its pods.
-fn arrivals_filter(overlay: Overlay) -> &'static str {
-    match overlay {
-        Overlay::Vxlan => "udp port 8472",
-        Overlay::HostGw => "ip",
-    }
-}
-
 /// Opens a connection and an exchange to `to` and returns, for TCP and UDP, the client's end and who the pods say has
 /// come, after checking that every packet on the wire to a worker had that one source.
 #[track_caller]
@@ -653,7 +507,7 @@ fn seen_sources(
     let overlay = lab.options().overlay;
     let captures: Vec<_> = [lab.worker_1(), lab.worker_2()]
         .into_iter()
-        .map(|worker| worker.capture("eth0", arrivals_filter(overlay)).unwrap())
+        .map(|worker| worker.capture("eth0", overlay.capture_filter()).unwrap())
         .collect();
     let arrived = |protocol: Protocol| -> Vec<(usize, SocketAddrV4)> {
         (0..)
@@ -675,10 +529,7 @@ fn seen_sources(
     let wire: Vec<_> = captures
         .into_iter()
         .flat_map(|capture| capture.stop().unwrap())
-        .filter_map(|packet| match overlay {
-            Overlay::Vxlan => packet.inside_vxlan()?.ipv4(),
-            Overlay::HostGw => packet.ipv4(),
-        })
+        .filter_map(|packet| overlay.carried(&packet))
         .collect();
     let mut index = 0;
     [(Protocol::Tcp, 6), (Protocol::Udp, 17)].map(|(protocol, number)| {
@@ -707,22 +558,11 @@ fn seen_sources(
     })
 }
 
-/// The address that the pod's answers come home to.
-fn nat_address(overlay: Overlay, pod: Ipv4Addr) -> Ipv4Addr {
-    if pod.octets()[2] == 30 {
-        CNI
-    } else if overlay == Overlay::Vxlan {
-        FLANNEL
-    } else {
-        plan::NODE_30
-    }
-}
-
 fn translated_by_the_bridge(overlay: Overlay) {
-    let lab = Lab::open(unmasqueraded(overlay)).unwrap();
+    let lab = unmasqueraded(overlay).open();
     let bridge = start(&lab, "stack");
     for client in [lab.office_pc(), lab.office_pc2()] {
-        reaches_everything(&lab, client);
+        reach::everything(&lab, client);
     }
     assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
 
@@ -735,7 +575,7 @@ fn translated_by_the_bridge(overlay: Overlay) {
         for ((client, source), protocol) in seen.into_iter().zip(["tcp", "udp"]) {
             let flow = flow_from(&bridge, protocol, client);
             let backend: SocketAddrV4 = flow["backend"].as_str().unwrap().parse().unwrap();
-            let nat = SocketAddrV4::new(nat_address(overlay, *backend.ip()), client_port);
+            let nat = SocketAddrV4::new(lab.nat_address(*backend.ip()), client_port);
             assert_eq!(source, nat, "{flow}");
             assert_eq!(flow["nat"], nat.to_string(), "{flow}");
             assert_eq!(flow["destination"], to.to_string(), "{flow}");
@@ -756,10 +596,10 @@ fn translated_by_the_bridge(overlay: Overlay) {
 }
 
 fn masqueraded_by_netfilter(overlay: Overlay) {
-    let lab = Lab::open(masqueraded(overlay)).unwrap();
+    let lab = masqueraded(overlay).open();
     let bridge = start(&lab, "stack");
     for client in [lab.office_pc(), lab.office_pc2()] {
-        reaches_everything(&lab, client);
+        reach::everything(&lab, client);
     }
     // Flannel leaves the node's own pods out.
     let by_flannel = ["echo-1", "echo-2"].map(|pod| lab.at(pod, port::ECHO));
@@ -774,7 +614,7 @@ fn masqueraded_by_netfilter(overlay: Overlay) {
             assert_eq!(source, tracked.answer_to, "{tracked:?}");
             assert_eq!(
                 *source.ip(),
-                nat_address(overlay, *tracked.answer_from.ip()),
+                lab.nat_address(*tracked.answer_from.ip()),
                 "{tracked:?}"
             );
         }
@@ -796,4 +636,20 @@ fn masqueraded_by_netfilter(overlay: Overlay) {
         ),
         "{flows:?}"
     );
+}
+
+/// The one flow of a client by this protocol.
+#[track_caller]
+fn flow_from(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
+    bridge.only_flow(client, |flow| flow["protocol"] == protocol)
+}
+
+/// [`flow_from`], to the echo service: the answer of a pod on the node, which netfilter has translated back before it
+/// comes to `cni0`, opens a second flow.
+#[track_caller]
+fn flow_to_echo(bridge: &Bridge, protocol: &str, client: SocketAddrV4) -> Value {
+    let echo = ECHO_SERVICE.to_string();
+    bridge.only_flow(client, |flow| {
+        flow["protocol"] == protocol && flow["destination"] == echo.as_str()
+    })
 }

@@ -5,15 +5,15 @@ use std::net::SocketAddrV4;
 use std::path::Path;
 
 use lab::host::exchange;
-use lab::plan::{self, port};
-use lab::{Bridge, Datapath, Host, Lab, LabOptions, Overlay};
+use lab::plan::{self, WEB_SERVICE, port};
+use lab::{Datapath, Host, LabOptions, Overlay};
 use serde_json::{Value, json};
 
 #[test]
 fn bpftool_prints_flows_by_field_names() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
-    let web = SocketAddrV4::new(plan::WEB, port::HTTP_SERVICE);
+    let web = WEB_SERVICE;
     let _session = lab.office_pc().tcp_from(20_007, web).unwrap();
 
     let pod = lab.pod("web-0").address();
@@ -27,7 +27,7 @@ fn bpftool_prints_flows_by_field_names() {
     };
     let destination = json!(destination.octets());
 
-    let flows = dump(&lab, &bridge, "flows");
+    let flows = bridge.client().entries("flows").unwrap();
     assert_eq!(flows.len(), if is_stack { 2 } else { 1 }, "{flows:?}");
     let flow = flows
         .iter()
@@ -42,7 +42,7 @@ fn bpftool_prints_flows_by_field_names() {
     assert_eq!(value["nat"], nat, "{value}");
     assert_eq!(value["nat_port"], 20_007, "{value}");
 
-    let replies = dump(&lab, &bridge, "replies");
+    let replies = bridge.client().entries("replies").unwrap();
     assert_eq!(replies.len(), 1, "{replies:?}");
     let (key, value) = &replies[0];
     assert_eq!(key["backend"], json!([10, 244, 2, 5]), "{key}");
@@ -53,7 +53,7 @@ fn bpftool_prints_flows_by_field_names() {
 
 #[test]
 fn bpftool_prints_networks_and_services() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     let text = |entries: Vec<(Value, Value)>| {
         entries
@@ -62,12 +62,12 @@ fn bpftool_prints_networks_and_services() {
             .collect::<Vec<_>>()
             .concat()
     };
-    let office = text(dump(&lab, &bridge, "office_cidrs"));
+    let office = text(bridge.client().entries("office_cidrs").unwrap());
     assert!(
         office.contains("[192,168,0,0]") && office.contains("22"),
         "{office}"
     );
-    let cluster = text(dump(&lab, &bridge, "cluster_cidrs"));
+    let cluster = text(bridge.client().entries("cluster_cidrs").unwrap());
     for network in [
         "[10,244,1,0]",
         "[10,244,2,0]",
@@ -76,13 +76,13 @@ fn bpftool_prints_networks_and_services() {
     ] {
         assert!(cluster.contains(network), "no {network} in {cluster}");
     }
-    let services = dump(&lab, &bridge, "services");
+    let services = bridge.client().entries("services").unwrap();
     let mysql = services
         .iter()
         .find(|(key, _)| key["vip"] == json!([10, 96, 20, 15]) && key["port"] == 3306);
     let (_, mysql) = mysql.unwrap_or_else(|| panic!("no mysql in {services:?}"));
     assert_eq!(mysql["backend_count"], 1);
-    let backends = dump(&lab, &bridge, "backends");
+    let backends = bridge.client().entries("backends").unwrap();
     assert!(
         backends
             .iter()
@@ -95,7 +95,7 @@ fn bpftool_prints_networks_and_services() {
 
 #[test]
 fn every_table_has_the_name_that_the_design_gives_it() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     for name in [
         "office_cidrs",
@@ -120,7 +120,7 @@ fn every_table_has_the_name_that_the_design_gives_it() {
 
 #[test]
 fn status_and_bpftool_tell_the_same_of_what_is_attached() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     let status = bridge.status().unwrap();
     let datapath = status["datapath"].as_array().unwrap();
@@ -186,7 +186,7 @@ fn status_and_bpftool_tell_the_same_of_what_is_attached() {
 
 #[test]
 fn status_tells_networks_with_their_source_and_the_fill_of_the_table() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     let pc = lab.office_pc();
     let mut session = pc.tcp(lab.at("echo-1", port::ECHO)).unwrap();
@@ -225,7 +225,7 @@ fn status_tells_networks_with_their_source_and_the_fill_of_the_table() {
 
 #[test]
 fn services_lists_what_the_datapath_has() {
-    let lab = open();
+    let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
     let services = bridge.client().json(&["services"]).unwrap().to_string();
     assert!(
@@ -242,30 +242,9 @@ fn services_lists_what_the_datapath_has() {
     }
 }
 
-fn open() -> Lab {
-    Lab::open(LabOptions::default()).unwrap()
-}
-
 fn bpftool(host: &Host, arguments: &[&str]) -> Value {
     let text = host.run("bpftool", &[&["-j"], arguments].concat()).unwrap();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-/// The entries of a table with their fields by name: newer bpftools put them beside the raw octets.
-fn dump(lab: &Lab, bridge: &Bridge, table: &str) -> Vec<(Value, Value)> {
-    let path = bridge.client().table(table).unwrap();
-    let dump = bpftool(
-        lab.node_30(),
-        &["map", "dump", "pinned", path.to_str().unwrap()],
-    );
-    let entries = dump.as_array().unwrap_or_else(|| panic!("{table}: {dump}"));
-    entries
-        .iter()
-        .map(|entry| {
-            let entry = entry.get("formatted").unwrap_or(entry);
-            (entry["key"].clone(), entry["value"].clone())
-        })
-        .collect()
 }
 
 fn files(directory: &Path, found: &mut Vec<std::path::PathBuf>) {

@@ -7,11 +7,9 @@ use std::time::Duration;
 use lab::carried::Carried;
 use lab::frames::{self, Sender, ethernet, fix_checksum, ipv4, udp};
 use lab::host::{datagram, exchange};
-use lab::plan::{self, LAN_MTU, NODE_30, OFFICE_GATEWAY, OFFICE_PC, VXLAN_MTU, port};
+use lab::plan::{ECHO_SERVICE, LAN_MTU, NODE_30, OFFICE_GATEWAY, OFFICE_PC, VXLAN_MTU, port};
 use lab::{Bridge, Datapath, Lab, LabOptions, Overlay, Variant, eventually, serve, stream};
-use serde_json::Value;
 
-const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
 /// How long it may take until all neighbours are known.
 const GETS_READY: Duration = Duration::from_secs(5);
 /// What ARP and the like may leave to TC.
@@ -49,7 +47,7 @@ fn xdp_opens_a_flow_with_its_first_packet() {
         let lab = open(overlay);
         let bridge = start(&lab);
         for target in [lab.at("echo-1", port::ECHO), ECHO_SERVICE] {
-            let before = carried(&bridge);
+            let before = Carried::of(bridge.client());
             lab.office_pc().udp_echo(target, b"the first").unwrap();
             let expected = Carried {
                 xdp_to_backend: 1,
@@ -59,7 +57,7 @@ fn xdp_opens_a_flow_with_its_first_packet() {
                 opened: 1,
             };
             assert_eq!(
-                carried(&bridge).since(before),
+                Carried::of(bridge.client()).since(before),
                 expected,
                 "{target}, {overlay}"
             );
@@ -74,12 +72,12 @@ fn fragments_go_by_tc_and_the_rest_of_their_flow_by_xdp() {
         let bridge = start(&lab);
         for target in [lab.at("echo-1", port::ECHO), ECHO_SERVICE] {
             let flow = Flow::open(&lab, &bridge, target);
-            let before = carried(&bridge);
+            let before = Carried::of(bridge.client());
             // On VXLAN the first one may only teach the client the path's MTU.
             let large = [7; 4000];
             let _ = datagram(&flow.socket, &large);
             datagram(&flow.socket, &large).unwrap();
-            let grown = carried(&bridge).since(before);
+            let grown = Carried::of(bridge.client()).since(before);
             assert!(
                 grown.tc_to_backend >= 3 && grown.tc_to_client >= 3,
                 "{grown:?}"
@@ -119,12 +117,12 @@ fn a_packet_with_options_goes_by_tc_and_the_rest_of_its_flow_by_xdp() {
             0x0800,
             &packet,
         );
-        let before = carried(&bridge);
+        let before = Carried::of(bridge.client());
         Sender::new(router, "lan0").unwrap().send(&frame).unwrap();
         let mut answer = [0; 64];
         let length = flow.socket.recv(&mut answer).unwrap();
         assert_eq!(answer[..length], payload[..], "{overlay}");
-        let grown = carried(&bridge).since(before);
+        let grown = Carried::of(bridge.client()).since(before);
         assert_eq!(
             (grown.tc_to_backend, grown.xdp_to_backend),
             (1, 0),
@@ -177,9 +175,9 @@ fn errors_of_workers_and_pods_come_back_by_tc_and_the_flow_goes_on_by_xdp() {
 
         let errors = pc.capture("eth0", "icmp[icmptype] == 11").unwrap();
         flow.socket.set_ttl(3).unwrap();
-        let before = carried(&bridge);
+        let before = Carried::of(bridge.client());
         assert!(datagram(&flow.socket, b"as far as the worker").is_err());
-        let grown = carried(&bridge).since(before);
+        let grown = Carried::of(bridge.client()).since(before);
         assert_eq!(
             (grown.xdp_to_backend, grown.tc_to_client),
             (1, 1),
@@ -194,12 +192,12 @@ fn errors_of_workers_and_pods_come_back_by_tc_and_the_flow_goes_on_by_xdp() {
         flow.goes_by_xdp("after the worker's error");
 
         let nobody = SocketAddrV4::new(*pod.ip(), 9);
-        let before = carried(&bridge);
+        let before = Carried::of(bridge.client());
         let socket = pc.udp_from(0, nobody).unwrap();
         let error = datagram(&socket, b"is anybody there?").unwrap_err();
         let cause = error.downcast_ref::<std::io::Error>().unwrap();
         assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionRefused);
-        let grown = carried(&bridge).since(before);
+        let grown = Carried::of(bridge.client()).since(before);
         assert_eq!(
             (grown.xdp_to_backend, grown.tc_to_client),
             (1, 1),
@@ -252,13 +250,13 @@ fn a_packet_that_fills_the_lan_goes_by_xdp_over_host_gw() {
 #[test]
 fn other_traffic_of_the_tunnel_and_the_node_is_none_of_xdps() {
     for overlay in Overlay::ALL {
-        let lab = Lab::open(options(overlay)).unwrap();
+        let lab = options(overlay).open();
         let bridge = start(&lab);
         let mut office = lab.office_pc().tcp(lab.at("echo-1", port::ECHO)).unwrap();
         exchange(&mut office, b"before").unwrap();
         let node = lab.node_30();
         let shell = node.serve_tcp(0, serve::echo()).unwrap();
-        let before = carried(&bridge);
+        let before = Carried::of(bridge.client());
 
         for (client, server) in [
             ("echo-0", "echo-1"),
@@ -280,7 +278,7 @@ fn other_traffic_of_the_tunnel_and_the_node_is_none_of_xdps() {
         lab.office_pc().tcp_echo(to_node, b"a shell").unwrap();
         lab.worker_1().tcp_echo(to_node, b"a shell").unwrap();
 
-        assert_eq!(carried(&bridge), before, "{overlay}");
+        assert_eq!(Carried::of(bridge.client()), before, "{overlay}");
         by_xdp(&bridge, "the office's own session", 1, || {
             exchange(&mut office, b"after").unwrap();
         });
@@ -295,8 +293,8 @@ fn xdp_goes_on_without_the_process_and_a_restart_loses_nothing() {
         let target = lab.at("echo-1", port::ECHO);
         let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
         exchange(&mut session, b"before").unwrap();
-        let first = epoch(&lab, &bridge);
-        let before = carried(&bridge);
+        let first = epoch(&bridge);
+        let before = Carried::of(bridge.client());
         let stream = stream::during(lab.office_pc(), target, || {
             bridge.kill().unwrap();
             by_xdp(&bridge, "without a process", 1, || {
@@ -307,12 +305,12 @@ fn xdp_goes_on_without_the_process_and_a_restart_loses_nothing() {
             bridge = lab.start_bridge(&[]).unwrap();
         })
         .unwrap();
-        let grown = carried(&bridge).since(before);
+        let grown = Carried::of(bridge.client()).since(before);
         println!("{overlay}: {stream:?}, {grown:?}");
         assert_eq!(stream.answered, stream.sent, "{overlay}: {stream:?}");
         assert!(grown.xdp() >= stream.sent as u64, "{overlay}: {grown:?}");
         assert!(grown.tc() <= HANDFUL, "{overlay}: {grown:?}");
-        assert_eq!(epoch(&lab, &bridge), first, "{overlay}");
+        assert_eq!(epoch(&bridge), first, "{overlay}");
         exchange(&mut session, b"after").unwrap();
     }
 }
@@ -357,15 +355,11 @@ const fn options(overlay: Overlay) -> LabOptions {
 
 /// A lab whose pods are all on workers: XDP leaves node-30's own to TC.
 fn open(overlay: Overlay) -> Lab {
-    Lab::open(LabOptions {
+    LabOptions {
         local_pod: false,
         ..options(overlay)
-    })
-    .unwrap()
-}
-
-fn carried(bridge: &Bridge) -> Carried {
-    Carried::of(bridge.client()).unwrap()
+    }
+    .open()
 }
 
 /// Starts a bridge, and waits until XDP carries pings to the pods on both workers.
@@ -378,9 +372,9 @@ fn start(lab: &Lab) -> Bridge {
 fn await_xdp(lab: &Lab, bridge: &Bridge) {
     for pod in ["echo-1", "echo-2"] {
         eventually(GETS_READY, &format!("{pod} by XDP"), || {
-            let before = carried(bridge);
+            let before = Carried::of(bridge.client());
             lab.office_pc().ping(lab.pod(pod).address()).unwrap();
-            let grown = carried(bridge).since(before);
+            let grown = Carried::of(bridge.client()).since(before);
             grown.xdp() >= 1 && grown.tc() == 0
         });
     }
@@ -389,20 +383,20 @@ fn await_xdp(lab: &Lab, bridge: &Bridge) {
 /// Runs `work`, and asserts that XDP has carried at least `packets` in each direction, and TC next to none.
 #[track_caller]
 fn by_xdp(bridge: &Bridge, what: &str, packets: u64, work: impl FnOnce()) {
-    let before = carried(bridge);
+    let before = Carried::of(bridge.client());
     work();
-    let grown = carried(bridge).since(before);
+    let grown = Carried::of(bridge.client()).since(before);
     assert!(grown.xdp() >= packets, "{what}: {grown:?}");
     assert!(grown.tc() <= HANDFUL, "{what}: {grown:?}");
 }
 
 fn both_directions(options: LabOptions) {
     const PACKETS: u64 = 100;
-    let lab = Lab::open(LabOptions {
+    let lab = LabOptions {
         local_pod: false,
         ..options
-    })
-    .unwrap();
+    }
+    .open();
     let bridge = start(&lab);
     let pc = lab.office_pc();
     for target in [
@@ -456,11 +450,11 @@ impl<'a> Flow<'a> {
     #[track_caller]
     fn goes_by_xdp(&self, when: &str) {
         const DATAGRAMS: u64 = 10;
-        let before = carried(self.bridge);
+        let before = Carried::of(self.bridge.client());
         for _ in 0..DATAGRAMS {
             datagram(&self.socket, when.as_bytes()).unwrap();
         }
-        let grown = carried(self.bridge).since(before);
+        let grown = Carried::of(self.bridge.client()).since(before);
         assert!(grown.xdp() >= DATAGRAMS, "{when}: {grown:?}");
         assert!(grown.tc() <= HANDFUL, "{when}: {grown:?}");
         assert!(grown.opened <= 1, "{when}: {grown:?}");
@@ -482,12 +476,8 @@ fn quoted(errors: &[lab::capture::Packet]) -> Vec<(Ipv4Addr, SocketAddrV4)> {
 }
 
 /// The epoch of the next hops that flows remember.
-fn epoch(lab: &Lab, bridge: &Bridge) -> u64 {
-    let pin = bridge.client().table("fast_path").unwrap();
-    let arguments = ["-j", "map", "dump", "pinned", pin.to_str().unwrap()];
-    let text = lab.node_30().run("bpftool", &arguments).unwrap();
-    let dump: Value = serde_json::from_str(&text).unwrap();
-    let entry = dump[0].get("formatted").unwrap_or(&dump[0]);
-    let epoch = entry["value"]["epoch"].as_u64();
-    epoch.unwrap_or_else(|| panic!("no epoch in {dump}"))
+fn epoch(bridge: &Bridge) -> u64 {
+    let entries = bridge.client().entries("fast_path").unwrap();
+    let epoch = entries[0].1["epoch"].as_u64();
+    epoch.unwrap_or_else(|| panic!("no epoch in {entries:?}"))
 }

@@ -1,28 +1,22 @@
 //! XDP on node-30's cards: attached in the driver, taken over, mended, removed, and told of where it is not to be had.
 //! The cards are veths, whose driver has native XDP.
 
-use std::net::SocketAddrV4;
-use std::process::Output;
-use std::time::{Duration, Instant};
-
-use lab::plan::{self, port};
-use lab::{Bridge, Lab, LabOptions, Overlay, Variant};
+use lab::bridge::arguments::with;
+use lab::bridge::refused;
+use lab::plan::{ECHO_SERVICE, port};
+use lab::wait::PERIODIC;
+use lab::{Bridge, Lab, LabOptions, Overlay, eventually};
 use serde_json::Value;
-
-const ECHO_SERVICE: SocketAddrV4 = SocketAddrV4::new(plan::ECHO, port::ECHO);
-/// The bridge looks after its attachments every 10 s.
-const LOOKS_AFTER: Duration = Duration::from_secs(15);
 
 #[test]
 fn a_start_that_is_refused_changes_nothing_of_what_an_earlier_one_has_left() {
-    let lab = open();
+    let lab = LabOptions::default_variant().open();
     for datapath in ["tc", "xdp"] {
         let arguments = Bridge::manifests_arguments(&lab, datapath);
         let mut bridge = Bridge::start(&lab, &arguments).unwrap();
         bridge.stop().unwrap();
         let before = bridge.status().unwrap()["datapath"].clone();
-        let output = refused_at(&lab, "cni0");
-        let error = String::from_utf8_lossy(&output.stderr);
+        let error = refused_on(&lab, "cni0");
         assert!(error.contains("cni0 has no native XDP"), "{error}");
         assert_eq!(bridge.status().unwrap()["datapath"], before);
         lab.office_pc().tcp_echo(ECHO_SERVICE, b"goes on").unwrap();
@@ -32,7 +26,7 @@ fn a_start_that_is_refused_changes_nothing_of_what_an_earlier_one_has_left() {
 
 #[test]
 fn xdp_outlives_the_process_is_taken_over_and_uninstalled() {
-    let lab = open();
+    let lab = LabOptions::default_variant().open();
     let mut bridge = start(&lab);
     assert_eq!(xdp(&bridge), native(&["eth0"]));
     let (first, id) = (program(&lab, "eth0"), link_id(&lab, "eth0"));
@@ -56,7 +50,7 @@ fn xdp_outlives_the_process_is_taken_over_and_uninstalled() {
 
 #[test]
 fn a_restart_without_xdp_takes_it_off() {
-    let lab = open();
+    let lab = LabOptions::default_variant().open();
     let mut bridge = start(&lab);
     bridge.stop().unwrap();
     bridge.leave_installed();
@@ -70,12 +64,12 @@ fn a_restart_without_xdp_takes_it_off() {
 #[test]
 fn both_cards_get_xdp_where_the_nodes_have_a_network_of_their_own() {
     for overlay in [Overlay::Vxlan, Overlay::HostGw] {
-        let lab = Lab::open(LabOptions {
+        let lab = LabOptions {
             overlay,
             second_nic: true,
-            ..LabOptions::of(Variant::DEFAULT)
-        })
-        .unwrap();
+            ..LabOptions::default_variant()
+        }
+        .open();
         let bridge = start(&lab);
         assert_eq!(xdp(&bridge), native(&["eth0", "eth1"]), "{overlay:?}");
         assert!(program(&lab, "eth1").is_some(), "{overlay:?}");
@@ -85,7 +79,7 @@ fn both_cards_get_xdp_where_the_nodes_have_a_network_of_their_own() {
 
 #[test]
 fn auto_leaves_a_veth_to_the_tc_path_and_says_so() {
-    let lab = open();
+    let lab = LabOptions::default_variant().open();
     let arguments = Bridge::manifests_arguments(&lab, "auto");
     let bridge = Bridge::start(&lab, &arguments).unwrap();
     assert_eq!(xdp(&bridge), []);
@@ -97,7 +91,7 @@ fn auto_leaves_a_veth_to_the_tc_path_and_says_so() {
 
 #[test]
 fn a_link_that_somebody_has_cut_is_mended() {
-    let lab = open();
+    let lab = LabOptions::default_variant().open();
     let bridge = start(&lab);
     let pin = pinned_link(&lab, "eth0");
     lab.node_30()
@@ -106,14 +100,18 @@ fn a_link_that_somebody_has_cut_is_mended() {
     assert_eq!(program(&lab, "eth0"), None);
     let status = bridge.status().unwrap();
     assert_eq!(status["ready"], false, "{status}");
-    eventually("attached again", || program(&lab, "eth0").is_some());
-    eventually("ready", || bridge.status().unwrap()["ready"] == true);
+    eventually(PERIODIC, "attached again", || {
+        program(&lab, "eth0").is_some()
+    });
+    eventually(PERIODIC, "ready", || {
+        bridge.status().unwrap()["ready"] == true
+    });
     assert_eq!(xdp(&bridge), native(&["eth0"]));
 }
 
 #[test]
 fn another_program_is_named_and_left_alone() {
-    let lab = open();
+    let lab = LabOptions::default_variant().open();
     let node = lab.node_30();
     let mut bridge = start(&lab);
     let id = program(&lab, "eth0").unwrap();
@@ -135,7 +133,7 @@ fn another_program_is_named_and_left_alone() {
     // The interface holds it by now.
     std::fs::remove_file(&pin_text).unwrap();
 
-    let error = String::from_utf8(refused(&lab).stderr).unwrap();
+    let error = refused_on(&lab, "eth0");
     let named = format!("eth0 has an XDP program already: `xdp_fast` (id {id})");
     assert!(error.contains(&named), "{error}");
     assert!(error.contains("--datapath tc"), "{error}");
@@ -150,7 +148,7 @@ fn another_program_is_named_and_left_alone() {
 
 #[test]
 fn jumbo_frames_are_no_reason_to_go_without() {
-    let lab = open();
+    let lab = LabOptions::default_variant().open();
     for (namespace, interface) in [
         (&lab.switch(), "lan-node-30"),
         (lab.node_30().namespace(), "eth0"),
@@ -166,9 +164,9 @@ fn jumbo_frames_are_no_reason_to_go_without() {
 
 #[test]
 fn a_start_that_the_uplinks_driver_refuses_says_why_and_leaves_nothing() {
-    let lab = open();
+    let lab = LabOptions::default_variant().open();
     make_unfit(&lab, "lan-node-30");
-    let error = String::from_utf8(refused(&lab).stderr).unwrap();
+    let error = refused_on(&lab, "eth0");
     let why = "XDP expects number of rx queues not less than peer tx queues";
     assert!(error.contains("no XDP on eth0"), "{error}");
     assert!(error.contains(why), "{error}");
@@ -178,12 +176,12 @@ fn a_start_that_the_uplinks_driver_refuses_says_why_and_leaves_nothing() {
 
 #[test]
 fn a_card_towards_the_workers_without_xdp_is_served_by_tc_and_told() {
-    let lab = Lab::open(LabOptions {
+    let lab = LabOptions {
         overlay: Overlay::HostGw,
         second_nic: true,
-        ..LabOptions::of(Variant::DEFAULT)
-    })
-    .unwrap();
+        ..LabOptions::default_variant()
+    }
+    .open();
     make_unfit(&lab, "node-30");
     let bridge = start(&lab);
     assert_eq!(xdp(&bridge), native(&["eth0"]));
@@ -197,8 +195,10 @@ fn a_card_towards_the_workers_without_xdp_is_served_by_tc_and_told() {
     lab.switch()
         .output("ethtool", &["-L", "node-30", "tx", "1"])
         .unwrap();
-    eventually("XDP on eth1", || program(&lab, "eth1").is_some());
-    eventually("told", || xdp(&bridge) == native(&["eth0", "eth1"]));
+    eventually(PERIODIC, "XDP on eth1", || program(&lab, "eth1").is_some());
+    eventually(PERIODIC, "told", || {
+        xdp(&bridge) == native(&["eth0", "eth1"])
+    });
     assert!(
         !problems(&bridge).contains("no XDP"),
         "{}",
@@ -208,7 +208,7 @@ fn a_card_towards_the_workers_without_xdp_is_served_by_tc_and_told() {
 
 #[test]
 fn a_card_that_can_not_send_by_xdp_is_told_until_it_can() {
-    let lab = open();
+    let lab = LabOptions::default_variant().open();
     let bridge = start(&lab);
     let told = problems(&bridge);
     assert!(
@@ -218,13 +218,9 @@ fn a_card_that_can_not_send_by_xdp_is_told_until_it_can() {
     lab.switch()
         .output("ethtool", &["-K", "lan-node-30", "gro", "on"])
         .unwrap();
-    eventually("nothing to tell", || {
+    eventually(PERIODIC, "nothing to tell", || {
         !problems(&bridge).contains("eth0 receives")
     });
-}
-
-fn open() -> Lab {
-    Lab::open(LabOptions::of(Variant::DEFAULT)).unwrap()
 }
 
 /// Starts a bridge that asks for XDP.
@@ -232,19 +228,11 @@ fn start(lab: &Lab) -> Bridge {
     Bridge::start(lab, &Bridge::manifests_arguments(lab, "xdp")).unwrap()
 }
 
-/// Runs a bridge with `--datapath xdp` that doesn't start.
-fn refused(lab: &Lab) -> Output {
-    refused_at(lab, "eth0")
-}
-
-fn refused_at(lab: &Lab, uplink: &str) -> Output {
-    let mut arguments = Bridge::manifests_arguments(lab, "xdp");
-    let value = arguments.iter().position(|argument| argument == "--uplink");
-    uplink.clone_into(&mut arguments[value.unwrap() + 1]);
-    let output = Bridge::command(lab, &arguments).unwrap().output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{error}");
-    output
+/// What a bridge with `--datapath xdp` says that does not start.
+#[track_caller]
+fn refused_on(lab: &Lab, uplink: &str) -> String {
+    let arguments = with(&Bridge::manifests_arguments(lab, "xdp"), "--uplink", uplink);
+    refused(&Bridge::command(lab, &arguments).unwrap(), 1)
 }
 
 /// Interface and mode of the XDP programs that `status` shows.
@@ -316,18 +304,6 @@ fn reaches(lab: &Lab, when: &str) {
         lab.office_pc()
             .tcp_echo(target, when.as_bytes())
             .unwrap_or_else(|error| panic!("{when}: {error:#}"));
-    }
-}
-
-#[track_caller]
-fn eventually(what: &str, mut attempt: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LOOKS_AFTER;
-    while !attempt() {
-        assert!(
-            Instant::now() < deadline,
-            "{what}: not within {LOOKS_AFTER:?}"
-        );
-        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

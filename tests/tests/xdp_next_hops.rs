@@ -120,12 +120,12 @@ fn tc_carries_a_flow_whose_neighbour_is_gone_until_xdp_knows_it_again() {
             let lab = open(overlay);
             let bridge = lab.start_bridge(&[]).unwrap();
             await_xdp(&lab, &bridge);
-            let before = carried(&bridge);
+            let before = Carried::of(bridge.client());
             let stream = stream::during(lab.office_pc(), target(&lab), || {
                 ip(lab.node_30(), &format!("neigh del {gone} dev eth0"));
             })
             .unwrap();
-            let grown = carried(&bridge).since(before);
+            let grown = Carried::of(bridge.client()).since(before);
             println!("{gone} on {overlay}: {stream:?}, {grown:?}");
             assert_eq!(stream.answered, stream.sent, "{stream:?}");
             let by_tc = if gone == WORKER_1 {
@@ -153,18 +153,14 @@ fn without_a_process_a_worker_with_another_mac_is_found_by_tc_within_half_a_minu
 }
 
 fn open(overlay: Overlay) -> Lab {
-    Lab::open(LabOptions {
+    LabOptions {
         local_pod: false,
         ..LabOptions::of(Variant {
             datapath: Datapath::Xdp,
             overlay,
         })
-    })
-    .unwrap()
-}
-
-fn carried(bridge: &Bridge) -> Carried {
-    Carried::of(bridge.client()).unwrap()
+    }
+    .open()
 }
 
 fn target(lab: &Lab) -> SocketAddrV4 {
@@ -173,22 +169,19 @@ fn target(lab: &Lab) -> SocketAddrV4 {
 
 fn await_xdp(lab: &Lab, bridge: &Bridge) {
     eventually(GETS_READY, "a datagram by XDP both ways", || {
-        let before = carried(bridge);
+        let before = Carried::of(bridge.client());
         lab.office_pc().udp_echo(target(lab), b"XDP?").unwrap();
-        let grown = carried(bridge).since(before);
+        let grown = Carried::of(bridge.client()).since(before);
         grown.xdp() >= 1 && grown.tc() == 0
     });
 }
 
 fn ip(host: &Host, arguments: &str) {
-    let words: Vec<&str> = arguments.split(' ').collect();
-    host.run("ip", &words).unwrap();
+    host.run_line(&format!("ip {arguments}")).unwrap();
 }
 
 fn fdb(host: &Host, arguments: &str) {
-    let words: Vec<&str> = arguments.split(' ').collect();
-    host.run("bridge", &[&["fdb"], &words[..]].concat())
-        .unwrap();
+    host.run_line(&format!("bridge fdb {arguments}")).unwrap();
 }
 
 /// Changes the network in the middle of a flow that XDP carries, asserts that the flow goes on within a second and by
@@ -202,13 +195,13 @@ fn goes_on(
     let bridge = lab.start_bridge(&[]).unwrap();
     await_xdp(lab, &bridge);
     thread::sleep(LOCKTIME);
-    let before = carried(&bridge);
+    let before = Carried::of(bridge.client());
     let stream = stream::during(lab.office_pc(), target(lab), || {
         change();
         thread::sleep(INTERRUPTION);
     })
     .unwrap();
-    let grown = carried(&bridge).since(before);
+    let grown = Carried::of(bridge.client()).since(before);
     println!("{}: {stream:?}, {grown:?}", lab.options().overlay);
     assert!(stream.silence < INTERRUPTION, "{stream:?}");
     // Half a second of them came after the change for certain.
@@ -264,9 +257,9 @@ fn is_back_without_a_process(lab: &Lab, change: impl FnOnce()) {
     bridge.kill().unwrap();
     let killed = Instant::now();
     change();
-    let before = carried(&bridge);
+    let before = Carried::of(bridge.client());
     datagram(&socket, b"by the old way").unwrap_err();
-    let grown = carried(&bridge).since(before);
+    let grown = Carried::of(bridge.client()).since(before);
     assert_eq!((grown.xdp_to_backend, grown.tc()), (1, 0), "{grown:?}");
 
     let limit = VALIDITY + Duration::from_secs(3);
@@ -277,7 +270,7 @@ fn is_back_without_a_process(lab: &Lab, change: impl FnOnce()) {
         killed.elapsed()
     );
     assert!(killed.elapsed() < limit, "{:?}", killed.elapsed());
-    let before = carried(&bridge);
+    let before = Carried::of(bridge.client());
     for _ in 0..DATAGRAMS {
         datagram(&socket, b"without a process").unwrap();
         lab.office_pc().udp_echo(target(lab), b"new").unwrap();
@@ -289,7 +282,7 @@ fn is_back_without_a_process(lab: &Lab, change: impl FnOnce()) {
         tc_to_client: 2 * DATAGRAMS,
         opened: DATAGRAMS,
     };
-    assert_eq!(carried(&bridge).since(before), expected);
+    assert_eq!(Carried::of(bridge.client()).since(before), expected);
 
     bridge.leave_installed();
     bridge = lab.start_bridge(&[]).unwrap();

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
 use super::resource;
-use crate::netns::Namespace;
+use crate::machine::netns::Namespace;
 
 /// How many requests [`Client::create_all`] has open at a time.
 const IN_FLIGHT: usize = 32;

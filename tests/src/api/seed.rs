@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::resource;
-use crate::netns::Namespace;
+use crate::machine::netns::Namespace;
 use crate::serve::http::{self, Request};
 
 /// Port of etcd.

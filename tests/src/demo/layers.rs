@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Step;
+use super::step::Step;
 use crate::bridge::Bridge;
-use crate::host::Host;
+use crate::hosts::host::Host;
 use crate::lab::Lab;
 use crate::plan::port;
-use crate::portless::{self, PROTOCOL};
 use crate::serve::http::{self, Response};
+use crate::traffic::portless::{self, PROTOCOL};
 
 pub(super) fn steps(lab: &Lab, bridge: &Bridge) -> Vec<Step> {
     // A pod on node-30: what other nodes' pods open takes another way to the office, and what the kernel forwards to

@@ -1,11 +1,12 @@
 //! What the developer reaches: pods and services, by address and by name.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::Step;
+use super::step::Step;
 use crate::bridge::Bridge;
+use crate::hosts::host::Host;
 use crate::lab::Lab;
 use crate::plan::port;
 
@@ -45,7 +46,7 @@ pub(super) fn steps(lab: &Lab, bridge: &Bridge) -> Vec<Step> {
             ))
         }),
         Step::take(format!("traceroute to a pod ({pod})"), || {
-            super::trace(pc, pod, &[])
+            trace(pc, pod, &[])
         }),
     ]
 }
@@ -60,4 +61,16 @@ fn knowledge(bridge: &Bridge) -> Result<String> {
     Ok(format!(
         "from {source}: {services} service ports, {networks} networks"
     ))
+}
+
+/// The way from a host to a pod, which must end there.
+fn trace(from: &Host, pod: Ipv4Addr, arguments: &[&str]) -> Result<String> {
+    let hops = from.traceroute(pod, arguments)?;
+    let shown: Vec<String> = hops
+        .iter()
+        .map(|hop| hop.map_or_else(|| "*".to_owned(), |address| address.to_string()))
+        .collect();
+    let shown = shown.join(" > ");
+    ensure!(hops.last() == Some(&Some(pod)), "ends at {shown}");
+    Ok(shown)
 }

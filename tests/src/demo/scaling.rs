@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::Step;
+use super::step::Step;
 use crate::bridge::Bridge;
 use crate::cluster::{PROJECT, Protocol};
 use crate::lab::Lab;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::Step;
+use super::step::Step;
 use crate::bridge::Bridge;
 use crate::lab::Lab;
 use crate::plan;

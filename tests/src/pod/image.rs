@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::netns::finish;
+use crate::machine::netns::finish;
 
 /// Names the archive; `cargo xtask test` sets it.
 const VARIABLE: &str = "OFFICE_BRIDGE_IMAGE";

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, PodSpec, Volume};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
+use crate::machine::containers;
 use crate::plan;
 
 /// Where every container finds its service account (admission plugin `ServiceAccount`).
@@ -56,18 +57,7 @@ impl NodeRoot {
 
 impl Drop for NodeRoot {
     fn drop(&mut self) {
-        unmount(&self.path);
-    }
-}
-
-/// Unmounts everything below a directory.
-pub fn unmount(directory: &Path) {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-    for point in points.filter(|point| Path::new(point).starts_with(directory)) {
-        if let Err(error) = umount2(point, MntFlags::MNT_DETACH) {
-            eprintln!("{point} stays mounted: {error}");
-        }
+        containers::unmount(&self.path);
     }
 }
 

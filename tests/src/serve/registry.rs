@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use super::Handler;
 use super::http::{self, Request, Response};
-use crate::netns::Namespace;
+use crate::machine::netns::Namespace;
 
 /// A registry that calls back from `namespace`.
 #[must_use]

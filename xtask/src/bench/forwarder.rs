@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use lab::Firewall;
 use lab::cluster::Cluster;
+use lab::netfilter::{self, NodeRules};
 use lab::plan::{OFFICE_CIDR, POD_CIDR, SERVICE_CIDR};
-use lab::rules::{self, NodeRules};
 
 use super::bridge::Bridge;
 use super::plan::Contestant;
@@ -56,9 +56,9 @@ pub fn set_up(
                     service_masquerade: false,
                     firewall: Firewall::Open,
                 };
-                rules::install(&topology.node, &cluster.nodes[0], cluster, kube_proxy)?;
+                netfilter::install(&topology.node, &cluster.nodes[0], cluster, kube_proxy)?;
             }
-            rules::add_recipe(&topology.node)?;
+            netfilter::add_recipe(&topology.node)?;
             Ok(Forwarder::Kernel)
         }
         Contestant::Nftables => {
