@@ -83,6 +83,7 @@ pub const TOOLS: &[Tool] = &[
     ),
     tool("sysctl", "procps", "settings of a node's kernel"),
     tool("tcpdump", "tcpdump", "what the pods and the tunnel see"),
+    tool("strace", "strace", "failing system calls of the bridge"),
     tool(
         "conntrack",
         "conntrack",

@@ -21,6 +21,7 @@ const INDEPENDENT: &[&str] = &[
     "microbench",
     "misconfiguration",
     "stack",
+    "supervision",
     "xdp",
     "xdp_attach",
     "xdp_next_hops",
