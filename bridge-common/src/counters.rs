@@ -1,5 +1,6 @@
 //! What is counted of packets.
 
+use crate::abi::capacity;
 use crate::drops::DropReason;
 
 /// One of the counters: what was done with packets.
@@ -27,9 +28,6 @@ pub enum Count {
 
 impl Count {
     const FIRST_DROP: u32 = 16;
-
-    /// Entries of the `counters` table.
-    pub const TABLE_SIZE: usize = Self::FIRST_DROP as usize + 48;
 
     /// The index in the `counters` table.
     #[must_use]
@@ -77,7 +75,7 @@ impl Count {
     }
 }
 
-const _: () = assert!(DropReason::ALL.len() <= Count::TABLE_SIZE - Count::FIRST_DROP as usize);
+const _: () = assert!(Count::FIRST_DROP as usize + DropReason::ALL.len() <= capacity::COUNTERS);
 
 #[cfg(test)]
 mod tests {
@@ -99,7 +97,7 @@ mod tests {
         assert!(
             indices
                 .iter()
-                .all(|&index| (index as usize) < Count::TABLE_SIZE)
+                .all(|&index| (index as usize) < capacity::COUNTERS)
         );
     }
 }

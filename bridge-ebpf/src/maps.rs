@@ -9,87 +9,28 @@ use aya_ebpf::macros::btf_map;
 use bridge_common::abi::{
     Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, Clock, ClusterCidr, Counter,
     DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, Ipv4, NatPort, NextHop,
-    OfficeCidr, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, Vtep, capacity,
+    OfficeCidr, Reply, ReplyKey, Route, Scratch, Seconds, Service, ServiceKey, Settings, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::QUOTE_MAX;
 use bridge_common::tables::{Insertion, Slot, Tables};
 
-#[btf_map(name = "office_cidrs")]
-static OFFICE_CIDRS: LpmTrie<Ipv4, OfficeCidr, { capacity::OFFICE_CIDRS }> = LpmTrie::new();
+macro_rules! maps {
+    ($($(#[$doc:meta])+ $map:ident = $name:tt: $kind:ident<$($type:ty),*>,
+        $key_size:literal => $value_size:literal, $entries:literal, $found:ident;)+) => {$(
+        $(#[$doc])+
+        #[btf_map(name = $name)]
+        pub static $map: $kind<$($type,)* $entries> = $kind::new();
+    )+};
+}
 
-#[btf_map(name = "cluster_cidrs")]
-static CLUSTER_CIDRS: LpmTrie<Ipv4, ClusterCidr, { capacity::CLUSTER_CIDRS }> = LpmTrie::new();
+bridge_common::for_each_table!(maps);
 
-#[btf_map(name = "routes")]
-static ROUTES: LpmTrie<Ipv4, Route, { capacity::ROUTES }> = LpmTrie::new();
-
-#[btf_map(name = "next_hops")]
-static NEXT_HOPS: Array<NextHop, { capacity::NEXT_HOPS }> = Array::new();
-
-#[btf_map(name = "vtep_fdb")]
-static VTEP_FDB: Array<Vtep, { capacity::VTEP_FDB }> = Array::new();
-
-#[btf_map(name = "fast_path")]
-static FAST_PATH: Array<FastPath, 1> = Array::new();
-
-#[btf_map(name = "services")]
-static SERVICES: HashMap<ServiceKey, Service, { capacity::SERVICES }> = HashMap::new();
-
-#[btf_map(name = "backends")]
-static BACKENDS: HashMap<BackendKey, Backend, { capacity::BACKENDS }> = HashMap::new();
-
-// As in the kernel's own `recent` match, the clients that came last are kept.
-#[btf_map(name = "affinity")]
-static AFFINITY: LruHashMap<AffinityKey, Affinity, { capacity::AFFINITY }> = LruHashMap::new();
-
-#[btf_map(name = "flows")]
-static FLOWS: HashMap<FlowKey, Flow, { capacity::FLOWS }> = HashMap::new();
-
-#[btf_map(name = "replies")]
-static REPLIES: HashMap<ReplyKey, Reply, { capacity::FLOWS }> = HashMap::new();
-
-// Evicting the oldest is right here: a fragment is of use for a moment only.
-#[btf_map(name = "fragments")]
-static FRAGMENTS: LruHashMap<FragmentKey, Fragment, { capacity::FRAGMENTS }> = LruHashMap::new();
-
-#[btf_map(name = "nat_ports")]
-static NAT_PORTS: Array<NatPort, { capacity::NAT_PORTS }> = Array::new();
-
-#[btf_map(name = "settings")]
-static SETTINGS: Array<Settings, 1> = Array::new();
-
-#[btf_map(name = "counters")]
-static COUNTERS: PerCpuArray<Counter, { Count::TABLE_SIZE }> = PerCpuArray::new();
-
-#[btf_map(name = "answer_tokens")]
-static ANSWER_TOKENS: PerCpuArray<AnswerTokens, 1> = PerCpuArray::new();
-
-#[btf_map(name = "events")]
-static EVENTS: RingBuf<Event, { capacity::EVENTS }> = RingBuf::new();
-
-// The stack of a program is too small for this.
-#[btf_map(name = "scratch")]
-static SCRATCH: PerCpuArray<[u64; QUOTE_MAX as usize / 8], 1> = PerCpuArray::new();
-
-// The coarse clock ticks with the jiffies, and asking for it takes two calls and a division.
-#[btf_map(name = "clock")]
-static CLOCK: PerCpuArray<Clock, 1> = PerCpuArray::new();
-
-/// The program that opens flows for `xdp_fast`.
-#[btf_map(name = "xdp_next")]
-pub static XDP_NEXT: ProgramArray<1> = ProgramArray::new();
-
-/// The one for `xdp_fast_frags`: the kernel lets no program go on with one that differs in this.
-#[btf_map(name = "xdp_next_frags")]
-pub static XDP_NEXT_FRAGS: ProgramArray<1> = ProgramArray::new();
-
-#[btf_map(name = "last_log")]
-static LAST_LOG: PerCpuArray<Seconds, 1> = PerCpuArray::new();
+const _: () = assert!(size_of::<Scratch>() == QUOTE_MAX as usize);
 
 /// This CPU's buffer for bytes of a packet.
 #[inline(always)]
-pub fn scratch() -> Option<NonNull<[u64; QUOTE_MAX as usize / 8]>> {
+pub fn scratch() -> Option<NonNull<Scratch>> {
     SCRATCH.get_ptr_mut(0).and_then(NonNull::new)
 }
 

@@ -96,3 +96,9 @@ impl FastPath {
         Some(None)
     }
 }
+
+const _: () = {
+    assert!(size_of::<XdpPort>() == 12);
+    assert!(size_of::<Tunnel>() == 16);
+    assert!(size_of::<Destination>() == 12);
+};

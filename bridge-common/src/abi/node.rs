@@ -12,6 +12,9 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// Value of `scratch`: room for as much of a packet as an ICMP error quotes, in words because it is summed up.
+pub type Scratch = [u64; 16];
+
 /// Value of `clock`, one for each CPU: what `CLOCK_MONOTONIC` said when the kernel's tick was last counted.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -121,9 +121,9 @@ impl Datapath {
         } else {
             VerifierLogLevel::STATS
         });
-        for table in schema::tables(flow_capacity) {
+        for table in schema::pinned() {
             loader.map_pin_path(table.name, pins.table(table.name));
-            loader.map_max_entries(table.name, table.entries);
+            loader.map_max_entries(table.name, table.entries(flow_capacity));
         }
         let mut ebpf = loader.load(OBJECT)?;
         for program in Program::ALL {
