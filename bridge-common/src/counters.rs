@@ -1,78 +1,72 @@
-//! What is counted of packets.
+//! What is counted of packets: what was done with them, and the reasons of drops.
+//!
+//! The place of a count in the `counters` table outlives the program: a new one takes the next free place.
 
 use crate::abi::capacity;
 use crate::drops::DropReason;
 
-/// One of the counters: what was done with packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Count {
-    /// Forwarded from a client to a backend.
-    ToBackend,
-    /// Forwarded from a backend to a client.
-    ToClient,
-    /// Forwarded from a client to a backend by XDP; not among [`Self::ToBackend`].
-    XdpToBackend,
-    /// Forwarded from a backend to a client by XDP; not among [`Self::ToClient`].
-    XdpToClient,
-    /// Flows opened.
-    FlowOpened,
-    /// Answers sent: ICMP errors, resets, echo replies.
-    Answered,
-    /// Answers that the rate limit held back.
-    AnswerSuppressed,
-    /// Pings to a service address that were answered here.
-    PingAnswered,
-    /// Dropped, for this reason.
-    Drop(DropReason),
+macro_rules! counts {
+    ($($count:ident = $index:literal $name:literal: $meaning:literal,)+) => {
+        /// One of the counters. What XDP forwards is counted apart; commands and metrics add it to the count for both.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Count {
+            $(
+                #[doc = $meaning]
+                $count,
+            )+
+            /// Dropped, for this reason.
+            Drop(DropReason),
+        }
+
+        impl Count {
+            /// What is not a drop, in the order in which it is shown.
+            pub const TRAFFIC: &[Self] = &[$(Self::$count),+];
+
+            /// The index in the `counters` table.
+            #[must_use]
+            #[inline]
+            pub const fn index(self) -> u32 {
+                match self {
+                    $(Self::$count => $index,)+
+                    Self::Drop(reason) => Self::FIRST_DROP + reason as u32,
+                }
+            }
+
+            /// The name that commands and metrics show.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$count => $name,)+
+                    Self::Drop(reason) => reason.name(),
+                }
+            }
+
+            /// What is counted, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$count => $meaning,)+
+                    Self::Drop(reason) => reason.meaning(),
+                }
+            }
+        }
+    };
+}
+
+counts! {
+    ToBackend = 0 "to-backend": "Forwarded from a client to a backend.",
+    ToClient = 1 "to-client": "Forwarded from a backend to a client.",
+    XdpToBackend = 6 "xdp-to-backend": "Forwarded from a client to a backend by XDP.",
+    XdpToClient = 7 "xdp-to-client": "Forwarded from a backend to a client by XDP.",
+    FlowOpened = 2 "flow-opened": "Flows opened.",
+    Answered = 3 "answered": "Answered by the bridge itself: ICMP errors, resets, echo replies.",
+    AnswerSuppressed = 4 "answer-suppressed": "Answers that the rate limit held back.",
+    PingAnswered = 5 "ping-answered": "Pings to a service address, answered by the bridge.",
 }
 
 impl Count {
+    /// The place of the first drop reason: room for as many counts of traffic.
     const FIRST_DROP: u32 = 16;
-
-    /// The index in the `counters` table.
-    #[must_use]
-    #[inline]
-    pub const fn index(self) -> u32 {
-        match self {
-            Self::ToBackend => 0,
-            Self::ToClient => 1,
-            Self::FlowOpened => 2,
-            Self::Answered => 3,
-            Self::AnswerSuppressed => 4,
-            Self::PingAnswered => 5,
-            Self::XdpToBackend => 6,
-            Self::XdpToClient => 7,
-            Self::Drop(reason) => Self::FIRST_DROP + reason as u32,
-        }
-    }
-
-    /// What is not a drop, in the order of the table.
-    pub const TRAFFIC: &[Self] = &[
-        Self::ToBackend,
-        Self::ToClient,
-        Self::XdpToBackend,
-        Self::XdpToClient,
-        Self::FlowOpened,
-        Self::Answered,
-        Self::AnswerSuppressed,
-        Self::PingAnswered,
-    ];
-
-    /// The name that commands and metrics show.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ToBackend => "to-backend",
-            Self::ToClient => "to-client",
-            Self::XdpToBackend => "xdp-to-backend",
-            Self::XdpToClient => "xdp-to-client",
-            Self::FlowOpened => "flow-opened",
-            Self::Answered => "answered",
-            Self::AnswerSuppressed => "answer-suppressed",
-            Self::PingAnswered => "ping-answered",
-            Self::Drop(reason) => reason.name(),
-        }
-    }
 }
 
 const _: () = assert!(Count::FIRST_DROP as usize + DropReason::ALL.len() <= capacity::COUNTERS);
@@ -82,6 +76,28 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
     use std::vec::Vec;
+
+    #[test]
+    fn places_in_the_table_stay() {
+        let traffic: Vec<(u32, &str)> = Count::TRAFFIC
+            .iter()
+            .map(|count| (count.index(), count.name()))
+            .collect();
+        assert_eq!(
+            traffic,
+            [
+                (0, "to-backend"),
+                (1, "to-client"),
+                (6, "xdp-to-backend"),
+                (7, "xdp-to-client"),
+                (2, "flow-opened"),
+                (3, "answered"),
+                (4, "answer-suppressed"),
+                (5, "ping-answered"),
+            ]
+        );
+        assert_eq!(Count::Drop(DropReason::TtlExceeded).index(), 16);
+    }
 
     #[test]
     fn every_counter_has_its_own_index_and_name() {
