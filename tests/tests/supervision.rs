@@ -61,7 +61,7 @@ fn a_follower_that_the_kernel_does_not_answer_leaves_xdp_to_tc_and_is_told() {
 
 /// What has carried one new datagram and its answer.
 fn carried(lab: &Lab, bridge: &Bridge) -> Carried {
-    let of = || Carried::of(bridge.client()).unwrap();
+    let of = || Carried::of(bridge.client());
     let before = of();
     let target = lab.at("echo-1", port::ECHO);
     lab.office_pc().udp_echo(target, b"which way?").unwrap();
