@@ -36,11 +36,9 @@ fn find(workspace: &Path, crates: &[PathBuf]) -> Result<Vec<String>> {
         dependencies.extend(dependencies::of_crate(root)?);
     }
     dependencies.sort();
-    let mut breaches = circles::find(&dependencies);
     let userspace = workspace.join("bridge-userspace/src");
-    if userspace.join("agent").is_dir() || cfg!(test) {
-        breaches.extend(rooms::find(&userspace, &dependencies)?);
-    }
+    let mut breaches = rooms::find(&userspace, &dependencies)?;
+    breaches.extend(circles::find(&dependencies));
     let prefix = format!("{}/", workspace.display());
     Ok(breaches
         .into_iter()

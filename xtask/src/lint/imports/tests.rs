@@ -80,6 +80,21 @@ fn a_longer_circle_is_a_chain_and_told_once() {
 }
 
 #[test]
+fn one_import_that_closes_several_circles_is_told_once() {
+    let found = breaches(&[
+        ("src/lib.rs", "mod top; mod left; mod right; mod low;"),
+        (
+            "src/top.rs",
+            "use crate::{left::L, right::R}; pub struct T;",
+        ),
+        ("src/left.rs", "use crate::low::W; pub struct L;"),
+        ("src/right.rs", "use crate::low::W; pub struct R;"),
+        ("src/low.rs", "use crate::top::T; pub struct W;"),
+    ]);
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+#[test]
 fn two_circles_through_one_file_are_told_both() {
     let found = breaches(&[
         ("src/lib.rs", "mod a; mod b; mod c;"),
