@@ -70,7 +70,11 @@ pub fn run(
                 missing.advice()
             );
         }
-        if rounds.iter().any(|(_, scope)| scope.has(OF_THE_IMAGE)) {
+        let is_left_out = missing.is_some_and(|missing| OF_THE_IMAGE.starts_with(missing.files()));
+        if rounds.iter().any(|(_, scope)| scope.has(OF_THE_IMAGE))
+            && !is_left_out
+            && needs_image(workspace, filter)?
+        {
             variables.push((IMAGE_VARIABLE, image::under_test(workspace)?.into()));
         }
     }
@@ -192,6 +196,28 @@ fn test_files(workspace: &Workspace) -> Result<Vec<String>> {
         .collect();
     files.sort();
     Ok(files)
+}
+
+/// Whether a filter selects a test that needs the image.
+fn needs_image(workspace: &Workspace, filter: Option<&str>) -> Result<bool> {
+    let Some(filter) = filter else {
+        return Ok(true);
+    };
+    let path = workspace
+        .root()
+        .join("tests/tests")
+        .join(OF_THE_IMAGE)
+        .with_extension("rs");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(has_function(&text, filter))
+}
+
+/// Whether source text has a function with this in its name.
+fn has_function(text: &str, part: &str) -> bool {
+    text.lines()
+        .filter_map(|line| line.trim_start().strip_prefix("fn "))
+        .filter_map(|rest| rest.split('(').next())
+        .any(|name| name.contains(part))
 }
 
 /// Lists the tests that were left out, so that they are not taken for passed.
@@ -395,6 +421,16 @@ mod tests {
         let calls = invocations(Runner::Nextest, &plan).concat();
         let filter = "not (package(tests) & binary(/^(kube_api|kube_proxy)$/))";
         assert!(calls.contains(&filter.into()), "{calls:?}");
+    }
+
+    #[test]
+    fn the_image_is_made_for_the_tests_that_need_it() {
+        let text = "#[test]\nfn rolls_out() {\n    apply(\"fn udp\");\n}\n";
+        assert!(has_function(text, "roll"));
+        assert!(!has_function(text, "udp"));
+        assert!(needs_image(&Workspace::here(), None).expect("no file is read"));
+        let unknown = needs_image(&Workspace::here(), Some("no such test"));
+        assert!(!unknown.expect("the file is there"));
     }
 
     #[test]
