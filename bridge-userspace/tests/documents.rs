@@ -246,3 +246,64 @@ fn the_configuration_of_the_guide_is_accepted() {
     let (_, remarks) = Config::load(flags, Environment::default()).unwrap();
     assert_eq!(remarks, [""; 0]);
 }
+
+/// The Rust files below a directory.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_tests_that_the_rfc_page_names_are_there() {
+    let checkout = checkout();
+    let directories = [
+        "tests/tests",
+        "bridge-common/src",
+        "bridge-common/tests/engine",
+        "bridge-userspace/src",
+    ];
+    // As the page names them: the engine's by their directory too, a module's in its own file or in one beside it.
+    let named = |file: &Path| {
+        let stem = |path: &Path| {
+            path.file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned())
+        };
+        let directory = file.parent().and_then(stem).unwrap_or_default();
+        let stem = stem(file).unwrap_or_default();
+        match (directory.as_str(), stem.as_str()) {
+            ("engine", _) => format!("engine/{stem}"),
+            (_, "tests" | "mod") => directory,
+            _ => stem,
+        }
+    };
+    let mut tests = BTreeSet::new();
+    for file in directories
+        .iter()
+        .flat_map(|directory| sources(&checkout.join(directory)))
+    {
+        for line in fs::read_to_string(&file).unwrap().lines() {
+            if let Some((_, rest)) = line.split_once("fn ")
+                && let Some((name, _)) = rest.split_once("()")
+            {
+                tests.insert(format!("{}::{name}", named(&file)));
+            }
+        }
+    }
+    let page = fs::read_to_string(checkout.join("docs/rfc-compliance.md")).unwrap();
+    let cited = page.split('`').skip(1).step_by(2);
+    let cited: BTreeSet<&str> = cited.filter(|code| code.contains("::")).collect();
+    assert!(cited.len() > 20, "{cited:?}");
+    let lost: Vec<&&str> = cited
+        .iter()
+        .filter(|name| !tests.contains(**name))
+        .collect();
+    assert!(lost.is_empty(), "{lost:#?}");
+}
