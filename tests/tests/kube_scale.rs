@@ -101,7 +101,18 @@ fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
         "a restart of the bridge changes the tables"
     );
 
+    let begun = Instant::now();
     lab.api_mut().restart().unwrap();
+    println!("the API server is back after {:?}", begun.elapsed());
+    let repaired = lab
+        .api()
+        .log()
+        .matches("is not allocated; repairing")
+        .count();
+    assert_eq!(
+        repaired, 0,
+        "seeded services whose addresses it did not know"
+    );
     eventually(
         Duration::from_secs(40),
         "the bridge is in touch again",

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -175,11 +176,25 @@ impl ApiServer {
         for namespace in namespaces {
             self.admin.apply(&namespace_object(namespace))?;
         }
+        let before = self.service_addresses()?;
         let objects: Vec<Value> = services
             .iter()
             .flat_map(|service| [objects::service(service), objects::endpoint_slice(service)])
             .collect();
-        seed::seed(&self.namespace, &objects)
+        seed::seed(&self.namespace, &objects)?;
+        let mut taken = before;
+        taken.extend(services.iter().map(|service| service.vip));
+        seed::take(&self.namespace, SERVICE_CIDR, &taken)
+    }
+
+    fn service_addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        let list = self.admin.get("/api/v1/services")?;
+        let services = list["items"].as_array().into_iter().flatten();
+        services
+            .filter_map(|service| service["spec"]["clusterIP"].as_str())
+            .filter(|address| *address != "None")
+            .map(|address| address.parse().with_context(|| address.to_owned()))
+            .collect()
     }
 
     /// What is written once: namespaces, and the networks as kubeadm and the server's own controller
