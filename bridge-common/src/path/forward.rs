@@ -1,11 +1,11 @@
 //! Sending a packet on, translated: out of an interface of ours to choose, or where the kernel sends it.
 
-use crate::abi::Route;
+use crate::abi::{Ipv4, Route};
 use crate::conntrack::fragments;
 use crate::drops::DropReason;
 use crate::packet::parse::{Datagram, Transport, tcp_flag};
 use crate::packet::rewrite::{Translation, translate};
-use crate::packet::{Packet, mss};
+use crate::packet::{OutOfBounds, Packet, mss};
 use crate::tables::Tables;
 use crate::verdict::{Answer, AnswerKind, Verdict};
 
@@ -35,14 +35,8 @@ pub fn deliver<P: Packet, T: Tables>(
         );
     }
     fragments::remember(tables, datagram, transport);
-    if transport.tcp_flags & tcp_flag::SYN != 0 {
-        let back = tables
-            .route(datagram.source())
-            .map_or(route.mtu, |back| back.mtu);
-        let mtu = if back < route.mtu { back } else { route.mtu };
-        if mss::clamp(packet, datagram.header_len, transport.header_len, mtu).is_err() {
-            return Verdict::Drop(DropReason::RewriteFailed);
-        }
+    if clamp_mss(packet, tables, datagram, transport, || route.mtu).is_err() {
+        return Verdict::Drop(DropReason::RewriteFailed);
     }
     packet.set_neighbour(route.neighbour(translation.destination.address));
     let ttl = datagram.ip.ttl.wrapping_sub(1);
@@ -54,13 +48,34 @@ pub fn deliver<P: Packet, T: Tables>(
     }
 }
 
-/// The smaller of two MTUs, where 0 sets no limit: an address without a route, or of the node itself.
+/// The largest packet in bytes that both directions of a connection take: `forward` is the MTU towards the destination,
+/// and the kernel's route back to `source` says the other. 0 sets no limit: an address without a route, or of the node
+/// itself.
 #[inline(always)]
-const fn narrower(one: u32, other: u32) -> u32 {
-    if other == 0 || (one != 0 && one < other) {
-        one
+pub fn mtu_both_ways<T: Tables>(tables: &T, forward: u32, source: Ipv4) -> u32 {
+    let back = tables.route(source).map_or(0, |route| route.mtu);
+    if back == 0 || (forward != 0 && forward < back) {
+        forward
     } else {
-        other
+        back
+    }
+}
+
+/// Lowers the MSS of a SYN to what fits both ways.
+#[inline(always)]
+fn clamp_mss<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    transport: &Transport,
+    forward: impl Fn() -> u32,
+) -> Result<(), OutOfBounds> {
+    if transport.tcp_flags & tcp_flag::SYN == 0 {
+        return Ok(());
+    }
+    match mtu_both_ways(tables, forward(), datagram.source()) {
+        0 => Ok(()),
+        mtu => mss::clamp(packet, datagram.header_len, transport.header_len, mtu),
     }
 }
 
@@ -74,15 +89,13 @@ pub fn translate_in_place<P: Packet, T: Tables>(
     translation: &Translation,
 ) -> Verdict {
     fragments::remember(tables, datagram, transport);
-    if transport.tcp_flags & tcp_flag::SYN != 0 {
-        let limit = |address| tables.route(address).map_or(0, |route| route.mtu);
-        let mtu = narrower(
-            limit(translation.destination.address),
-            limit(datagram.source()),
-        );
-        if mtu != 0 && mss::clamp(packet, datagram.header_len, transport.header_len, mtu).is_err() {
-            return Verdict::Drop(DropReason::RewriteFailed);
-        }
+    let forward = || {
+        tables
+            .route(translation.destination.address)
+            .map_or(0, |route| route.mtu)
+    };
+    if clamp_mss(packet, tables, datagram, transport, forward).is_err() {
+        return Verdict::Drop(DropReason::RewriteFailed);
     }
     match translate(packet, datagram, transport, translation, datagram.ip.ttl) {
         Ok(()) => Verdict::Continue,

@@ -4,6 +4,7 @@ pub mod forward;
 pub mod icmp_error;
 pub mod local_reply;
 pub mod stack;
+pub mod stages;
 pub mod tc;
 pub mod unsupported;
 pub mod xdp;

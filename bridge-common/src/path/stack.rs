@@ -2,7 +2,8 @@
 //!
 //! Services that only kube-proxy knows, protocols without ports, and everything where the TC path is switched off
 //! take the kernel's way. The uplink lets them pass as [`Verdict::ToStack`]; only such a packet is handed to [`depart`]
-//! as it leaves, after netfilter, and if it goes from an office address to a pod gets its source translated. What answers it is translated back as it arrives, before netfilter ([`crate::path::tc`]).
+//! as it leaves, after netfilter, and if it goes from an office address to a pod gets its source translated. What answers
+//! it is translated back as it arrives, before netfilter ([`crate::path::tc`]).
 //! So netfilter sees both directions between client and pod, and kube-proxy's own translation nests inside of ours.
 //! Where netfilter has masqueraded, the source is no office address any more, and the packet is left alone.
 
@@ -14,7 +15,8 @@ use crate::drops::DropReason;
 use crate::packet::parse::{Datagram, ICMP, Payload, TCP, Transport};
 use crate::packet::{Answerable, Packet};
 use crate::path::forward::translate_in_place;
-use crate::path::{icmp_error, local_reply};
+use crate::path::local_reply;
+use crate::path::stages::{count_drop, translate_icmp_error, with_flow};
 use crate::tables::{Slot, Tables};
 use crate::verdict::{AnswerKind, Detour, PackedVerdict, Verdict, tag};
 
@@ -25,49 +27,44 @@ pub fn depart<P: Answerable, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     handle(packet, tables).into()
 }
 
-/// [`depart`], with the verdict in a register.
+/// The stages of the path, in order. The verdict comes in a register.
 #[inline(always)]
 pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
-    let mut verdict = leave(packet, tables);
-    if verdict.tag() == tag::OPEN_FLOW {
-        verdict = open(packet, tables);
-        if verdict.tag() == tag::OPEN_FLOW {
-            verdict = leave(packet, tables);
-            if verdict.tag() == tag::OPEN_FLOW {
-                verdict = PackedVerdict::drop(DropReason::TableFull);
-            }
-        }
-    }
+    let mut verdict = with_flow(packet, tables, translate_by_flow, open_flow);
     if verdict.tag() == tag::ICMP_ERROR {
-        let mut found = icmp_error::Found::default();
-        verdict = if icmp_error::find(packet, tables, true, &mut found) {
-            icmp_error::translate(packet, tables, &found)
-        } else {
-            PackedVerdict::PASS
-        };
+        verdict = translate_icmp_error(packet, tables, true, |_, _| PackedVerdict::PASS);
     }
+    count_drop(packet, tables, verdict);
+    reset_sender(packet, tables, verdict)
+}
+
+/// Turns a rejected TCP segment into the reset that its sender gets. An ICMP error would come from an address of the
+/// node, which the kernel takes from no interface.
+#[inline(always)]
+fn reset_sender<P: Answerable, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    verdict: PackedVerdict,
+) -> PackedVerdict {
     let Some(reason) = verdict.reason() else {
         return verdict;
     };
-    if !matches!(verdict.tag(), tag::DROP | tag::REJECT) {
+    if verdict.tag() != tag::REJECT {
         return verdict;
     }
-    tables.count(Count::Drop(reason), packet.segments(), packet.len());
-    // An ICMP error would come from an address of the node, which the kernel takes from no interface.
-    let reset = AnswerKind::TcpReset as u8;
-    if verdict.tag() == tag::REJECT && local_reply::write(packet, tables, reset, 0) {
+    if local_reply::write(packet, tables, AnswerKind::TcpReset as u8, 0) {
         return PackedVerdict::BOUNCE;
     }
     PackedVerdict::drop(reason)
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
-    try_leave(packet, tables).into()
+fn translate_by_flow<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
+    try_translate(packet, tables).into()
 }
 
 #[inline(always)]
-fn try_leave<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     let Some(datagram) = Datagram::parse(packet) else {
         return Verdict::Pass;
     };
@@ -130,8 +127,8 @@ fn transport<P: Packet, T: Tables>(
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn open<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
-    match try_open(packet, tables) {
+fn open_flow<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
+    match try_open_flow(packet, tables) {
         Ok(()) => Verdict::Detour(Detour::OpenFlow),
         Err(verdict) => verdict,
     }
@@ -139,7 +136,7 @@ fn open<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
 }
 
 #[inline(always)]
-fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict> {
+fn try_open_flow<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict> {
     let datagram = Datagram::parse(packet).ok_or(Verdict::Pass)?;
     let transport = transport(packet, tables, &datagram)?;
     if datagram.protocol() == TCP && datagram.is_later_fragment() {

@@ -1,4 +1,4 @@
-//! The engine: one packet in, one verdict out.
+//! The TC path, which handles every packet that XDP and the kernel do not: one packet in, one verdict out.
 
 use crate::abi::{DestinationKind, Layer, since};
 use crate::conntrack::flow::{self, Mapping};
@@ -8,6 +8,7 @@ use crate::drops::DropReason;
 use crate::packet::parse::{Datagram, Payload, Transport};
 use crate::packet::{Answerable, Packet};
 use crate::path::forward::{deliver, translate_in_place};
+use crate::path::stages::{count_drop, translate_icmp_error, with_flow};
 use crate::path::unsupported::{left_to_kernel, untranslatable};
 use crate::path::{icmp_error, local_reply};
 use crate::tables::{Slot, Tables};
@@ -27,57 +28,57 @@ pub fn run<P: Answerable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> 
     handle(packet, tables, side).into()
 }
 
-/// [`run`], with the verdict in a register.
+/// The stages of the path, in order. The verdict comes in a register.
 #[inline(always)]
 pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
-    let mut verdict = forward(packet, tables, side);
-    if verdict.tag() == tag::OPEN_FLOW {
-        verdict = open::open(packet, tables);
-        if verdict.tag() == tag::OPEN_FLOW {
-            verdict = forward(packet, tables, side);
-            if verdict.tag() == tag::OPEN_FLOW {
-                // The flow went as soon as it had come: another CPU's doing.
-                verdict = PackedVerdict::drop(DropReason::TableFull);
-            }
-        }
-    }
+    let mut verdict = with_flow(
+        packet,
+        tables,
+        |packet, tables| translate_by_flow(packet, tables, side),
+        open::open,
+    );
     if verdict.tag() == tag::LEAVES_CLUSTER {
         kernel_owned::leave_to_kernel(packet, tables);
         return PackedVerdict::PASS;
     }
     if verdict.tag() == tag::ICMP_ERROR {
-        let mut found = icmp_error::Found::default();
-        verdict = if icmp_error::find(packet, tables, false, &mut found) {
-            icmp_error::translate(packet, tables, &found)
-        } else {
-            icmp_error::leave(packet, tables)
-        };
+        verdict = translate_icmp_error(packet, tables, false, icmp_error::leave);
     }
-    if matches!(verdict.tag(), tag::DROP | tag::REJECT)
-        && let Some(reason) = verdict.reason()
-    {
-        tables.count(Count::Drop(reason), packet.segments(), packet.len());
-    }
-    if matches!(verdict.tag(), tag::ANSWER | tag::REJECT) {
-        if local_reply::write(packet, tables, verdict.answer(), verdict.value()) {
-            return PackedVerdict::BOUNCE;
-        }
-        // The sender isn't told after all. A rejection is counted already.
-        return match verdict.reason() {
-            Some(reason) if verdict.tag() == tag::REJECT => PackedVerdict::drop(reason),
-            _ => {
-                tables.count(Count::Drop(DropReason::RewriteFailed), 1, packet.len());
-                PackedVerdict::drop(DropReason::RewriteFailed)
-            }
-        };
-    }
-    verdict
+    count_drop(packet, tables, verdict);
+    tell_sender(packet, tables, verdict)
 }
 
-/// The fast path: a packet whose flow is there. The slower ways are functions of their own beside it, not below it: a
-/// program in the kernel has 512 bytes of stack for a whole chain of calls.
+/// Turns a packet that is to be answered or rejected into what its sender gets.
+#[inline(always)]
+fn tell_sender<P: Answerable, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    verdict: PackedVerdict,
+) -> PackedVerdict {
+    if !matches!(verdict.tag(), tag::ANSWER | tag::REJECT) {
+        return verdict;
+    }
+    if local_reply::write(packet, tables, verdict.answer(), verdict.value()) {
+        return PackedVerdict::BOUNCE;
+    }
+    // The sender isn't told after all. A rejection is counted already.
+    match verdict.reason() {
+        Some(reason) if verdict.tag() == tag::REJECT => PackedVerdict::drop(reason),
+        _ => {
+            tables.count(Count::Drop(DropReason::RewriteFailed), 1, packet.len());
+            PackedVerdict::drop(DropReason::RewriteFailed)
+        }
+    }
+}
+
+/// Translates a packet whose flow is known; any other is for a later stage. The stages are functions beside each other,
+/// not below each other: a program in the kernel has 512 bytes of stack for a whole chain of calls.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
+fn translate_by_flow<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    side: Side,
+) -> PackedVerdict {
     let Some(datagram) = Datagram::parse(packet) else {
         return Verdict::Pass.into();
     };

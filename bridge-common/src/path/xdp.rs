@@ -16,6 +16,7 @@ use crate::packet::parse::{Datagram, Payload, TCP, Transport, UDP, tcp_flag};
 use crate::packet::rewrite::{Translation, translate};
 use crate::packet::vxlan::{self, ETH_P_IP, INNER, OVERHEAD};
 use crate::packet::{Packet, mss};
+use crate::path::forward::mtu_both_ways;
 use crate::tables::{Slot, Tables};
 use crate::verdict::tag;
 
@@ -351,10 +352,7 @@ fn clamp<T: Tables>(tables: &T, datagram: &Datagram, transport: &Transport, hop:
     if transport.tcp_flags & tcp_flag::SYN == 0 {
         return 0;
     }
-    match tables.route(datagram.source()) {
-        Some(back) if back.mtu < hop.mtu => back.mtu,
-        _ => hop.mtu,
-    }
+    mtu_both_ways(tables, hop.mtu, datagram.source())
 }
 
 /// Sends a packet that came without a tunnel.

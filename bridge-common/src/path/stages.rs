@@ -1,0 +1,58 @@
+//! Stages that the TC and the stack path share.
+
+use crate::counters::Count;
+use crate::drops::DropReason;
+use crate::packet::Packet;
+use crate::path::icmp_error;
+use crate::tables::Tables;
+use crate::verdict::{PackedVerdict, tag};
+
+/// Translates a packet by its flow. Where there is none, `open` opens one, and `translate` has a second try: between
+/// the two, in the kernel, nothing of the first remains on the stack.
+#[inline(always)]
+pub fn with_flow<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    translate: impl Fn(&mut P, &T) -> PackedVerdict,
+    open: impl Fn(&P, &T) -> PackedVerdict,
+) -> PackedVerdict {
+    let mut verdict = translate(packet, tables);
+    if verdict.tag() == tag::OPEN_FLOW {
+        verdict = open(packet, tables);
+        if verdict.tag() == tag::OPEN_FLOW {
+            verdict = translate(packet, tables);
+            if verdict.tag() == tag::OPEN_FLOW {
+                // Another CPU has removed the flow between the two.
+                verdict = PackedVerdict::drop(DropReason::TableFull);
+            }
+        }
+    }
+    verdict
+}
+
+/// Translates an ICMP error by the flow of the packet that it quotes; `unmatched` is the verdict on one that no flow
+/// knows. `is_departing` says that the kernel has routed the error already, and that it is about to leave.
+#[inline(always)]
+pub fn translate_icmp_error<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    is_departing: bool,
+    unmatched: impl Fn(&P, &T) -> PackedVerdict,
+) -> PackedVerdict {
+    let mut found = icmp_error::Found::default();
+    if icmp_error::find(packet, tables, is_departing, &mut found) {
+        icmp_error::translate(packet, tables, &found)
+    } else {
+        unmatched(packet, tables)
+    }
+}
+
+/// Counts a packet that goes no further, by its reason.
+#[inline(always)]
+pub fn count_drop<P: Packet, T: Tables>(packet: &P, tables: &T, verdict: PackedVerdict) {
+    if matches!(verdict.tag(), tag::DROP | tag::REJECT)
+        && let Some(reason) = verdict.reason()
+    {
+        tables.count(Count::Drop(reason), packet.segments(), packet.len());
+    }
+}
