@@ -7,7 +7,7 @@ use crate::drops::DropReason;
 use crate::packet::parse::{ICMP, TCP};
 use crate::packet::rewrite::Endpoint;
 use crate::tables::{Insertion, Tables};
-use crate::verdict::{AnswerKind, Verdict};
+use crate::verdict::{LocalReplyKind, Verdict};
 
 /// Whether there is a service with this address, port and protocol; port 0 and ICMP stand for the whole address.
 #[inline(always)]
@@ -26,7 +26,7 @@ pub fn is_known<T: Tables>(tables: &T, vip: Ipv4, port: u16, protocol: u8) -> bo
 /// # Errors
 /// The verdict on a packet that no backend gets: a rejection, or the reply to a ping.
 #[inline(always)]
-pub fn balance<T: Tables>(
+pub fn select_backend<T: Tables>(
     tables: &T,
     key: &FlowKey,
     settings: &Settings,
@@ -35,9 +35,9 @@ pub fn balance<T: Tables>(
         Err(Verdict::Reject(
             reason,
             if key.protocol == TCP {
-                AnswerKind::TcpReset.answer()
+                LocalReplyKind::TcpReset.without_mtu()
             } else {
-                AnswerKind::PortUnreachable.answer()
+                LocalReplyKind::PortUnreachable.without_mtu()
             },
         ))
     };
@@ -51,7 +51,7 @@ pub fn balance<T: Tables>(
         return if key.protocol == ICMP {
             Err(Verdict::Reject(
                 DropReason::NoService,
-                AnswerKind::HostUnreachable.answer(),
+                LocalReplyKind::HostUnreachable.without_mtu(),
             ))
         } else {
             refusal(DropReason::NoService)
@@ -60,8 +60,11 @@ pub fn balance<T: Tables>(
     if key.protocol == ICMP {
         return Err(match (settings.answer_ping, service.backend_count) {
             (0, _) => Verdict::Drop(DropReason::UnsupportedProtocol),
-            (_, 0) => Verdict::Reject(DropReason::NoBackend, AnswerKind::HostUnreachable.answer()),
-            _ => Verdict::Answer(AnswerKind::EchoReply.answer()),
+            (_, 0) => Verdict::Reject(
+                DropReason::NoBackend,
+                LocalReplyKind::HostUnreachable.without_mtu(),
+            ),
+            _ => Verdict::LocalReply(LocalReplyKind::EchoReply.without_mtu()),
         });
     }
     let chosen = if service.affinity_seconds == 0 {
@@ -69,13 +72,13 @@ pub fn balance<T: Tables>(
             let Backend { address, port, .. } = service.only;
             return Ok(Endpoint { address, port });
         }
-        any_backend(tables, &service)
+        random_backend(tables, &service)
     } else {
         let affinity_key = AffinityKey {
             client: key.client,
             service: service_key,
         };
-        same_backend(tables, &affinity_key, &service)
+        sticky_backend(tables, &affinity_key, &service)
     };
     match chosen {
         Some(backend) => Ok(Endpoint {
@@ -88,7 +91,7 @@ pub fn balance<T: Tables>(
 
 /// A random backend.
 #[inline(always)]
-fn any_backend<T: Tables>(tables: &T, service: &Service) -> Option<Backend> {
+fn random_backend<T: Tables>(tables: &T, service: &Service) -> Option<Backend> {
     if service.backend_count == 0 {
         return None;
     }
@@ -101,7 +104,7 @@ fn any_backend<T: Tables>(tables: &T, service: &Service) -> Option<Backend> {
 /// The backend that the client came to last, as long as that is not too long ago; each new flow renews it, as
 /// kube-proxy's `recent` match does. Userspace removes entries that lead to a backend which the service has lost.
 #[inline(always)]
-fn same_backend<T: Tables>(tables: &T, key: &AffinityKey, service: &Service) -> Option<Backend> {
+fn sticky_backend<T: Tables>(tables: &T, key: &AffinityKey, service: &Service) -> Option<Backend> {
     let now = tables.now();
     let known = tables.affinity(key);
     let affinity = match known {
@@ -115,7 +118,7 @@ fn same_backend<T: Tables>(tables: &T, key: &AffinityKey, service: &Service) -> 
             }
         }
         _ => Affinity {
-            backend: any_backend(tables, service)?,
+            backend: random_backend(tables, service)?,
             last_used: now,
         },
     };

@@ -15,12 +15,12 @@ use crate::abi::{
 use crate::counters::Count;
 use crate::packet::checksum::{Difference, Sum};
 use crate::packet::frame::Frame;
-use crate::packet::{Answerable, ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
+use crate::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX, Resizable};
 use crate::tables::{Insertion, Slot, Tables};
 
 /// A packet in a vector, from its IPv4 header on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BytePacket {
+pub struct SimPacket {
     /// The bytes.
     pub bytes: Vec<u8>,
     /// Payload bytes of each segment; 0 if this is no GSO packet.
@@ -31,7 +31,7 @@ pub struct BytePacket {
     pub neighbour: Option<Ipv4>,
 }
 
-impl BytePacket {
+impl SimPacket {
     /// A packet with a complete checksum that needs no segmentation.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Self {
@@ -64,7 +64,7 @@ fn store<const N: usize>(bytes: &mut [u8], offset: u32, new: &[u8; N]) -> Result
     Ok(())
 }
 
-impl Packet for BytePacket {
+impl Packet for SimPacket {
     fn len(&self) -> u32 {
         u32::try_from(self.bytes.len()).unwrap_or(u32::MAX)
     }
@@ -113,7 +113,7 @@ impl Packet for BytePacket {
     }
 }
 
-impl Answerable for BytePacket {
+impl Resizable for SimPacket {
     fn checksum_is_partial(&mut self, _offset: u32) -> bool {
         self.checksum_is_partial
     }
@@ -141,7 +141,7 @@ impl Answerable for BytePacket {
 
 /// A frame in a vector, from its Ethernet header on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ByteFrame {
+pub struct SimFrame {
     /// The interface that it came in by.
     pub ingress: u32,
     /// The bytes.
@@ -150,7 +150,7 @@ pub struct ByteFrame {
     pub headroom: u32,
 }
 
-impl ByteFrame {
+impl SimFrame {
     /// A frame with as much headroom as XDP drivers leave (`XDP_PACKET_HEADROOM`, linux/bpf.h).
     #[must_use]
     pub fn new(ingress: u32, bytes: Vec<u8>) -> Self {
@@ -162,7 +162,7 @@ impl ByteFrame {
     }
 }
 
-impl Frame for ByteFrame {
+impl Frame for SimFrame {
     fn ingress(&self) -> u32 {
         self.ingress
     }
@@ -203,11 +203,11 @@ type Shared<K, V> = RefCell<HashMap<K, Rc<RefCell<V>>>>;
 
 /// The tables in ordinary maps.
 #[derive(Debug)]
-pub struct HostTables {
+pub struct SimTables {
     /// Seconds; moved by hand.
     pub clock: Cell<Seconds>,
     /// State of the xorshift generator behind [`Tables::random`].
-    pub dice: Cell<u32>,
+    pub random_state: Cell<u32>,
     /// The settings.
     pub settings: Settings,
     /// Prefix, its length, and what it is to us.
@@ -240,17 +240,17 @@ pub struct HostTables {
     pub capacity: usize,
     /// Packets by counter index.
     pub counters: RefCell<HashMap<u32, u64>>,
-    /// Answers still allowed.
+    /// Replies of our own that are still allowed.
     pub answer_tokens: Cell<u32>,
     /// What userspace was told.
     pub events: RefCell<Vec<Event>>,
 }
 
-impl Default for HostTables {
+impl Default for SimTables {
     fn default() -> Self {
         Self {
             clock: Cell::new(1_000),
-            dice: Cell::new(0x9E37_79B9),
+            random_state: Cell::new(0x9E37_79B9),
             settings: Settings::default(),
             destinations: Vec::new(),
             office: Vec::new(),
@@ -304,7 +304,7 @@ fn insert<K: Eq + core::hash::Hash, V>(
     }
 }
 
-impl HostTables {
+impl SimTables {
     /// Packets counted under `count`.
     #[must_use]
     pub fn counted(&self, count: Count) -> u64 {
@@ -334,7 +334,7 @@ impl HostTables {
     }
 }
 
-impl Tables for HostTables {
+impl Tables for SimTables {
     type FlowSlot = Rc<RefCell<Flow>>;
     type ReplySlot = Rc<RefCell<Reply>>;
 
@@ -343,11 +343,11 @@ impl Tables for HostTables {
     }
 
     fn random(&self) -> u32 {
-        let mut state = self.dice.get();
+        let mut state = self.random_state.get();
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
-        self.dice.set(state);
+        self.random_state.set(state);
         state
     }
 

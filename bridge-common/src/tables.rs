@@ -27,7 +27,7 @@ pub enum Insertion {
     Full,
 }
 
-/// The tables, the clock and the dice.
+/// What the engine needs of its surroundings: the tables, a clock, random numbers. An entry that is not there is `None`.
 pub trait Tables {
     /// An entry of `flows`.
     type FlowSlot: Slot<Flow>;
@@ -36,33 +36,33 @@ pub trait Tables {
 
     /// Seconds of `CLOCK_MONOTONIC`.
     fn now(&self) -> Seconds;
-    /// A random number.
+    /// A random number, over all 32 bits.
     fn random(&self) -> u32;
-    /// The settings.
+    /// The one entry of `settings`.
     fn settings(&self) -> Option<&Settings>;
-    /// What an address is to us.
+    /// What an address is to us, by `cluster_cidrs` or its copy in `fast_path`.
     fn destination(&self, address: Ipv4) -> Option<DestinationKind>;
-    /// Whether an address belongs to the office.
+    /// Whether an address is in one of `office_cidrs`.
     fn is_office(&self, address: Ipv4) -> bool;
-    /// The kernel's route to an address.
+    /// The kernel's route to an address, as `routes` mirrors it.
     fn route(&self, address: Ipv4) -> Option<Route>;
     /// What XDP needs to know of the node.
     fn fast_path(&self) -> Option<&FastPath>;
-    /// The next hop of this number.
+    /// An entry of `next_hops`; 0 is no number of one.
     fn next_hop(&self, number: u16) -> Option<&NextHop>;
-    /// The remote VTEP of this number.
+    /// An entry of `vtep_fdb`; 0 is no number of one.
     fn vtep(&self, number: u32) -> Option<&Vtep>;
-    /// A service.
+    /// An entry of `services`.
     fn service(&self, key: &ServiceKey) -> Option<Service>;
-    /// A backend.
+    /// An entry of `backends`.
     fn backend(&self, key: &BackendKey) -> Option<Backend>;
     /// The backend that a client of a service with session affinity came to last.
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
-    /// Notes it, in place of what was there.
+    /// Sets it, whether or not there was one.
     fn set_affinity(&self, key: &AffinityKey, affinity: &Affinity);
-    /// Notes it where nothing is.
+    /// Sets it where there is none.
     fn insert_affinity(&self, key: &AffinityKey, affinity: &Affinity) -> Insertion;
-    /// Facts about the port numbered `port`, or the candidate numbered so.
+    /// An entry of `nat_ports`: whether `port` is reserved, and the candidate with that index.
     fn nat_port(&self, port: u16) -> Option<NatPort>;
     /// A flow's forward entry.
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowSlot>;
@@ -82,8 +82,8 @@ pub trait Tables {
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment);
     /// Counts packets and bytes.
     fn count(&self, count: Count, packets: u32, bytes: u32);
-    /// Takes a token from this CPU's bucket for answers.
+    /// Takes a token from this CPU's bucket for local replies; `false` when it is empty.
     fn take_answer_token(&self) -> bool;
-    /// Tells userspace.
+    /// Puts a record into `events`, if there is room.
     fn event(&self, event: &Event);
 }

@@ -16,33 +16,33 @@ pub enum Verdict {
     },
     /// Translated in place: the kernel goes on with it.
     Continue,
-    /// Turned into an answer: back where it came from, link-layer addresses swapped.
-    Bounce,
+    /// Turned into a reply of our own: back where it came from, link-layer addresses swapped.
+    Reflect,
     /// Goes no further, silently.
     Drop(DropReason),
-    /// Is for us to answer.
-    Answer(Answer),
+    /// Gets a reply of our own.
+    LocalReply(LocalReply),
     /// Goes no further, and its sender is to be told.
-    Reject(DropReason, Answer),
-    /// Takes a slower way first. Only parts of the engine say this to each other.
-    Detour(Detour),
+    Reject(DropReason, LocalReply),
+    /// Needs another stage first. Only stages of a path say this to each other.
+    SlowPath(SlowPath),
 }
 
 /// What the sender of a packet is told.
 ///
 /// A plain struct rather than an enum with a field, for the reason that [`PackedVerdict`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct LocalReply {
     /// What kind of message.
-    pub kind: AnswerKind,
-    /// The next hop's MTU in bytes for [`AnswerKind::FragmentationNeeded`], else 0.
+    pub kind: LocalReplyKind,
+    /// The next hop's MTU in bytes for [`LocalReplyKind::FragmentationNeeded`], else 0.
     pub mtu: u32,
 }
 
-/// The kinds of answers.
+/// The kinds of replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum AnswerKind {
+pub enum LocalReplyKind {
     /// ICMP 11/0 (RFC 792).
     TimeExceeded,
     /// ICMP 3/4 with the next hop's MTU (RFC 1191).
@@ -59,7 +59,7 @@ pub enum AnswerKind {
     EchoReply,
 }
 
-impl AnswerKind {
+impl LocalReplyKind {
     /// The kind with this number.
     #[must_use]
     #[inline(always)]
@@ -76,17 +76,17 @@ impl AnswerKind {
         })
     }
 
-    /// The answer, for every kind that needs no MTU.
+    /// The reply, of every kind but [`Self::FragmentationNeeded`].
     #[must_use]
     #[inline(always)]
-    pub const fn answer(self) -> Answer {
-        Answer { kind: self, mtu: 0 }
+    pub const fn without_mtu(self) -> LocalReply {
+        LocalReply { kind: self, mtu: 0 }
     }
 }
 
-/// The slower ways through the engine.
+/// The stages that few packets need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detour {
+pub enum SlowPath {
     /// A packet from a client without a flow.
     OpenFlow,
     /// A pod's own packet to the office.
@@ -98,21 +98,21 @@ pub enum Detour {
 /// A verdict in one register: the way in which verdicts cross function calls in the kernel. Of an enum whose variants
 /// differ in their fields the compiler leaves some bytes undefined, and the verifier refuses to see them copied.
 ///
-/// From the lowest byte on: tag, drop reason, kind of answer, 0, and 32 bits of interface index or MTU.
+/// From the lowest byte on: tag, drop reason, kind of reply, 0, and 32 bits of interface index or MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedVerdict(u64);
 
 /// What a [`PackedVerdict`] is.
 #[allow(
     missing_docs,
-    reason = "each is the variant of Verdict or Detour that has its name"
+    reason = "each is the variant of Verdict or SlowPath that has its name"
 )]
 pub mod tag {
     pub const PASS: u8 = 0;
     pub const FORWARD: u8 = 1;
-    pub const BOUNCE: u8 = 2;
+    pub const REFLECT: u8 = 2;
     pub const DROP: u8 = 3;
-    pub const ANSWER: u8 = 4;
+    pub const LOCAL_REPLY: u8 = 4;
     pub const REJECT: u8 = 5;
     pub const OPEN_FLOW: u8 = 6;
     pub const ICMP_ERROR: u8 = 7;
@@ -128,12 +128,12 @@ impl PackedVerdict {
     pub const TO_STACK: Self = Self::new(tag::TO_STACK, 0, 0, 0);
     /// [`Verdict::Continue`].
     pub const CONTINUE: Self = Self::new(tag::CONTINUE, 0, 0, 0);
-    /// [`Verdict::Bounce`].
-    pub const BOUNCE: Self = Self::new(tag::BOUNCE, 0, 0, 0);
+    /// [`Verdict::Reflect`].
+    pub const REFLECT: Self = Self::new(tag::REFLECT, 0, 0, 0);
 
     #[inline(always)]
-    const fn new(tag: u8, reason: u8, answer: u8, value: u32) -> Self {
-        Self(tag as u64 | (reason as u64) << 8 | (answer as u64) << 16 | (value as u64) << 32)
+    const fn new(tag: u8, reason: u8, reply: u8, value: u32) -> Self {
+        Self(tag as u64 | (reason as u64) << 8 | (reply as u64) << 16 | (value as u64) << 32)
     }
 
     /// [`Verdict::Drop`].
@@ -157,14 +157,14 @@ impl PackedVerdict {
         DropReason::from_number((self.0 >> 8) as u8)
     }
 
-    /// The [`AnswerKind`] of an answer or rejection, as a number.
+    /// The [`LocalReplyKind`] of a reply or rejection, as a number.
     #[must_use]
     #[inline(always)]
-    pub const fn answer(self) -> u8 {
+    pub const fn reply_kind(self) -> u8 {
         (self.0 >> 16) as u8
     }
 
-    /// The interface index to forward to, or the MTU that an answer tells.
+    /// The interface index to forward to, or the MTU that a reply tells.
     #[must_use]
     #[inline(always)]
     pub const fn value(self) -> u32 {
@@ -180,15 +180,17 @@ impl From<Verdict> for PackedVerdict {
             Verdict::Forward { ifindex } => Self::new(tag::FORWARD, 0, 0, ifindex),
             Verdict::ToStack => Self::TO_STACK,
             Verdict::Continue => Self::CONTINUE,
-            Verdict::Bounce => Self::BOUNCE,
+            Verdict::Reflect => Self::REFLECT,
             Verdict::Drop(reason) => Self::drop(reason),
-            Verdict::Answer(answer) => Self::new(tag::ANSWER, 0, answer.kind as u8, answer.mtu),
-            Verdict::Reject(reason, answer) => {
-                Self::new(tag::REJECT, reason as u8, answer.kind as u8, answer.mtu)
+            Verdict::LocalReply(reply) => {
+                Self::new(tag::LOCAL_REPLY, 0, reply.kind as u8, reply.mtu)
             }
-            Verdict::Detour(Detour::OpenFlow) => Self::new(tag::OPEN_FLOW, 0, 0, 0),
-            Verdict::Detour(Detour::IcmpError) => Self::new(tag::ICMP_ERROR, 0, 0, 0),
-            Verdict::Detour(Detour::LeavesCluster) => Self::new(tag::LEAVES_CLUSTER, 0, 0, 0),
+            Verdict::Reject(reason, reply) => {
+                Self::new(tag::REJECT, reason as u8, reply.kind as u8, reply.mtu)
+            }
+            Verdict::SlowPath(SlowPath::OpenFlow) => Self::new(tag::OPEN_FLOW, 0, 0, 0),
+            Verdict::SlowPath(SlowPath::IcmpError) => Self::new(tag::ICMP_ERROR, 0, 0, 0),
+            Verdict::SlowPath(SlowPath::LeavesCluster) => Self::new(tag::LEAVES_CLUSTER, 0, 0, 0),
         }
     }
 }
@@ -196,19 +198,19 @@ impl From<Verdict> for PackedVerdict {
 impl From<PackedVerdict> for Verdict {
     fn from(packed: PackedVerdict) -> Self {
         let value = packed.value();
-        let answer =
-            AnswerKind::from_number(packed.answer()).map(|kind| Answer { kind, mtu: value });
-        match (packed.tag(), packed.reason(), answer) {
+        let reply = LocalReplyKind::from_number(packed.reply_kind())
+            .map(|kind| LocalReply { kind, mtu: value });
+        match (packed.tag(), packed.reason(), reply) {
             (tag::FORWARD, ..) => Self::Forward { ifindex: value },
             (tag::TO_STACK, ..) => Self::ToStack,
             (tag::CONTINUE, ..) => Self::Continue,
-            (tag::BOUNCE, ..) => Self::Bounce,
+            (tag::REFLECT, ..) => Self::Reflect,
             (tag::DROP, Some(reason), _) => Self::Drop(reason),
-            (tag::ANSWER, _, Some(answer)) => Self::Answer(answer),
-            (tag::REJECT, Some(reason), Some(answer)) => Self::Reject(reason, answer),
-            (tag::OPEN_FLOW, ..) => Self::Detour(Detour::OpenFlow),
-            (tag::ICMP_ERROR, ..) => Self::Detour(Detour::IcmpError),
-            (tag::LEAVES_CLUSTER, ..) => Self::Detour(Detour::LeavesCluster),
+            (tag::LOCAL_REPLY, _, Some(reply)) => Self::LocalReply(reply),
+            (tag::REJECT, Some(reason), Some(reply)) => Self::Reject(reason, reply),
+            (tag::OPEN_FLOW, ..) => Self::SlowPath(SlowPath::OpenFlow),
+            (tag::ICMP_ERROR, ..) => Self::SlowPath(SlowPath::IcmpError),
+            (tag::LEAVES_CLUSTER, ..) => Self::SlowPath(SlowPath::LeavesCluster),
             _ => Self::Pass,
         }
     }
@@ -221,31 +223,27 @@ mod tests {
 
     #[test]
     fn a_verdict_survives_a_register() {
-        let answers = (0..=u8::MAX)
-            .filter_map(AnswerKind::from_number)
-            .map(|kind| Answer { kind, mtu: 1450 });
-        let answers: Vec<Answer> = answers.collect();
-        assert_eq!(answers.len(), 7);
+        let replies = (0..=u8::MAX)
+            .filter_map(LocalReplyKind::from_number)
+            .map(|kind| LocalReply { kind, mtu: 1450 });
+        let replies: Vec<LocalReply> = replies.collect();
+        assert_eq!(replies.len(), 7);
         let mut verdicts = Vec::from([
             Verdict::Pass,
             Verdict::ToStack,
             Verdict::Continue,
-            Verdict::Bounce,
-            Verdict::Detour(Detour::OpenFlow),
-            Verdict::Detour(Detour::IcmpError),
-            Verdict::Detour(Detour::LeavesCluster),
+            Verdict::Reflect,
+            Verdict::SlowPath(SlowPath::OpenFlow),
+            Verdict::SlowPath(SlowPath::IcmpError),
+            Verdict::SlowPath(SlowPath::LeavesCluster),
             Verdict::Forward {
                 ifindex: 0x0102_0304,
             },
         ]);
-        verdicts.extend(answers.iter().map(|&answer| Verdict::Answer(answer)));
+        verdicts.extend(replies.iter().map(|&reply| Verdict::LocalReply(reply)));
         for &reason in DropReason::ALL {
             verdicts.push(Verdict::Drop(reason));
-            verdicts.extend(
-                answers
-                    .iter()
-                    .map(|&answer| Verdict::Reject(reason, answer)),
-            );
+            verdicts.extend(replies.iter().map(|&reply| Verdict::Reject(reason, reply)));
         }
         for verdict in verdicts {
             assert_eq!(Verdict::from(PackedVerdict::from(verdict)), verdict);

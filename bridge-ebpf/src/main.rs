@@ -62,7 +62,7 @@ pub fn cluster_egress(context: TcContext) -> i32 {
         return TC_ACT_UNSPEC;
     };
     if packet.take_from_uplink() {
-        leave(&context, &mut packet)
+        handle_egress(&context, &mut packet)
     } else {
         TC_ACT_UNSPEC
     }
@@ -73,13 +73,13 @@ pub fn cluster_egress(context: TcContext) -> i32 {
 #[classifier]
 pub fn any_egress(context: TcContext) -> i32 {
     match Skb::ipv4(&context) {
-        Some(mut packet) => leave(&context, &mut packet),
+        Some(mut packet) => handle_egress(&context, &mut packet),
         None => TC_ACT_UNSPEC,
     }
 }
 
 #[inline(always)]
-fn leave(context: &TcContext, packet: &mut Skb) -> i32 {
+fn handle_egress(context: &TcContext, packet: &mut Skb) -> i32 {
     let verdict = stack::handle(packet, &Maps);
     act(context, packet, verdict, Hook::Egress)
 }
@@ -127,7 +127,7 @@ fn continue_with(next: &ProgramArray<1>, context: &XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Where an answer that goes back to its sender starts.
+/// Where a packet that is reflected to its sender is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hook {
     Ingress,
@@ -158,7 +158,7 @@ fn act(context: &TcContext, packet: &mut Skb, verdict: PackedVerdict, hook: Hook
             TC_ACT_UNSPEC
         }
         tag::FORWARD => packet.redirect_to_neighbour(verdict.value()),
-        tag::BOUNCE => packet.bounce(hook == Hook::Egress),
+        tag::REFLECT => packet.reflect(hook == Hook::Egress),
         _ => {
             if verdict.tag() == tag::DROP {
                 report(context, verdict.reason());

@@ -43,9 +43,9 @@ const EEXIST: i32 = 17;
 pub struct Maps;
 
 /// A pointer that a map look-up returned.
-pub struct Found<V>(NonNull<V>);
+pub struct MapEntry<V>(NonNull<V>);
 
-impl<V> Slot<V> for Found<V> {
+impl<V> Slot<V> for MapEntry<V> {
     #[inline(always)]
     fn with<R>(&self, access: impl FnOnce(&mut V) -> R) -> R {
         let mut entry = self.0;
@@ -64,7 +64,7 @@ impl Maps {
             .get_ptr_mut(0)
             .and_then(NonNull::new)
             .is_some_and(|last| {
-                Found(last).with(|last| {
+                MapEntry(last).with(|last| {
                     let is_due = *last != now;
                     *last = now;
                     is_due
@@ -82,8 +82,8 @@ const fn insertion(result: Result<(), i32>) -> Insertion {
 }
 
 impl Tables for Maps {
-    type FlowSlot = Found<Flow>;
-    type ReplySlot = Found<Reply>;
+    type FlowSlot = MapEntry<Flow>;
+    type ReplySlot = MapEntry<Reply>;
 
     #[inline(always)]
     fn now(&self) -> Seconds {
@@ -94,7 +94,7 @@ impl Tables for Maps {
         let Some(clock) = CLOCK.get_ptr_mut(0).and_then(NonNull::new) else {
             return read();
         };
-        Found(clock).with(|clock| {
+        MapEntry(clock).with(|clock| {
             if clock.jiffies != jiffies {
                 *clock = Clock {
                     jiffies,
@@ -187,12 +187,15 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowSlot> {
-        FLOWS.get_ptr_mut(key).and_then(NonNull::new).map(Found)
+        FLOWS.get_ptr_mut(key).and_then(NonNull::new).map(MapEntry)
     }
 
     #[inline(always)]
     fn reply(&self, key: &ReplyKey) -> Option<Self::ReplySlot> {
-        REPLIES.get_ptr_mut(key).and_then(NonNull::new).map(Found)
+        REPLIES
+            .get_ptr_mut(key)
+            .and_then(NonNull::new)
+            .map(MapEntry)
     }
 
     #[inline(always)]
@@ -229,7 +232,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn count(&self, count: Count, packets: u32, bytes: u32) {
         if let Some(counter) = COUNTERS.get_ptr_mut(count.index()).and_then(NonNull::new) {
-            Found(counter).with(|counter| {
+            MapEntry(counter).with(|counter| {
                 counter.packets += u64::from(packets);
                 counter.bytes += u64::from(bytes);
             });
@@ -242,7 +245,7 @@ impl Tables for Maps {
         ANSWER_TOKENS
             .get_ptr_mut(0)
             .and_then(NonNull::new)
-            .is_some_and(|tokens| Found(tokens).with(|tokens| tokens.take(now)))
+            .is_some_and(|tokens| MapEntry(tokens).with(|tokens| tokens.take(now)))
     }
 
     #[inline(always)]

@@ -18,7 +18,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::TcContext;
 use bridge_common::abi::Ipv4;
 use bridge_common::packet::checksum::{Difference, Sum};
-use bridge_common::packet::{Answerable, ChecksumKind, OutOfBounds, Packet, QUOTE_MAX};
+use bridge_common::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX, Resizable};
 
 use crate::maps::scratch;
 
@@ -121,7 +121,7 @@ impl Skb {
     /// Sends the packet back to the link-layer address that it came from. One that was about to leave comes in
     /// by the interface that it would have left by.
     #[inline(always)]
-    pub fn bounce(&mut self, was_leaving: bool) -> i32 {
+    pub fn reflect(&mut self, was_leaving: bool) -> i32 {
         let Ok(addresses) = self.load_raw::<{ 2 * MAC_LEN }>(0) else {
             return TC_ACT_SHOT;
         };
@@ -240,7 +240,7 @@ impl Packet for Skb {
     }
 }
 
-impl Answerable for Skb {
+impl Resizable for Skb {
     /// `__sk_buff` does not say; but the kernel leaves such a checksum alone when payload changes.
     #[inline(always)]
     fn checksum_is_partial(&mut self, offset: u32) -> bool {

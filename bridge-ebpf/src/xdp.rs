@@ -34,7 +34,7 @@ impl Xdp {
     pub fn act(step: Step) -> u32 {
         match step {
             Step::Pass | Step::OpenFlow => xdp_action::XDP_PASS,
-            Step::Bounce => xdp_action::XDP_TX,
+            Step::Reflect => xdp_action::XDP_TX,
             // SAFETY: takes no pointer.
             Step::Redirect { ifindex } => unsafe {
                 (bpf_redirect(ifindex, 0) as i32).cast_unsigned()

@@ -12,10 +12,10 @@ use bridge_common::abi::{
     Service, ServiceKey, Settings, Tunnel, Vtep, XdpPort, name,
 };
 use bridge_common::packet::parse::{ICMP, TCP, UDP};
-use bridge_common::path::stack::depart;
+use bridge_common::path::stack;
 use bridge_common::path::tc::{Side, run};
 use bridge_common::path::xdp::{self, Step};
-use bridge_common::sim::{ByteFrame, BytePacket, HostTables};
+use bridge_common::sim::{SimFrame, SimPacket, SimTables};
 use bridge_common::verdict::Verdict;
 use bridge_userspace::datapath::{Buffers, Datapath};
 use bridge_userspace::kernel::clock;
@@ -65,7 +65,7 @@ fn contents() -> Contents {
         next_hop: 0,
         gateway: [0; 4],
     };
-    let mut ports = HostTables::default();
+    let mut ports = SimTables::default();
     // All that the test's clients use is allowed, so that the choice is no matter of chance.
     ports.set_nat_ports(|port| port < 1_024);
     let backend = Backend {
@@ -123,11 +123,11 @@ fn contents() -> Contents {
     }
 }
 
-fn host_tables(contents: &Contents) -> HostTables {
-    let mut tables = HostTables {
+fn host_tables(contents: &Contents) -> SimTables {
+    let mut tables = SimTables {
         settings: contents.settings,
         nat_ports: contents.nat_ports.clone(),
-        ..HostTables::default()
+        ..SimTables::default()
     };
     for (prefix, cidr) in &contents.cluster {
         let kind = cidr.kind().unwrap();
@@ -259,7 +259,7 @@ fn tunnelled(packet: &[u8]) -> Vec<u8> {
 /// Both engines, side by side.
 struct Pair {
     datapath: Datapath,
-    host: HostTables,
+    host: SimTables,
     /// Whether packets come by XDP first.
     xdp: Option<Way>,
     _pinned: Pinned,
@@ -335,7 +335,7 @@ impl Pair {
     #[track_caller]
     fn both_at_xdp(&mut self, what: &str, packet: &[u8]) -> Step {
         let frame = [&ETHERNET[..], packet].concat();
-        let mut on_host = ByteFrame::new(LOOPBACK, frame.clone());
+        let mut on_host = SimFrame::new(LOOPBACK, frame.clone());
         let step = xdp::handle(&mut on_host, &self.host);
         let program = self.datapath.xdp(Buffers::One).unwrap();
         let mut out = vec![0; frame.len() + 256];
@@ -349,7 +349,7 @@ impl Pair {
         let expected = match step {
             Step::Drop => XDP_DROP,
             Step::Pass | Step::OpenFlow => XDP_PASS,
-            Step::Bounce => XDP_TX,
+            Step::Reflect => XDP_TX,
             Step::Redirect { .. } => XDP_REDIRECT,
         };
         assert_eq!(
@@ -367,11 +367,11 @@ impl Pair {
     /// Runs a packet through both and compares; gives what the host made of it.
     #[track_caller]
     fn both(&mut self, what: &str, program: Program, packet: &[u8]) -> (Verdict, Vec<u8>) {
-        let mut on_host = BytePacket::new(packet.to_vec());
+        let mut on_host = SimPacket::new(packet.to_vec());
         let verdict = match program {
             UplinkIngress => run(&mut on_host, &self.host, Side::Uplink),
             ClusterIngress => run(&mut on_host, &self.host, Side::Cluster),
-            ClusterEgress => depart(&mut on_host, &self.host),
+            ClusterEgress => stack::run(&mut on_host, &self.host),
             XdpFast => unreachable!("it has a context of another kind"),
         };
         let classifier: &mut SchedClassifier = self
@@ -393,10 +393,11 @@ impl Pair {
         let in_kernel = &out[ETHERNET.len()..result.data_size_out as usize];
         let expected = match verdict {
             Verdict::Pass | Verdict::ToStack | Verdict::Continue => UNSPEC,
-            Verdict::Forward { .. } | Verdict::Bounce => REDIRECT,
-            Verdict::Drop(_) | Verdict::Reject(..) | Verdict::Answer(_) | Verdict::Detour(_) => {
-                SHOT
-            }
+            Verdict::Forward { .. } | Verdict::Reflect => REDIRECT,
+            Verdict::Drop(_)
+            | Verdict::Reject(..)
+            | Verdict::LocalReply(_)
+            | Verdict::SlowPath(_) => SHOT,
         };
         assert_eq!(
             result.return_value, expected,
@@ -404,7 +405,7 @@ impl Pair {
         );
         let mut bytes = on_host.bytes.clone();
         match verdict {
-            Verdict::Bounce => {
+            Verdict::Reflect => {
                 // An answer's identification is random.
                 let mut in_kernel = in_kernel.to_vec();
                 for answer in [&mut bytes, &mut in_kernel] {
@@ -663,7 +664,7 @@ fn what_the_kernel_routes_is_translated_alike() {
         assert_eq!(verdict, Verdict::Continue);
     }
     let (verdict, _) = pair.both("reset", ClusterEgress, &tcp((CLIENT, 1), pod, "A", b""));
-    assert_eq!(verdict, Verdict::Bounce);
+    assert_eq!(verdict, Verdict::Reflect);
     pair.both("UDP", ClusterEgress, &udp(client, (POD, 53), b"query"));
     pair.both(
         "its answer",

@@ -42,9 +42,9 @@ pub struct Flow {
     pub bytes_low: u32,
     /// The upper 16 bits.
     pub bytes_high: u16,
-    /// The [`FastPath::epoch`] that `next_hop` was cached in.
+    /// The [`FastPath::epoch`](super::FastPath::epoch) that `next_hop` was cached in.
     pub epoch: u16,
-    /// Number of the [`NextHop`] towards the backend; 0 if XDP can't send there.
+    /// Number of the [`NextHop`](super::NextHop) towards the backend; 0 if XDP can't send there.
     pub next_hop: u16,
     /// [`crate::conntrack::tcp_state::Seen`] of the client's packets.
     pub tcp_seen: u8,
@@ -121,7 +121,7 @@ impl Reply {
     /// more packet of any size.
     #[must_use]
     #[inline(always)]
-    pub const fn is_brimful(&self) -> bool {
+    pub const fn is_near_overflow(&self) -> bool {
         self.packets & 0x8000 != 0 || self.bytes & 0x8000_0000 != 0
     }
 
@@ -134,7 +134,7 @@ impl Reply {
 
     /// Adds the counters to the flow's, but for one packet: that there was one is what tells an answered flow.
     #[inline(always)]
-    pub const fn pour_into(&mut self, flow: &mut Flow) {
+    pub const fn flush_into(&mut self, flow: &mut Flow) {
         flow.count(self.packets.saturating_sub(1) as u32, self.bytes);
         self.bytes = 0;
         if self.packets > 1 {

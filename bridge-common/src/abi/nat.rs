@@ -34,7 +34,7 @@ pub struct Fragment {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NatPort {
-    /// The n-th port that may be chosen, for n below [`Settings::nat_port_count`].
+    /// The n-th port that may be chosen, for n below [`Settings::nat_port_count`](super::Settings::nat_port_count).
     pub candidate: u16,
     /// 1 where port n itself is used by the node and must not be chosen.
     pub reserved: u8,

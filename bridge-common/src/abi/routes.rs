@@ -8,7 +8,7 @@ use super::types::{Ipv4, Mac};
 pub struct Route {
     /// Egress interface.
     pub ifindex: u32,
-    /// The kernel's preferred source towards this prefix: what replies come home to.
+    /// The kernel's preferred source towards this prefix: the address to which replies are sent.
     pub source: Ipv4,
     /// Bytes of the largest IPv4 packet that the interface takes.
     pub mtu: u32,
@@ -63,7 +63,7 @@ impl Route {
 /// Value of `next_hops`: what XDP writes in front of a packet, and where it sends it.
 ///
 /// A number that was given up is not given to another next hop before the epoch has advanced, see
-/// [`FastPath::epoch`].
+/// [`FastPath::epoch`](super::FastPath::epoch).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NextHop {

@@ -107,34 +107,34 @@ pub fn find<T: Tables>(
 /// Counts a packet from the client, which keeps the flow alive.
 #[inline(always)]
 pub fn record(flow: &mut Flow, now: Seconds, tcp_flags: u8, packets: u32, bytes: u32) {
-    touch(&mut flow.last_seen, &mut flow.tcp_seen, now, tcp_flags);
+    refresh(&mut flow.last_seen, &mut flow.tcp_seen, now, tcp_flags);
     flow.count(packets, bytes);
 }
 
 /// Counts a packet from the backend.
 #[inline(always)]
 pub fn record_reply(reply: &mut Reply, now: Seconds, tcp_flags: u8, packets: u32, bytes: u32) {
-    touch(&mut reply.last_seen, &mut reply.tcp_seen, now, tcp_flags);
+    refresh(&mut reply.last_seen, &mut reply.tcp_seen, now, tcp_flags);
     reply.count(packets, bytes);
 }
 
 /// Adds the counters of a reply entry to those of its flow. A packet of the client that comes by on another CPU in the
 /// same instant may cost them: they are statistics.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn pour<T: Tables>(tables: &T, key: &ReplyKey) {
+pub fn flush_counters<T: Tables>(tables: &T, key: &ReplyKey) {
     let Some(slot) = tables.reply(key) else {
         return;
     };
     let reply = slot.with(|reply| *reply);
     if let Some(flow) = tables.flow(&key.flow_key(&reply)) {
-        flow.with(|flow| slot.with(|reply| reply.pour_into(flow)));
+        flow.with(|flow| slot.with(|reply| reply.flush_into(flow)));
     }
 }
 
 /// Notes when and with which flags a direction was last used. A second reset does not refresh
 /// (RFC 7857 section 2.2).
 #[inline(always)]
-pub fn touch(last_seen: &mut Seconds, tcp_seen: &mut u8, now: Seconds, tcp_flags: u8) {
+pub fn refresh(last_seen: &mut Seconds, tcp_seen: &mut u8, now: Seconds, tcp_flags: u8) {
     let repeated_reset = tcp_flags & tcp_flag::RST != 0 && *tcp_seen & Seen::RST != 0;
     if !repeated_reset {
         *last_seen = now;
@@ -226,7 +226,7 @@ pub const fn to_client(reply: &Reply) -> Translation {
 }
 
 /// Seconds of silence after which a reply entry is checked for having run out; below the shortest timeout.
-pub const QUESTIONABLE: Seconds = 8;
+pub const EXPIRY_CHECK_AFTER: Seconds = 8;
 
 /// Whether the flow of a reply entry has been idle for longer than its timeout, both directions considered.
 #[cfg_attr(target_arch = "bpf", inline(never))]

@@ -7,13 +7,13 @@ use crate::tables::{Slot, Tables};
 
 /// Notes that a pod sends to the office by itself: the answers, which look like new flows, are not ours.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn leave_to_kernel<P: Packet, T: Tables>(packet: &P, tables: &T) {
+pub fn mark_connection_of_pod<P: Packet, T: Tables>(packet: &P, tables: &T) {
     // Whatever can't be read opens nothing.
-    let _ = note_departure(packet, tables);
+    let _ = try_mark(packet, tables);
 }
 
 #[inline(always)]
-fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
+fn try_mark<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
     let datagram = Datagram::parse(packet)?;
     let transport = match (
         Transport::portless(&datagram),
@@ -44,7 +44,7 @@ fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
                 }
             });
         }
-        None if transport.opens => leave(tables, &key),
+        None if transport.opens => mark(tables, &key),
         None => {}
     }
     Some(())
@@ -52,7 +52,7 @@ fn note_departure<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
 
 /// Marks a connection as the kernel's.
 #[inline(always)]
-pub fn leave<T: Tables>(tables: &T, key: &FlowKey) {
+pub fn mark<T: Tables>(tables: &T, key: &FlowKey) {
     let flow = Flow {
         backend: key.destination,
         nat: key.client,

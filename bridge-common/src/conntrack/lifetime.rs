@@ -110,7 +110,7 @@ const TIME_WAIT: Seconds = 60;
 /// Whether a TCP connection was over so long ago that its ports may serve another one if they are needed.
 #[must_use]
 #[inline]
-pub fn is_done(protocol: u8, flow: &Flow, reply: &Reply, now: Seconds) -> bool {
+pub fn is_reusable(protocol: u8, flow: &Flow, reply: &Reply, now: Seconds) -> bool {
     idle(now, flow, reply) >= TIME_WAIT && FlowState::of(protocol, flow, reply).is_over()
 }
 
@@ -174,9 +174,9 @@ mod tests {
             (Seen::SYN, 0, false),
         ] {
             let (flow, reply) = connection(client, backend);
-            assert!(!is_done(TCP, &flow, &reply, 59));
-            assert_eq!(is_done(TCP, &flow, &reply, 60), is_over);
-            assert!(!is_done(UDP, &flow, &reply, 60));
+            assert!(!is_reusable(TCP, &flow, &reply, 59));
+            assert_eq!(is_reusable(TCP, &flow, &reply, 60), is_over);
+            assert!(!is_reusable(UDP, &flow, &reply, 60));
         }
     }
 

@@ -5,7 +5,7 @@
 //! need the space. The client's own port is kept where it is free.
 
 use crate::abi::{FlowKey, Reply, ReplyKey, since};
-use crate::conntrack::lifetime::{is_done, is_expired};
+use crate::conntrack::lifetime::{is_expired, is_reusable};
 use crate::packet::parse::{ICMP, TCP, UDP};
 use crate::tables::{Insertion, Slot, Tables};
 
@@ -163,7 +163,7 @@ fn release<T: Tables>(
         return false;
     };
     let Some(flow) = tables.flow(holder_key).map(|slot| slot.with(|flow| *flow)) else {
-        // Half a flow is nobody's, unless another CPU is just about to add the other half.
+        // A reply entry without its flow is left over, unless another CPU is about to add the flow.
         return since(now, holder.last_seen) > 1;
     };
     if holder_key.reply_key(&flow) != *candidate {
@@ -171,7 +171,7 @@ fn release<T: Tables>(
     }
     let protocol = candidate.protocol;
     let may_go = is_expired(protocol, &flow, holder, now, &settings.timeouts)
-        || (need == Need::Pressing && is_done(protocol, &flow, holder, now));
+        || (need == Need::Pressing && is_reusable(protocol, &flow, holder, now));
     if !may_go {
         return false;
     }

@@ -12,14 +12,14 @@ use crate::packet::Packet;
 use crate::packet::parse::{Datagram, ICMP, Payload, TCP, Transport, tcp_flag};
 use crate::packet::rewrite::Endpoint;
 use crate::tables::{Insertion, Slot, Tables};
-use crate::verdict::{AnswerKind, Detour, PackedVerdict, Verdict};
+use crate::verdict::{LocalReplyKind, PackedVerdict, SlowPath, Verdict};
 
-/// Opens a flow for a packet from a client that has none. [`Verdict::Detour`] says that it is open now; any other
+/// Opens a flow for a packet from a client that has none. [`Verdict::SlowPath`] says that it is open now; any other
 /// is the verdict on a packet that must not, or cannot, open one.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn open<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
     match try_open(packet, tables) {
-        Ok(()) => Verdict::Detour(Detour::OpenFlow),
+        Ok(()) => Verdict::SlowPath(SlowPath::OpenFlow),
         Err(verdict) => verdict,
     }
     .into()
@@ -43,18 +43,18 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     let settings = tables.settings().ok_or(Verdict::Pass)?;
     let is_service = matches!(kind, DestinationKind::Service);
     if is_service && settings.stack_only != 0 {
-        // The fragments that follow go the same way, be it nowhere.
+        // Later fragments have no ports: they take the verdict of the first.
         fragments::remember(tables, &datagram, transport);
     }
-    if is_service && is_kube_proxys(tables, key, settings) {
+    if is_service && is_delegated_to_kube_proxy(tables, key, settings) {
         // From the first packet to the last, whatever is known of the service by then.
         if key.protocol != ICMP && transport.tcp_flags & tcp_flag::RST == 0 {
-            kernel_owned::leave(tables, key);
+            kernel_owned::mark(tables, key);
         }
         return Err(Verdict::ToStack);
     }
     if key.protocol == TCP && !transport.opens {
-        return match without_syn(tables, key, transport, is_service) {
+        return match mid_stream(tables, key, transport, is_service) {
             // The stack path knows about it, or netfilter does.
             Err(Verdict::Reject(..) | Verdict::Drop(_))
                 if settings.stack_only != 0 && !is_service =>
@@ -68,7 +68,7 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
         return Err(Verdict::ToStack);
     }
     let backend = if is_service {
-        load_balancing::balance(tables, key, settings)?
+        load_balancing::select_backend(tables, key, settings)?
     } else if transport.opens {
         Endpoint {
             address: key.destination,
@@ -85,7 +85,7 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
         Some(route) if route.is_unreachable() => {
             return Err(Verdict::Reject(
                 DropReason::NoRoute,
-                AnswerKind::HostUnreachable.answer(),
+                LocalReplyKind::HostUnreachable.without_mtu(),
             ));
         }
         Some(route) if !route.is_local() => route,
@@ -110,13 +110,13 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
 /// # Errors
 /// The verdict on a packet that must not, or cannot, open one.
 #[inline(always)]
-pub fn open_departing<T: Tables>(
+pub fn open_on_stack_path<T: Tables>(
     tables: &T,
     key: &FlowKey,
     transport: &Transport,
 ) -> Result<(), Verdict> {
     if key.protocol == TCP && !transport.opens {
-        return without_syn(tables, key, transport, false);
+        return mid_stream(tables, key, transport, false);
     }
     let settings = tables.settings().ok_or(Verdict::Pass)?;
     let route = tables.route(key.destination).ok_or(Verdict::Pass)?;
@@ -133,11 +133,11 @@ pub fn open_departing<T: Tables>(
     add(tables, key, flow)
 }
 
-/// TCP that is no plain SYN and belongs to no flow. An answer to a pod's own SYN means that the CNI does
+/// A segment from the middle of a TCP connection, or a reset, that belongs to no flow. An answer to a pod's own SYN means that the CNI does
 /// not masquerade: from then on the connection is the kernel's. Anything else is the rest of a
 /// connection that is no more; the client is told at once.
 #[inline(always)]
-fn without_syn<T: Tables>(
+fn mid_stream<T: Tables>(
     tables: &T,
     key: &FlowKey,
     transport: &Transport,
@@ -152,17 +152,17 @@ fn without_syn<T: Tables>(
     if !answers_a_pod {
         return Err(Verdict::Reject(
             DropReason::NoFlow,
-            AnswerKind::TcpReset.answer(),
+            LocalReplyKind::TcpReset.without_mtu(),
         ));
     }
-    kernel_owned::leave(tables, key);
+    kernel_owned::mark(tables, key);
     Err(Verdict::Pass)
 }
 
 /// Whether kube-proxy is to translate what goes to a service: whatever it alone knows, and on the stack path every
 /// known service. What nothing translates must not be passed up, and nor must pings: they would come back.
 #[inline(always)]
-fn is_kube_proxys<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> bool {
+fn is_delegated_to_kube_proxy<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> bool {
     if settings.authoritative == 0 {
         return true;
     }
@@ -171,7 +171,7 @@ fn is_kube_proxys<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> 
         && load_balancing::is_known(tables, key.destination, key.destination_port, key.protocol)
 }
 
-/// The address that the backend's reply comes home to. From a configured pool each client always
+/// The source address that the backend sees, from which its reply gets back to this node. From a configured pool each client always
 /// gets the same one (RFC 4787 REQ-2, paired pooling).
 #[inline(always)]
 fn nat_address(key: &FlowKey, route: &Route, settings: &Settings) -> Ipv4 {
@@ -251,6 +251,6 @@ fn refuse<T: Tables>(
     });
     Err(Verdict::Reject(
         reason,
-        AnswerKind::AdministrativelyProhibited.answer(),
+        LocalReplyKind::AdministrativelyProhibited.without_mtu(),
     ))
 }

@@ -1,4 +1,4 @@
-//! How the fast path reads and writes an Ethernet frame.
+//! How the XDP path reads and writes an Ethernet frame.
 
 use network_types::eth::EthHdr;
 

@@ -14,7 +14,7 @@ use crate::packet::checksum::{Difference, Sum};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfBounds;
 
-/// The most that [`Answerable::sum`] adds up, and that an ICMP error quotes of a packet, in bytes. RFC 1812
+/// The most that [`Resizable::sum`] adds up, and that an ICMP error quotes of a packet, in bytes. RFC 1812
 /// 4.3.2.3 asks for as much as fits 576; 128 is what RFC 4884 takes for granted and holds every header.
 pub const QUOTE_MAX: u32 = 128;
 
@@ -75,8 +75,8 @@ pub trait Packet {
     ) -> Result<(), OutOfBounds>;
 }
 
-/// A packet that can be turned into the answer to it.
-pub trait Answerable: Packet {
+/// A packet that can be cut and lengthened, as turning it into a reply to its sender takes.
+pub trait Resizable: Packet {
     /// Whether the transport checksum at `offset` is still to be completed by a network card.
     fn checksum_is_partial(&mut self, offset: u32) -> bool;
 

@@ -7,7 +7,7 @@ use crate::packet::parse::{Datagram, Transport, tcp_flag};
 use crate::packet::rewrite::{Translation, translate};
 use crate::packet::{OutOfBounds, Packet, mss};
 use crate::tables::Tables;
-use crate::verdict::{Answer, AnswerKind, Verdict};
+use crate::verdict::{LocalReply, LocalReplyKind, Verdict};
 
 /// Sends a packet on, translated, if it may live longer and fits.
 #[inline(always)]
@@ -20,16 +20,22 @@ pub fn deliver<P: Packet, T: Tables>(
     route: &Route,
 ) -> Verdict {
     if route.is_unreachable() {
-        return Verdict::Reject(DropReason::NoRoute, AnswerKind::HostUnreachable.answer());
+        return Verdict::Reject(
+            DropReason::NoRoute,
+            LocalReplyKind::HostUnreachable.without_mtu(),
+        );
     }
     if datagram.ip.ttl <= 1 {
-        return Verdict::Reject(DropReason::TtlExceeded, AnswerKind::TimeExceeded.answer());
+        return Verdict::Reject(
+            DropReason::TtlExceeded,
+            LocalReplyKind::TimeExceeded.without_mtu(),
+        );
     }
     if !fits(packet, datagram, transport, route) {
         return Verdict::Reject(
             DropReason::TooBig,
-            Answer {
-                kind: AnswerKind::FragmentationNeeded,
+            LocalReply {
+                kind: LocalReplyKind::FragmentationNeeded,
                 mtu: route.mtu,
             },
         );

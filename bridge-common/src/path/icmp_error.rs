@@ -12,7 +12,7 @@ use crate::packet::checksum::Difference;
 use crate::packet::parse::{Datagram, ICMP, Payload, TCP, Transport, UDP, checksum_offset};
 use crate::packet::rewrite::{ICMP_IDENTIFIER, Translation, addresses};
 use crate::packet::{ChecksumKind, OutOfBounds, Packet};
-use crate::path::unsupported::{left_to_kernel, untranslatable};
+use crate::path::unsupported::{other_layer_verdict, unsupported_verdict};
 use crate::tables::{Slot, Tables};
 use crate::verdict::{PackedVerdict, Verdict};
 
@@ -126,7 +126,7 @@ impl Quote {
 
 /// How an error is translated.
 #[derive(Clone, Copy, Default)]
-pub struct Found {
+pub struct ErrorTranslation {
     /// What the quoted packet's source and destination become.
     quoted: Translation,
     /// The new outer source.
@@ -142,14 +142,14 @@ pub struct Found {
 /// Finds the flow that an ICMP error belongs to, and how it is to be translated; `false` when it is none of ours.
 ///
 /// An error from the office quotes what the backend sent, translated to the client; one from the cluster, which
-/// comes to our NAT address, quotes what the client sent, translated to the backend. `departing` says that the
+/// comes to our NAT address, quotes what the client sent, translated to the backend. `is_departing` says that the
 /// kernel has routed the error already, and that it is about to leave.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn find<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
-    departing: bool,
-    found: &mut Found,
+    is_departing: bool,
+    found: &mut ErrorTranslation,
 ) -> bool {
     let Some(outer) = Datagram::parse(packet) else {
         return false;
@@ -157,7 +157,7 @@ pub fn find<P: Packet, T: Tables>(
     let Some(quote) = Quote::read(packet, &outer) else {
         return false;
     };
-    if (outer.ip.ttl <= 1 && !departing)
+    if (outer.ip.ttl <= 1 && !is_departing)
         || outer.is_fragment()
         || quote.datagram.source() != outer.destination()
     {
@@ -168,19 +168,19 @@ pub fn find<P: Packet, T: Tables>(
         found.in_place = found.layer == Layer::Stack as u8;
         is_found
     } else {
-        found.in_place = departing;
+        found.in_place = is_departing;
         find_flow(tables, &quote, found)
     }
 }
 
 /// The verdict on an error that is none of ours: it passes, but not to a service, from where it would come back.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn leave<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
+pub fn unmatched_verdict<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
     let Some(datagram) = Datagram::parse(packet) else {
         return Verdict::Pass.into();
     };
     match tables.destination(datagram.destination()) {
-        Some(kind) => untranslatable(tables, &datagram, kind, DropReason::IcmpUnmatched),
+        Some(kind) => unsupported_verdict(tables, &datagram, kind, DropReason::IcmpUnmatched),
         None => Verdict::Pass,
     }
     .into()
@@ -193,12 +193,20 @@ fn is_from_backend<T: Tables>(tables: &T, outer: &Datagram) -> bool {
 
 /// Translates an ICMP error as [`find`] said.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found) -> PackedVerdict {
+pub fn translate<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    found: &ErrorTranslation,
+) -> PackedVerdict {
     try_translate(packet, tables, found).into()
 }
 
 #[inline(always)]
-fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found) -> Verdict {
+fn try_translate<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    found: &ErrorTranslation,
+) -> Verdict {
     let Some(outer) = Datagram::parse(packet) else {
         return Verdict::Pass;
     };
@@ -209,7 +217,7 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found
         // To be translated where it leaves, if at all.
         return tables
             .destination(outer.destination())
-            .map_or(Verdict::Pass, |kind| left_to_kernel(found.layer, kind));
+            .map_or(Verdict::Pass, |kind| other_layer_verdict(found.layer, kind));
     }
     let Some(quote) = Quote::read(packet, &outer) else {
         return Verdict::Pass;
@@ -253,7 +261,7 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T, found: &Found
 
 /// The flow whose reply a host in the office, or a router on the way there, complains about.
 #[inline(always)]
-fn find_flow<T: Tables>(tables: &T, quote: &Quote, found: &mut Found) -> bool {
+fn find_flow<T: Tables>(tables: &T, quote: &Quote, found: &mut ErrorTranslation) -> bool {
     let key = FlowKey {
         client: quote.datagram.destination(),
         destination: quote.datagram.source(),
@@ -267,7 +275,7 @@ fn find_flow<T: Tables>(tables: &T, quote: &Quote, found: &mut Found) -> bool {
         return false;
     };
     let mapping = slot.with(|flow| Mapping::of(flow));
-    *found = Found {
+    *found = ErrorTranslation {
         // The quoted packet went from the backend to the NAT endpoint.
         quoted: Translation {
             source: mapping.backend,
@@ -283,7 +291,12 @@ fn find_flow<T: Tables>(tables: &T, quote: &Quote, found: &mut Found) -> bool {
 
 /// The flow whose packet the backend, or a router on the way there, complains about.
 #[inline(always)]
-fn find_reply<T: Tables>(tables: &T, quote: &Quote, source: Ipv4, found: &mut Found) -> bool {
+fn find_reply<T: Tables>(
+    tables: &T,
+    quote: &Quote,
+    source: Ipv4,
+    found: &mut ErrorTranslation,
+) -> bool {
     let key = ReplyKey {
         backend: quote.datagram.destination(),
         nat: quote.datagram.source(),
@@ -297,7 +310,7 @@ fn find_reply<T: Tables>(tables: &T, quote: &Quote, source: Ipv4, found: &mut Fo
         return false;
     };
     let (to_client, layer) = slot.with(|reply| (to_client(reply), reply.layer));
-    *found = Found {
+    *found = ErrorTranslation {
         // The quoted packet went from the client to what it had addressed.
         quoted: Translation {
             source: to_client.destination,

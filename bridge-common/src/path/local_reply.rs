@@ -1,9 +1,9 @@
-//! Answers: a packet that goes no further becomes the ICMP error, TCP reset or echo reply that its
+//! Replies of our own: a packet that goes no further becomes the ICMP error, TCP reset or echo reply that its
 //! sender gets, and goes back where it came from.
 //!
 //! An ICMP error quotes the packet as its sender wrote it, since it is made before any translation, and
 //! comes from the address that the sender's replies would come from: the uplink's towards the
-//! office, the NAT address towards the cluster. All answers share one rate limit.
+//! office, the NAT address towards the cluster. All of them share one rate limit.
 
 use network_types::icmp::Icmpv4Hdr;
 use network_types::ip::Ipv4Hdr;
@@ -16,20 +16,20 @@ use crate::packet::parse::{
     Datagram, ICMP, Payload, TCP, UDP, checksum_offset, icmp_type, tcp_flag,
 };
 use crate::packet::rewrite::addresses;
-use crate::packet::{Answerable, ChecksumKind, OutOfBounds, QUOTE_MAX};
+use crate::packet::{ChecksumKind, OutOfBounds, QUOTE_MAX, Resizable};
 use crate::tables::Tables;
-use crate::verdict::AnswerKind;
+use crate::verdict::LocalReplyKind;
 
 /// TTL of what we send ourselves (RFC 1700; `net.ipv4.ip_default_ttl`).
 const TTL: u8 = 64;
 const IP_HEADER: usize = Ipv4Hdr::LEN;
 const ICMP_HEADER: usize = Icmpv4Hdr::LEN;
 
-/// Turns the packet, still as it arrived, into its answer. `false` where none is due or possible; the packet may be
-/// spoilt then and must not go on. `kind` is an [`AnswerKind`] as a number.
+/// Turns the packet, still as it arrived, into the reply to its sender. `false` where none is due or possible; the packet may be
+/// spoilt then and must not go on. `kind` is an [`LocalReplyKind`] as a number.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn write<P: Answerable, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu: u32) -> bool {
-    let Some(kind) = AnswerKind::from_number(kind) else {
+pub fn write<P: Resizable, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu: u32) -> bool {
+    let Some(kind) = LocalReplyKind::from_number(kind) else {
         return false;
     };
     let Some(datagram) = Datagram::parse(packet) else {
@@ -43,14 +43,14 @@ pub fn write<P: Answerable, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu
         return false;
     }
     let written = match kind {
-        AnswerKind::EchoReply => echo_reply(packet, &datagram),
-        AnswerKind::TcpReset => tcp_reset(packet, tables, &datagram),
+        LocalReplyKind::EchoReply => echo_reply(packet, &datagram),
+        LocalReplyKind::TcpReset => tcp_reset(packet, tables, &datagram),
         _ => icmp_error(packet, tables, &datagram, kind, mtu),
     };
     if written.is_err() {
         return false;
     }
-    let count = if kind == AnswerKind::EchoReply {
+    let count = if kind == LocalReplyKind::EchoReply {
         Count::PingAnswered
     } else {
         Count::Answered
@@ -60,7 +60,7 @@ pub fn write<P: Answerable, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu
 }
 
 #[inline(always)]
-fn echo_reply<P: Answerable>(packet: &mut P, datagram: &Datagram) -> Result<(), OutOfBounds> {
+fn echo_reply<P: Resizable>(packet: &mut P, datagram: &Datagram) -> Result<(), OutOfBounds> {
     let icmp = datagram.header_len;
     let [kind, code] = packet.load::<2>(icmp)?;
     if kind != icmp_type::ECHO_REQUEST || datagram.is_fragment() {
@@ -107,7 +107,7 @@ fn ip_header(
 }
 
 #[inline(always)]
-fn tcp_reset<P: Answerable, T: Tables>(
+fn tcp_reset<P: Resizable, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,
@@ -168,18 +168,18 @@ fn tcp_reset<P: Answerable, T: Tables>(
 }
 
 #[inline(always)]
-fn icmp_error<P: Answerable, T: Tables>(
+fn icmp_error<P: Resizable, T: Tables>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,
-    kind: AnswerKind,
+    kind: LocalReplyKind,
     mtu: u32,
 ) -> Result<(), OutOfBounds> {
     let (kind, code, rest) = match kind {
-        AnswerKind::TimeExceeded => (icmp_type::TIME_EXCEEDED, 0, 0),
-        AnswerKind::FragmentationNeeded => (icmp_type::UNREACHABLE, 4, mtu),
-        AnswerKind::HostUnreachable => (icmp_type::UNREACHABLE, 1, 0),
-        AnswerKind::PortUnreachable => (icmp_type::UNREACHABLE, 3, 0),
+        LocalReplyKind::TimeExceeded => (icmp_type::TIME_EXCEEDED, 0, 0),
+        LocalReplyKind::FragmentationNeeded => (icmp_type::UNREACHABLE, 4, mtu),
+        LocalReplyKind::HostUnreachable => (icmp_type::UNREACHABLE, 1, 0),
+        LocalReplyKind::PortUnreachable => (icmp_type::UNREACHABLE, 3, 0),
         _ => (icmp_type::UNREACHABLE, 13, 0),
     };
     let to = datagram.source();

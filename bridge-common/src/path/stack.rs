@@ -1,7 +1,7 @@
 //! The stack path: NAT around netfilter, for what the kernel routes to a pod by itself.
 //!
 //! Services that only kube-proxy knows, protocols without ports, and everything where the TC path is switched off
-//! take the kernel's way. The uplink lets them pass as [`Verdict::ToStack`]; only such a packet is handed to [`depart`]
+//! take the kernel's way. The uplink lets them pass as [`Verdict::ToStack`]; only such a packet is handed to [`run`]
 //! as it leaves, after netfilter, and if it goes from an office address to a pod gets its source translated. What answers
 //! it is translated back as it arrives, before netfilter ([`crate::path::tc`]).
 //! So netfilter sees both directions between client and pod, and kube-proxy's own translation nests inside of ours.
@@ -13,23 +13,23 @@ use crate::conntrack::{fragments, open};
 use crate::counters::Count;
 use crate::drops::DropReason;
 use crate::packet::parse::{Datagram, ICMP, Payload, TCP, Transport};
-use crate::packet::{Answerable, Packet};
+use crate::packet::{Packet, Resizable};
 use crate::path::forward::translate_in_place;
 use crate::path::local_reply;
 use crate::path::stages::{count_drop, translate_icmp_error, with_flow};
 use crate::tables::{Slot, Tables};
-use crate::verdict::{AnswerKind, Detour, PackedVerdict, Verdict, tag};
+use crate::verdict::{LocalReplyKind, PackedVerdict, SlowPath, Verdict, tag};
 
 /// Handles a packet that came in as [`Verdict::ToStack`] and leaves by an interface behind which pods are, routed by the kernel.
 ///
-/// [`Verdict::Bounce`] is an answer that has to come in by this interface as if from the pod.
-pub fn depart<P: Answerable, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+/// [`Verdict::Reflect`] is an answer that has to come in by this interface as if from the pod.
+pub fn run<P: Resizable, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     handle(packet, tables).into()
 }
 
 /// The stages of the path, in order. The verdict comes in a register.
 #[inline(always)]
-pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
+pub fn handle<P: Resizable, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
     let mut verdict = with_flow(packet, tables, translate_by_flow, open_flow);
     if verdict.tag() == tag::ICMP_ERROR {
         verdict = translate_icmp_error(packet, tables, true, |_, _| PackedVerdict::PASS);
@@ -41,7 +41,7 @@ pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T) -> PackedVer
 /// Turns a rejected TCP segment into the reset that its sender gets. An ICMP error would come from an address of the
 /// node, which the kernel takes from no interface.
 #[inline(always)]
-fn reset_sender<P: Answerable, T: Tables>(
+fn reset_sender<P: Resizable, T: Tables>(
     packet: &mut P,
     tables: &T,
     verdict: PackedVerdict,
@@ -52,8 +52,8 @@ fn reset_sender<P: Answerable, T: Tables>(
     if verdict.tag() != tag::REJECT {
         return verdict;
     }
-    if local_reply::write(packet, tables, AnswerKind::TcpReset as u8, 0) {
-        return PackedVerdict::BOUNCE;
+    if local_reply::write(packet, tables, LocalReplyKind::TcpReset as u8, 0) {
+        return PackedVerdict::REFLECT;
     }
     PackedVerdict::drop(reason)
 }
@@ -83,7 +83,7 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     let key = flow::key(&datagram, &transport);
     let now = tables.now();
     let Some(slot) = flow::find(tables, &key, &transport, now) else {
-        return Verdict::Detour(Detour::OpenFlow);
+        return Verdict::SlowPath(SlowPath::OpenFlow);
     };
     let mapping = slot.with(|flow| Mapping::of(flow));
     if mapping.layer == Layer::Kernel as u8 {
@@ -91,7 +91,10 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     }
     if mapping.layer == Layer::Tc as u8 {
         // The client talks from the same port to the pod itself: the pod could not tell the two apart.
-        return Verdict::Reject(DropReason::NoNatPort, AnswerKind::TcpReset.answer());
+        return Verdict::Reject(
+            DropReason::NoNatPort,
+            LocalReplyKind::TcpReset.without_mtu(),
+        );
     }
     let (packets, bytes) = (packet.segments(), datagram.total_len);
     let verdict = translate_in_place(
@@ -120,7 +123,7 @@ fn transport<P: Packet, T: Tables>(
     }
     match Payload::of(packet, datagram) {
         Payload::Transport(transport) => Ok(transport),
-        Payload::IcmpError => Err(Verdict::Detour(Detour::IcmpError)),
+        Payload::IcmpError => Err(Verdict::SlowPath(SlowPath::IcmpError)),
         Payload::LaterFragment => fragments::recall(tables, datagram).ok_or(Verdict::Pass),
         Payload::Unsupported => Err(Verdict::Pass),
     }
@@ -129,7 +132,7 @@ fn transport<P: Packet, T: Tables>(
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn open_flow<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
     match try_open_flow(packet, tables) {
-        Ok(()) => Verdict::Detour(Detour::OpenFlow),
+        Ok(()) => Verdict::SlowPath(SlowPath::OpenFlow),
         Err(verdict) => verdict,
     }
     .into()
@@ -142,5 +145,5 @@ fn try_open_flow<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Ver
     if datagram.protocol() == TCP && datagram.is_later_fragment() {
         return Err(Verdict::Pass);
     }
-    open::open_departing(tables, &flow::key(&datagram, &transport), &transport)
+    open::open_on_stack_path(tables, &flow::key(&datagram, &transport), &transport)
 }

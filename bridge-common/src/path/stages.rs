@@ -39,7 +39,7 @@ pub fn translate_icmp_error<P: Packet, T: Tables>(
     is_departing: bool,
     unmatched: impl Fn(&P, &T) -> PackedVerdict,
 ) -> PackedVerdict {
-    let mut found = icmp_error::Found::default();
+    let mut found = icmp_error::ErrorTranslation::default();
     if icmp_error::find(packet, tables, is_departing, &mut found) {
         icmp_error::translate(packet, tables, &found)
     } else {

@@ -6,13 +6,13 @@ use crate::conntrack::{fragments, kernel_owned, open};
 use crate::counters::Count;
 use crate::drops::DropReason;
 use crate::packet::parse::{Datagram, Payload, Transport};
-use crate::packet::{Answerable, Packet};
+use crate::packet::{Packet, Resizable};
 use crate::path::forward::{deliver, translate_in_place};
 use crate::path::stages::{count_drop, translate_icmp_error, with_flow};
-use crate::path::unsupported::{left_to_kernel, untranslatable};
+use crate::path::unsupported::{other_layer_verdict, unsupported_verdict};
 use crate::path::{icmp_error, local_reply};
 use crate::tables::{Slot, Tables};
-use crate::verdict::{Detour, PackedVerdict, Verdict, tag};
+use crate::verdict::{PackedVerdict, SlowPath, Verdict, tag};
 
 /// Where a packet came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +24,13 @@ pub enum Side {
 }
 
 /// Handles a packet to the end: decides, translates or answers it, and counts what became of it.
-pub fn run<P: Answerable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
+pub fn run<P: Resizable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
     handle(packet, tables, side).into()
 }
 
 /// The stages of the path, in order. The verdict comes in a register.
 #[inline(always)]
-pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
+pub fn handle<P: Resizable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
     let mut verdict = with_flow(
         packet,
         tables,
@@ -38,11 +38,11 @@ pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T, side: Side) 
         open::open,
     );
     if verdict.tag() == tag::LEAVES_CLUSTER {
-        kernel_owned::leave_to_kernel(packet, tables);
+        kernel_owned::mark_connection_of_pod(packet, tables);
         return PackedVerdict::PASS;
     }
     if verdict.tag() == tag::ICMP_ERROR {
-        verdict = translate_icmp_error(packet, tables, false, icmp_error::leave);
+        verdict = translate_icmp_error(packet, tables, false, icmp_error::unmatched_verdict);
     }
     count_drop(packet, tables, verdict);
     tell_sender(packet, tables, verdict)
@@ -50,16 +50,16 @@ pub fn handle<P: Answerable, T: Tables>(packet: &mut P, tables: &T, side: Side) 
 
 /// Turns a packet that is to be answered or rejected into what its sender gets.
 #[inline(always)]
-fn tell_sender<P: Answerable, T: Tables>(
+fn tell_sender<P: Resizable, T: Tables>(
     packet: &mut P,
     tables: &T,
     verdict: PackedVerdict,
 ) -> PackedVerdict {
-    if !matches!(verdict.tag(), tag::ANSWER | tag::REJECT) {
+    if !matches!(verdict.tag(), tag::LOCAL_REPLY | tag::REJECT) {
         return verdict;
     }
-    if local_reply::write(packet, tables, verdict.answer(), verdict.value()) {
-        return PackedVerdict::BOUNCE;
+    if local_reply::write(packet, tables, verdict.reply_kind(), verdict.value()) {
+        return PackedVerdict::REFLECT;
     }
     // The sender isn't told after all. A rejection is counted already.
     match verdict.reason() {
@@ -86,7 +86,7 @@ fn translate_by_flow<P: Packet, T: Tables>(
         (Some(DestinationKind::Nat), _) => from_backend(packet, tables, &datagram),
         (Some(kind), Side::Uplink) => from_client(packet, tables, &datagram, kind),
         (None, Side::Cluster) if tables.is_office(datagram.destination()) => {
-            Verdict::Detour(Detour::LeavesCluster)
+            Verdict::SlowPath(SlowPath::LeavesCluster)
         }
         (Some(_), Side::Cluster) | (None, _) => Verdict::Pass,
     }
@@ -102,21 +102,28 @@ fn from_client<P: Packet, T: Tables>(
 ) -> Verdict {
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
-        Payload::IcmpError => return Verdict::Detour(Detour::IcmpError),
+        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError),
         Payload::LaterFragment if Transport::portless(datagram).is_none() => {
             match fragments::recall(tables, datagram) {
                 Some(transport) => transport,
-                None => return untranslatable(tables, datagram, kind, DropReason::FragmentUnknown),
+                None => {
+                    return unsupported_verdict(
+                        tables,
+                        datagram,
+                        kind,
+                        DropReason::FragmentUnknown,
+                    );
+                }
             }
         }
         Payload::LaterFragment | Payload::Unsupported => {
-            return untranslatable(tables, datagram, kind, DropReason::UnsupportedProtocol);
+            return unsupported_verdict(tables, datagram, kind, DropReason::UnsupportedProtocol);
         }
     };
     let key = flow::key(datagram, &transport);
     let now = tables.now();
     let Some(slot) = flow::find(tables, &key, &transport, now) else {
-        return Verdict::Detour(Detour::OpenFlow);
+        return Verdict::SlowPath(SlowPath::OpenFlow);
     };
     let mapping = slot.with(|flow| Mapping::of(flow));
     let (packets, bytes) = (packet.segments(), datagram.total_len);
@@ -129,7 +136,7 @@ fn from_client<P: Packet, T: Tables>(
             record();
         }
         fragments::remember(tables, datagram, &transport);
-        return left_to_kernel(mapping.layer, kind);
+        return other_layer_verdict(mapping.layer, kind);
     }
     let Some(route) = tables.route(mapping.backend.address) else {
         return Verdict::Drop(DropReason::NoRoute);
@@ -153,7 +160,7 @@ fn from_client<P: Packet, T: Tables>(
 fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) -> Verdict {
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
-        Payload::IcmpError => return Verdict::Detour(Detour::IcmpError),
+        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError),
         Payload::LaterFragment | Payload::Unsupported => {
             match Transport::portless(datagram).or_else(|| fragments::recall(tables, datagram)) {
                 Some(transport) => transport,
@@ -168,7 +175,7 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
     let now = tables.now();
     let (translation, seen, layer) =
         slot.with(|reply| (flow::to_client(reply), reply.last_seen, reply.layer));
-    if since(now, seen) >= flow::QUESTIONABLE && flow::has_expired(tables, &key) {
+    if since(now, seen) >= flow::EXPIRY_CHECK_AFTER && flow::has_expired(tables, &key) {
         return Verdict::Pass;
     }
     let verdict = if layer == Layer::Stack as u8 {
@@ -181,12 +188,12 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
     };
     if let Verdict::Forward { .. } | Verdict::Continue = verdict {
         let (packets, bytes) = (packet.segments(), datagram.total_len);
-        let is_brimful = slot.with(|reply| {
+        let is_near_overflow = slot.with(|reply| {
             flow::record_reply(reply, now, transport.tcp_flags, packets, bytes);
-            reply.is_brimful()
+            reply.is_near_overflow()
         });
-        if is_brimful {
-            flow::pour(tables, &key);
+        if is_near_overflow {
+            flow::flush_counters(tables, &key);
         }
         tables.count(Count::ToClient, packets, bytes);
     }

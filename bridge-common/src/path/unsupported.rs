@@ -10,7 +10,7 @@ use crate::verdict::Verdict;
 /// The verdict on a packet from a client whose flow is not the TC path's: a pod's own connection is none of ours.
 #[must_use]
 #[inline(always)]
-pub fn left_to_kernel(layer: u8, kind: DestinationKind) -> Verdict {
+pub fn other_layer_verdict(layer: u8, kind: DestinationKind) -> Verdict {
     if layer == Layer::Kernel as u8 && kind == DestinationKind::Pod {
         Verdict::Pass
     } else {
@@ -21,7 +21,7 @@ pub fn left_to_kernel(layer: u8, kind: DestinationKind) -> Verdict {
 /// A packet for the cluster that has no ports to translate. A pod's may pass, as the kernel would forward
 /// it anyway; a service's must not, as it would circle between here and the office router.
 #[inline(always)]
-pub fn untranslatable<T: Tables>(
+pub fn unsupported_verdict<T: Tables>(
     tables: &T,
     datagram: &Datagram,
     kind: DestinationKind,

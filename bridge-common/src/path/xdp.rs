@@ -1,4 +1,4 @@
-//! The fast path: a frame that XDP can send on by itself.
+//! The XDP path: frames that need nothing but translation, sent on before the kernel has made socket buffers of them.
 //!
 //! It gives the same translation as [`crate::path::tc`], from the same tables, to packets that need nothing but that: TCP,
 //! UDP and ICMP echo without IPv4 options, in one piece, that fit, may live longer, and whose next hop is known. Every
@@ -7,7 +7,7 @@
 use crate::abi::{
     DestinationKind, FastPath, FlowKey, Ipv4, Layer, NextHop, Tunnel, XdpPort, since,
 };
-use crate::conntrack::flow::{self, Mapping, QUESTIONABLE, to_client};
+use crate::conntrack::flow::{self, EXPIRY_CHECK_AFTER, Mapping, to_client};
 use crate::conntrack::open;
 use crate::counters::Count;
 use crate::drops::DropReason;
@@ -26,7 +26,7 @@ pub enum Step {
     /// Untouched: the kernel's, and the TC programs'.
     Pass,
     /// Out of the interface that it came in by.
-    Bounce,
+    Reflect,
     /// Out of another interface.
     Redirect {
         /// Its index.
@@ -34,7 +34,7 @@ pub enum Step {
     },
     /// Goes no further: half written.
     Drop,
-    /// The first of its flow, which is for [`open`]. Never the answer of [`handle`].
+    /// The first of its flow, which is for [`open()`]. [`handle`] never returns it.
     OpenFlow,
 }
 
@@ -45,7 +45,7 @@ struct PackedStep(u64);
 
 impl PackedStep {
     const PASS: Self = Self(1 << 32);
-    const BOUNCE: Self = Self(2 << 32);
+    const REFLECT: Self = Self(2 << 32);
     const DROP: Self = Self(3 << 32);
     const OPEN_FLOW: Self = Self(4 << 32);
 }
@@ -56,7 +56,7 @@ impl From<Step> for PackedStep {
         match step {
             Step::Redirect { ifindex } => Self(u64::from(ifindex)),
             Step::Pass => Self::PASS,
-            Step::Bounce => Self::BOUNCE,
+            Step::Reflect => Self::REFLECT,
             Step::Drop => Self::DROP,
             Step::OpenFlow => Self::OPEN_FLOW,
         }
@@ -68,7 +68,7 @@ impl From<PackedStep> for Step {
     fn from(packed: PackedStep) -> Self {
         match packed {
             PackedStep::PASS => Self::Pass,
-            PackedStep::BOUNCE => Self::Bounce,
+            PackedStep::REFLECT => Self::Reflect,
             PackedStep::DROP => Self::Drop,
             PackedStep::OPEN_FLOW => Self::OpenFlow,
             PackedStep(ifindex) => Self::Redirect {
@@ -79,7 +79,7 @@ impl From<PackedStep> for Step {
 }
 
 /// A packet that can be sent on, and how.
-struct Departure<'a> {
+struct ForwardPlan<'a> {
     datagram: Datagram,
     transport: Transport,
     translation: Translation,
@@ -108,7 +108,7 @@ pub fn open<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         return Step::Pass;
     }
     match forward_first(frame, tables).into() {
-        // The flow went as soon as it had come: another CPU's doing.
+        // Another CPU has removed the flow since.
         Step::OpenFlow => Step::Pass,
         step => step,
     }
@@ -129,20 +129,20 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
     let Some(fast) = tables.fast_path() else {
         return Step::Pass;
     };
-    let Some(port) = port(frame, fast) else {
+    let Some(port) = ingress_port(frame, fast) else {
         return Step::Pass;
     };
-    let Some(outer) = header(&Inside::<F, ETHERNET>(frame)) else {
+    let Some(outer) = plain_header(&Inside::<F, ETHERNET>(frame)) else {
         return Step::Pass;
     };
     let kind = destination(tables, fast, outer.destination());
     match kind {
         Some(DestinationKind::Nat) => {}
-        Some(_) if port.is_uplink != 0 => return request(frame, tables, fast, outer),
+        Some(_) if port.is_uplink != 0 => return from_client(frame, tables, fast, outer),
         _ => {}
     }
-    if tunnel(frame, fast, &outer) {
-        let Some(inner) = header(&Inside::<F, INNER>(frame)) else {
+    if comes_from_tunnel(frame, fast, &outer) {
+        let Some(inner) = plain_header(&Inside::<F, INNER>(frame)) else {
             return Step::Pass;
         };
         // Bytes behind the outer packet are not the inner one's, and the kernel cuts them off.
@@ -152,19 +152,19 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
             return Step::Pass;
         }
         return match destination(tables, fast, inner.destination()) {
-            Some(DestinationKind::Nat) => reply::<F, T, INNER>(frame, tables, fast, inner),
+            Some(DestinationKind::Nat) => from_backend::<F, T, INNER>(frame, tables, fast, inner),
             _ => Step::Pass,
         };
     }
     match kind {
-        Some(DestinationKind::Nat) => reply::<F, T, ETHERNET>(frame, tables, fast, outer),
+        Some(DestinationKind::Nat) => from_backend::<F, T, ETHERNET>(frame, tables, fast, outer),
         _ => Step::Pass,
     }
 }
 
 /// The interface that the frame came in by, if it is IPv4 for us.
 #[inline(always)]
-fn port<'a, F: Frame>(frame: &F, fast: &'a FastPath) -> Option<&'a XdpPort> {
+fn ingress_port<'a, F: Frame>(frame: &F, fast: &'a FastPath) -> Option<&'a XdpPort> {
     let [d0, d1, d2, d3, d4, d5, .., t0, t1] = frame.load::<{ ETHERNET as usize }>(0).ok()?;
     let ingress = frame.ingress();
     let port = fast.ports.iter().find(|port| port.ifindex == ingress)?;
@@ -178,23 +178,23 @@ fn destination<T: Tables>(tables: &T, fast: &FastPath, address: Ipv4) -> Option<
         .unwrap_or_else(|| tables.destination(address))
 }
 
-/// The header of a packet that the fast path may take: no options, no fragment.
+/// The header of a packet that the XDP path may take: no options, no fragment.
 #[inline(always)]
-fn header<P: Packet>(packet: &P) -> Option<Datagram> {
+fn plain_header<P: Packet>(packet: &P) -> Option<Datagram> {
     let datagram = Datagram::without_options(packet)?;
     (!datagram.is_fragment()).then_some(datagram)
 }
 
 /// Whether the frame comes out of one of our tunnels.
 #[inline(always)]
-fn tunnel<F: Frame>(frame: &F, fast: &FastPath, outer: &Datagram) -> bool {
+fn comes_from_tunnel<F: Frame>(frame: &F, fast: &FastPath, outer: &Datagram) -> bool {
     fast.tunnels
         .iter()
         .any(|tunnel: &Tunnel| vxlan::belongs(frame, outer, tunnel))
 }
 
 #[inline(always)]
-fn request<F: Frame, T: Tables>(
+fn from_client<F: Frame, T: Tables>(
     frame: &mut F,
     tables: &T,
     fast: &FastPath,
@@ -232,7 +232,7 @@ fn request<F: Frame, T: Tables>(
     let Some(hop) = usable(tables, number) else {
         return Step::Pass;
     };
-    let departure = Departure {
+    let plan = ForwardPlan {
         datagram,
         transport,
         translation: mapping.translation(),
@@ -244,8 +244,8 @@ fn request<F: Frame, T: Tables>(
         },
         clamp: clamp(tables, &datagram, &transport, hop),
     };
-    let step = depart_native(frame, tables, &departure);
-    if leaves(step) {
+    let step = send_native(frame, tables, &plan);
+    if is_sent(step) {
         slot.with(|flow| {
             flow::record(flow, now, transport.tcp_flags, 1, datagram.total_len);
         });
@@ -255,7 +255,7 @@ fn request<F: Frame, T: Tables>(
 }
 
 #[inline(always)]
-fn reply<F: Frame, T: Tables, const AT: u32>(
+fn from_backend<F: Frame, T: Tables, const AT: u32>(
     frame: &mut F,
     tables: &T,
     fast: &FastPath,
@@ -284,14 +284,15 @@ fn reply<F: Frame, T: Tables, const AT: u32>(
     let (translation, seen, layer) =
         slot.with(|reply| (to_client(reply), reply.last_seen, reply.layer));
     // TC looks whether a silent flow has run out.
-    if layer != Layer::Tc as u8 || since(now, seen) >= QUESTIONABLE || now > fast.valid_until {
+    if layer != Layer::Tc as u8 || since(now, seen) >= EXPIRY_CHECK_AFTER || now > fast.valid_until
+    {
         return Step::Pass;
     }
     let client = translation.destination;
     let Some(hop) = usable(tables, next_hop(tables, client.address)) else {
         return Step::Pass;
     };
-    let departure = Departure {
+    let plan = ForwardPlan {
         datagram,
         transport,
         translation,
@@ -312,25 +313,25 @@ fn reply<F: Frame, T: Tables, const AT: u32>(
         clamp: clamp(tables, &datagram, &transport, hop),
     };
     let step = if AT == INNER {
-        depart_decapsulated(frame, tables, &departure)
+        send_decapsulated(frame, tables, &plan)
     } else {
-        depart_native(frame, tables, &departure)
+        send_native(frame, tables, &plan)
     };
-    if leaves(step) {
-        let is_brimful = slot.with(|reply| {
+    if is_sent(step) {
+        let is_near_overflow = slot.with(|reply| {
             flow::record_reply(reply, now, transport.tcp_flags, 1, datagram.total_len);
-            reply.is_brimful()
+            reply.is_near_overflow()
         });
-        if is_brimful {
-            flow::pour(tables, &key);
+        if is_near_overflow {
+            flow::flush_counters(tables, &key);
         }
         tables.count(Count::XdpToClient, 1, datagram.total_len);
     }
     step
 }
 
-const fn leaves(step: Step) -> bool {
-    matches!(step, Step::Bounce | Step::Redirect { .. })
+const fn is_sent(step: Step) -> bool {
+    matches!(step, Step::Reflect | Step::Redirect { .. })
 }
 
 #[inline(always)]
@@ -357,18 +358,18 @@ fn clamp<T: Tables>(tables: &T, datagram: &Datagram, transport: &Transport, hop:
 
 /// Sends a packet that came without a tunnel.
 #[inline(always)]
-fn depart_native<F: Frame, T: Tables>(frame: &mut F, tables: &T, departure: &Departure) -> Step {
-    let hop = departure.hop;
+fn send_native<F: Frame, T: Tables>(frame: &mut F, tables: &T, plan: &ForwardPlan) -> Step {
+    let hop = plan.hop;
     // What pads a short frame goes into the tunnel too.
     if frame.len() - ETHERNET > hop.mtu {
         return Step::Pass;
     }
     if hop.vtep == 0 {
-        let written = rewrite::<F, ETHERNET>(frame, departure)
+        let written = rewrite::<F, ETHERNET>(frame, plan)
             && frame
                 .store(0, &vxlan::ethernet(hop.destination, hop.source))
                 .is_ok();
-        return step(frame, tables, departure, written);
+        return step(frame, tables, plan, written);
     }
     let Some(vtep) = tables.vtep(hop.vtep) else {
         return Step::Pass;
@@ -376,39 +377,35 @@ fn depart_native<F: Frame, T: Tables>(frame: &mut F, tables: &T, departure: &Dep
     if frame.grow(OVERHEAD).is_err() {
         return Step::Pass;
     }
-    let written = rewrite::<F, INNER>(frame, departure)
-        && vxlan::encapsulate(frame, hop, vtep, &departure.datagram, departure.hash).is_ok();
-    step(frame, tables, departure, written)
+    let written = rewrite::<F, INNER>(frame, plan)
+        && vxlan::encapsulate(frame, hop, vtep, &plan.datagram, plan.hash).is_ok();
+    step(frame, tables, plan, written)
 }
 
 /// Sends a packet that came out of a tunnel.
 #[inline(always)]
-fn depart_decapsulated<F: Frame, T: Tables>(
-    frame: &mut F,
-    tables: &T,
-    departure: &Departure,
-) -> Step {
-    let hop = departure.hop;
+fn send_decapsulated<F: Frame, T: Tables>(frame: &mut F, tables: &T, plan: &ForwardPlan) -> Step {
+    let hop = plan.hop;
     if hop.vtep != 0 || frame.len() - INNER > hop.mtu {
         return Step::Pass;
     }
-    let written = rewrite::<F, INNER>(frame, departure)
+    let written = rewrite::<F, INNER>(frame, plan)
         && frame
             .store(OVERHEAD, &vxlan::ethernet(hop.destination, hop.source))
             .is_ok()
         && frame.shrink(OVERHEAD).is_ok();
-    step(frame, tables, departure, written)
+    step(frame, tables, plan, written)
 }
 
 #[inline(always)]
-fn rewrite<F: Frame, const AT: u32>(frame: &mut F, departure: &Departure) -> bool {
-    let Departure {
+fn rewrite<F: Frame, const AT: u32>(frame: &mut F, plan: &ForwardPlan) -> bool {
+    let ForwardPlan {
         datagram,
         transport,
         translation,
         clamp,
         ..
-    } = departure;
+    } = plan;
     let mut packet = Inside::<F, AT>(frame);
     if *clamp != 0
         && mss::clamp(
@@ -426,20 +423,20 @@ fn rewrite<F: Frame, const AT: u32>(frame: &mut F, departure: &Departure) -> boo
 }
 
 #[inline(always)]
-fn step<F: Frame, T: Tables>(frame: &F, tables: &T, departure: &Departure, written: bool) -> Step {
+fn step<F: Frame, T: Tables>(frame: &F, tables: &T, plan: &ForwardPlan, written: bool) -> Step {
     if !written {
         tables.count(
             Count::Drop(DropReason::RewriteFailed),
             1,
-            departure.datagram.total_len,
+            plan.datagram.total_len,
         );
         return Step::Drop;
     }
-    if departure.hop.ifindex == frame.ingress() {
-        Step::Bounce
+    if plan.hop.ifindex == frame.ingress() {
+        Step::Reflect
     } else {
         Step::Redirect {
-            ifindex: departure.hop.ifindex,
+            ifindex: plan.hop.ifindex,
         }
     }
 }

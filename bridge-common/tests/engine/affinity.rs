@@ -1,41 +1,16 @@
 //! `sessionAffinity: ClientIP`.
 
-use std::collections::HashSet;
-
+use crate::fixture::{DNS, LAPTOP, MYSQL, PC, TUNNEL, advance, backend, fixture, forward};
+use crate::packets::{Wire, at, endpoints};
 use bridge_common::abi::{BackendKey, Ipv4, Seconds, ServiceKey};
 use bridge_common::packet::parse::tcp_flag::SYN;
 use bridge_common::packet::parse::{TCP, UDP};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::Side;
-use bridge_common::sim::HostTables;
-
-use crate::wire::{Wire, at, endpoints};
-use crate::world::{DNS, LAPTOP, MYSQL, PC, TUNNEL, advance, backend, forward, world};
+use bridge_common::sim::SimTables;
+use std::collections::HashSet;
 
 const TIMEOUT: Seconds = 600;
-
-fn key(endpoint: Endpoint, protocol: u8) -> ServiceKey {
-    ServiceKey {
-        vip: endpoint.address,
-        port: endpoint.port,
-        protocol,
-        pad: 0,
-    }
-}
-
-fn sticky_world() -> HostTables {
-    let mut tables = world();
-    for key in [key(MYSQL, TCP), key(DNS, UDP)] {
-        tables.services.get_mut(&key).unwrap().affinity_seconds = TIMEOUT;
-    }
-    tables
-}
-
-fn chosen(tables: &HostTables, client: Ipv4, port: u16) -> Ipv4 {
-    let syn = Wire::tcp(at(client, port), MYSQL, SYN).bytes();
-    let bytes = forward(tables, Side::Uplink, syn, TUNNEL);
-    endpoints(&bytes).1.address
-}
 
 #[test]
 fn a_client_comes_to_the_same_backend_each_time() {
@@ -133,13 +108,36 @@ fn without_a_backend_affinity_keeps_nobody_waiting() {
         .unwrap()
         .backend_count = 0;
     let syn = Wire::tcp(at(PC, 20_001), MYSQL, SYN).bytes();
-    let (verdict, _) = crate::world::send(&tables, Side::Uplink, syn);
-    assert_eq!(verdict, bridge_common::verdict::Verdict::Bounce);
+    let (verdict, _) = crate::fixture::send(&tables, Side::Uplink, syn);
+    assert_eq!(verdict, bridge_common::verdict::Verdict::Reflect);
 }
 
 #[test]
 fn services_without_affinity_remember_nobody() {
-    let tables = world();
+    let tables = fixture();
     chosen(&tables, PC, 20_000);
     assert!(tables.affinity.borrow().is_empty());
+}
+
+fn key(endpoint: Endpoint, protocol: u8) -> ServiceKey {
+    ServiceKey {
+        vip: endpoint.address,
+        port: endpoint.port,
+        protocol,
+        pad: 0,
+    }
+}
+
+fn sticky_world() -> SimTables {
+    let mut tables = fixture();
+    for key in [key(MYSQL, TCP), key(DNS, UDP)] {
+        tables.services.get_mut(&key).unwrap().affinity_seconds = TIMEOUT;
+    }
+    tables
+}
+
+fn chosen(tables: &SimTables, client: Ipv4, port: u16) -> Ipv4 {
+    let syn = Wire::tcp(at(client, port), MYSQL, SYN).bytes();
+    let bytes = forward(tables, Side::Uplink, syn, TUNNEL);
+    endpoints(&bytes).1.address
 }

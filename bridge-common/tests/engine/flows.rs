@@ -1,68 +1,27 @@
 //! The life of a flow: what opens one, what keeps it, what ends it, and what happens when half of it is gone.
 
+use crate::fixture::{
+    LAPTOP, LOCAL_POD, MYSQL, NAT, PC, POD, TUNNEL, UPLINK, advance, fixture, flow_key, flows,
+    forward, only_flow, pass, replies, send,
+};
+use crate::packets::{Wire, addresses, assert_sound, at, endpoints, identifier};
 use bridge_common::abi::{Flow, FlowKey, Reply};
 use bridge_common::conntrack::tcp_state::{Seen, State};
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
 use bridge_common::packet::parse::tcp_flag::{ACK, FIN, RST, SYN};
+use bridge_common::packet::parse::{ICMP, TCP, UDP};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::Side;
-use bridge_common::sim::HostTables;
+use bridge_common::sim::SimTables;
 use bridge_common::verdict::Verdict;
-
-use crate::wire::{Wire, addresses, assert_sound, at, endpoints, identifier};
-use crate::world::{
-    LAPTOP, LOCAL_POD, MYSQL, NAT, PC, POD, TUNNEL, UPLINK, advance, flow_key, flows, forward,
-    only_flow, pass, replies, send, world,
-};
-use bridge_common::packet::parse::{ICMP, TCP, UDP};
 
 const CLIENT: Endpoint = at(PC, 20_000);
 const WEB: Endpoint = at(POD, 80);
 
-fn from_client(tables: &HostTables, flags: u8) -> Endpoint {
-    let bytes = Wire::tcp(CLIENT, WEB, flags).bytes();
-    endpoints(&forward(tables, Side::Uplink, bytes, TUNNEL)).0
-}
-
-fn from_backend(tables: &HostTables, nat: Endpoint, flags: u8) {
-    let bytes = forward(
-        tables,
-        Side::Cluster,
-        Wire::tcp(WEB, nat, flags).bytes(),
-        UPLINK,
-    );
-    assert_eq!(endpoints(&bytes), (WEB, CLIENT));
-}
-
-/// A connection on which data may flow; gives its NAT endpoint.
-fn establish(tables: &HostTables) -> Endpoint {
-    let nat = from_client(tables, SYN);
-    from_backend(tables, nat, SYN | ACK);
-    assert_eq!(from_client(tables, ACK), nat);
-    nat
-}
-
-fn state(flow: &Flow, reply: &Reply) -> State {
-    State::of(Seen(flow.tcp_seen), Seen(reply.tcp_seen))
-}
-
-fn opened(tables: &HostTables) -> u64 {
-    tables.counted(Count::FlowOpened)
-}
-
-/// Sends a segment of a connection that is no more: the client is told.
-#[track_caller]
-fn is_reset(tables: &HostTables, flags: u8) {
-    let (verdict, bytes) = send(tables, Side::Uplink, Wire::tcp(CLIENT, WEB, flags).bytes());
-    assert_eq!(verdict, Verdict::Bounce);
-    assert_eq!(endpoints(&bytes), (WEB, CLIENT));
-    assert_sound(&bytes);
-}
-
 #[test]
 fn a_handshake_establishes_one_flow_and_counts_it() {
-    let tables = world();
+    let tables = fixture();
     establish(&tables);
     let (key, flow, reply) = only_flow(&tables);
     assert_eq!(key, flow_key(TCP, CLIENT, WEB));
@@ -78,13 +37,13 @@ fn a_handshake_establishes_one_flow_and_counts_it() {
 
 #[test]
 fn segments_of_an_unknown_connection_open_nothing() {
-    let tables = world();
+    let tables = fixture();
     for destination in [WEB, MYSQL] {
         for flags in [ACK, FIN | ACK, FIN, 0, SYN | RST, RST, RST | ACK] {
             let bytes = Wire::tcp(CLIENT, destination, flags).bytes();
             let (verdict, _) = send(&tables, Side::Uplink, bytes);
             let expected = if flags & RST == 0 {
-                Verdict::Bounce
+                Verdict::Reflect
             } else {
                 Verdict::Drop(DropReason::NoFlow)
             };
@@ -98,14 +57,14 @@ fn segments_of_an_unknown_connection_open_nothing() {
 
 #[test]
 fn an_echo_reply_opens_nothing() {
-    let tables = world();
+    let tables = fixture();
     pass(&tables, Side::Uplink, Wire::pong(PC, POD, 1).bytes());
     assert!(flows(&tables).is_empty());
 }
 
 #[test]
 fn a_retransmitted_syn_stays_on_its_flow() {
-    let tables = world();
+    let tables = fixture();
     let nat = from_client(&tables, SYN);
     for _ in 0..3 {
         advance(&tables, 3);
@@ -116,7 +75,7 @@ fn a_retransmitted_syn_stays_on_its_flow() {
 
 #[test]
 fn a_syn_after_both_sides_closed_opens_another_flow() {
-    let tables = world();
+    let tables = fixture();
     let nat = establish(&tables);
     from_client(&tables, FIN | ACK);
     from_backend(&tables, nat, FIN | ACK);
@@ -136,7 +95,7 @@ fn a_syn_after_both_sides_closed_opens_another_flow() {
 #[test]
 fn a_syn_after_a_reset_opens_another_flow() {
     for client_resets in [true, false] {
-        let tables = world();
+        let tables = fixture();
         let nat = establish(&tables);
         if client_resets {
             from_client(&tables, RST);
@@ -155,7 +114,7 @@ fn a_syn_after_a_reset_opens_another_flow() {
 #[test]
 fn a_syn_on_an_established_flow_changes_nothing() {
     // The backend answers it with a challenge ACK (RFC 9293 3.10.7.4).
-    let tables = world();
+    let tables = fixture();
     let nat = establish(&tables);
     assert_eq!(from_client(&tables, SYN), nat);
     assert_eq!(opened(&tables), 1);
@@ -164,7 +123,7 @@ fn a_syn_on_an_established_flow_changes_nothing() {
 #[test]
 fn data_after_a_reset_still_goes_through() {
     // The backend may have found the reset out of its window.
-    let tables = world();
+    let tables = fixture();
     let nat = establish(&tables);
     from_client(&tables, RST);
     from_client(&tables, ACK);
@@ -173,7 +132,7 @@ fn data_after_a_reset_still_goes_through() {
 
 #[test]
 fn repeated_resets_do_not_keep_a_flow() {
-    let tables = world();
+    let tables = fixture();
     establish(&tables);
     from_client(&tables, RST);
     let transitory = tables.settings.timeouts.tcp_transitory;
@@ -187,7 +146,7 @@ fn repeated_resets_do_not_keep_a_flow() {
 
 #[test]
 fn an_idle_session_is_there_in_the_morning() {
-    let tables = world();
+    let tables = fixture();
     let nat = establish(&tables);
     advance(&tables, 12 * 3600);
     from_backend(&tables, nat, ACK);
@@ -197,7 +156,7 @@ fn an_idle_session_is_there_in_the_morning() {
 
 #[test]
 fn an_expired_connection_counts_as_absent_for_the_client() {
-    let tables = world();
+    let tables = fixture();
     establish(&tables);
     advance(&tables, tables.settings.timeouts.tcp_established);
     is_reset(&tables, ACK);
@@ -206,7 +165,7 @@ fn an_expired_connection_counts_as_absent_for_the_client() {
 
 #[test]
 fn an_expired_connection_counts_as_absent_for_the_backend() {
-    let tables = world();
+    let tables = fixture();
     let nat = establish(&tables);
     advance(&tables, tables.settings.timeouts.tcp_established);
     pass(&tables, Side::Cluster, Wire::tcp(WEB, nat, ACK).bytes());
@@ -214,7 +173,7 @@ fn an_expired_connection_counts_as_absent_for_the_backend() {
 
 #[test]
 fn a_flow_lives_by_either_direction() {
-    let tables = world();
+    let tables = fixture();
     let (client, pod) = (at(PC, 20_000), at(POD, 53));
     let bytes = forward(
         &tables,
@@ -240,7 +199,7 @@ fn a_flow_lives_by_either_direction() {
 
 #[test]
 fn an_expired_udp_flow_is_opened_anew() {
-    let tables = world();
+    let tables = fixture();
     let wire = Wire::udp(at(PC, 20_000), at(POD, 53));
     for count in 1..=3 {
         forward(&tables, Side::Uplink, wire.bytes(), TUNNEL);
@@ -252,7 +211,7 @@ fn an_expired_udp_flow_is_opened_anew() {
 
 #[test]
 fn two_clients_with_the_same_port_keep_both_sessions() {
-    let tables = world();
+    let tables = fixture();
     let clients = [at(PC, 20_000), at(LAPTOP, 20_000)];
     let nats = clients.map(|client| {
         let bytes = Wire::tcp(client, WEB, SYN).bytes();
@@ -268,7 +227,7 @@ fn two_clients_with_the_same_port_keep_both_sessions() {
 
 #[test]
 fn two_pings_with_the_same_identifier_keep_both_answers() {
-    let tables = world();
+    let tables = fixture();
     let clients = [PC, LAPTOP];
     let ids = clients.map(|client| {
         let bytes = Wire::ping(client, POD, 1).bytes();
@@ -290,7 +249,7 @@ fn two_pings_with_the_same_identifier_keep_both_answers() {
 
 #[test]
 fn one_client_pings_two_pods_with_one_identifier() {
-    let tables = world();
+    let tables = fixture();
     forward(
         &tables,
         Side::Uplink,
@@ -307,7 +266,7 @@ fn one_client_pings_two_pods_with_one_identifier() {
 
 #[test]
 fn a_lost_reply_entry_is_put_back() {
-    let tables = world();
+    let tables = fixture();
     let nat = establish(&tables);
     tables.replies.borrow_mut().clear();
     advance(&tables, 8);
@@ -320,7 +279,7 @@ fn a_lost_reply_entry_is_put_back() {
 
 #[test]
 fn a_reply_entry_lost_long_ago_resets_the_connection() {
-    let tables = world();
+    let tables = fixture();
     establish(&tables);
     tables.replies.borrow_mut().clear();
     advance(&tables, tables.settings.timeouts.tcp_transitory);
@@ -330,7 +289,7 @@ fn a_reply_entry_lost_long_ago_resets_the_connection() {
 
 #[test]
 fn a_reply_entry_that_became_anothers_resets_the_connection() {
-    let tables = world();
+    let tables = fixture();
     let nat = establish(&tables);
     let (_, flow, _) = only_flow(&tables);
     let reply_key = flow_key(TCP, CLIENT, WEB).reply_key(&flow);
@@ -350,7 +309,7 @@ fn a_reply_entry_that_became_anothers_resets_the_connection() {
 
 #[test]
 fn a_lost_forward_entry_resets_a_tcp_connection() {
-    let tables = world();
+    let tables = fixture();
     establish(&tables);
     tables.flows.borrow_mut().clear();
     is_reset(&tables, ACK);
@@ -358,7 +317,7 @@ fn a_lost_forward_entry_resets_a_tcp_connection() {
 
 #[test]
 fn a_lost_forward_entry_of_udp_is_rebuilt_on_the_same_port() {
-    let tables = world();
+    let tables = fixture();
     let wire = Wire::udp(at(PC, 20_000), at(POD, 53));
     let before = endpoints(&forward(&tables, Side::Uplink, wire.bytes(), TUNNEL)).0;
     tables.flows.borrow_mut().clear();
@@ -371,7 +330,7 @@ fn a_lost_forward_entry_of_udp_is_rebuilt_on_the_same_port() {
 #[test]
 fn a_connection_on_what_another_left_behind_starts_afresh() {
     // The reply entry still says that the backend has closed and reset.
-    let tables = world();
+    let tables = fixture();
     let nat = establish(&tables);
     from_backend(&tables, nat, FIN | ACK);
     from_backend(&tables, nat, RST);
@@ -379,4 +338,44 @@ fn a_connection_on_what_another_left_behind_starts_afresh() {
     establish(&tables);
     let (_, flow, reply) = only_flow(&tables);
     assert_eq!(state(&flow, &reply), State::Established);
+}
+
+fn from_client(tables: &SimTables, flags: u8) -> Endpoint {
+    let bytes = Wire::tcp(CLIENT, WEB, flags).bytes();
+    endpoints(&forward(tables, Side::Uplink, bytes, TUNNEL)).0
+}
+
+fn from_backend(tables: &SimTables, nat: Endpoint, flags: u8) {
+    let bytes = forward(
+        tables,
+        Side::Cluster,
+        Wire::tcp(WEB, nat, flags).bytes(),
+        UPLINK,
+    );
+    assert_eq!(endpoints(&bytes), (WEB, CLIENT));
+}
+
+/// A connection on which data may flow; gives its NAT endpoint.
+fn establish(tables: &SimTables) -> Endpoint {
+    let nat = from_client(tables, SYN);
+    from_backend(tables, nat, SYN | ACK);
+    assert_eq!(from_client(tables, ACK), nat);
+    nat
+}
+
+fn state(flow: &Flow, reply: &Reply) -> State {
+    State::of(Seen(flow.tcp_seen), Seen(reply.tcp_seen))
+}
+
+fn opened(tables: &SimTables) -> u64 {
+    tables.counted(Count::FlowOpened)
+}
+
+/// Sends a segment of a connection that is no more: the client is told.
+#[track_caller]
+fn is_reset(tables: &SimTables, flags: u8) {
+    let (verdict, bytes) = send(tables, Side::Uplink, Wire::tcp(CLIENT, WEB, flags).bytes());
+    assert_eq!(verdict, Verdict::Reflect);
+    assert_eq!(endpoints(&bytes), (WEB, CLIENT));
+    assert_sound(&bytes);
 }

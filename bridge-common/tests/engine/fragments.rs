@@ -1,38 +1,20 @@
 //! Fragments: only the first has ports, and all of them go the same way.
 
-use bridge_common::counters::Count;
-use bridge_common::drops::DropReason;
-use bridge_common::path::tc::Side;
-use bridge_common::sim::HostTables;
-use bridge_common::verdict::Verdict;
-
-use crate::wire::{
+use crate::fixture::{
+    DNS, LAPTOP, NAT, OUTSIDER, PC, POD, TUNNEL, UPLINK, advance, fixture, flows, forward, pass,
+    send, to_stack,
+};
+use crate::packets::{
     Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, identifier, reassemble,
 };
-use crate::world::{
-    DNS, LAPTOP, NAT, OUTSIDER, PC, POD, TUNNEL, UPLINK, advance, flows, forward, pass, send,
-    to_stack, world,
-};
+use bridge_common::counters::Count;
+use bridge_common::drops::DropReason;
 use bridge_common::packet::parse::tcp_flag::SYN;
+use bridge_common::path::tc::Side;
+use bridge_common::sim::SimTables;
+use bridge_common::verdict::Verdict;
 
 const SIZE: usize = 1400;
-
-fn forward_all(tables: &HostTables, side: Side, fragments: Vec<Vec<u8>>, ifindex: u32) -> Vec<u8> {
-    let translated: Vec<Vec<u8>> = fragments
-        .into_iter()
-        .map(|fragment| {
-            let bytes = forward(tables, side, fragment, ifindex);
-            assert_header_is_sound(&bytes);
-            bytes
-        })
-        .collect();
-    reassemble(&translated)
-}
-
-fn big(wire: Wire) -> Wire {
-    wire.fragmentable(0x4242)
-        .payload((0..=u8::MAX).cycle().take(4001).collect::<Vec<u8>>())
-}
 
 #[test]
 fn a_datagram_in_fragments_arrives_whole_in_both_directions() {
@@ -41,7 +23,7 @@ fn a_datagram_in_fragments_arrives_whole_in_both_directions() {
         Wire::udp(at(PC, 20_000), at(POD, 53)),
         Wire::tcp(at(PC, 80), at(POD, 80), SYN),
     ] {
-        let tables = world();
+        let tables = fixture();
         let wire = big(wire);
         let whole = forward_all(&tables, Side::Uplink, wire.fragments(SIZE), TUNNEL);
         assert_sound(&whole);
@@ -59,7 +41,7 @@ fn a_datagram_in_fragments_arrives_whole_in_both_directions() {
 
 #[test]
 fn a_big_ping_arrives_whole_and_is_answered() {
-    let tables = world();
+    let tables = fixture();
     // Another client's identifier is in the way.
     forward(
         &tables,
@@ -79,7 +61,7 @@ fn a_big_ping_arrives_whole_and_is_answered() {
 
 #[test]
 fn fragments_may_come_in_any_order_after_the_first() {
-    let tables = world();
+    let tables = fixture();
     let wire = big(Wire::udp(at(PC, 20_000), at(POD, 53)));
     let [first, second, third] = wire.fragments(SIZE).try_into().unwrap();
     for fragment in [first, third, second] {
@@ -90,7 +72,7 @@ fn fragments_may_come_in_any_order_after_the_first() {
 #[test]
 fn a_fragment_that_overtakes_its_first_is_dropped_and_counted() {
     for destination in [DNS, at(POD, 53)] {
-        let tables = world();
+        let tables = fixture();
         let fragments = big(Wire::udp(at(PC, 20_000), destination)).fragments(SIZE);
         let (verdict, _) = send(&tables, Side::Uplink, fragments[1].clone());
         assert_eq!(verdict, Verdict::Drop(DropReason::FragmentUnknown));
@@ -104,18 +86,18 @@ fn a_fragment_that_overtakes_its_first_is_dropped_and_counted() {
 
 #[test]
 fn an_unknown_fragment_that_is_not_ours_passes() {
-    let tables = world();
+    let tables = fixture();
     let later = |from, to| big(Wire::udp(from, to)).fragments(SIZE).remove(1);
     pass(&tables, Side::Uplink, later(at(OUTSIDER, 1), at(POD, 53)));
     pass(&tables, Side::Cluster, later(at(POD, 53), at(NAT, 20_000)));
-    let mut beside_kube_proxy = world();
+    let mut beside_kube_proxy = fixture();
     beside_kube_proxy.settings.authoritative = 0;
     to_stack(&beside_kube_proxy, later(at(PC, 20_000), DNS));
 }
 
 #[test]
 fn fragments_of_two_datagrams_are_not_mixed_up() {
-    let tables = world();
+    let tables = fixture();
     let one = big(Wire::udp(at(PC, 20_000), at(POD, 53)));
     let other = big(Wire::udp(at(PC, 20_001), at(POD, 54))).fragmentable(0x4343);
     let from_elsewhere = big(Wire::udp(at(LAPTOP, 20_002), at(POD, 55)));
@@ -142,7 +124,7 @@ fn fragments_of_two_datagrams_are_not_mixed_up() {
 
 #[test]
 fn a_first_fragment_is_forgotten_after_ten_seconds() {
-    let tables = world();
+    let tables = fixture();
     let fragments = big(Wire::udp(at(PC, 20_000), at(POD, 53))).fragments(SIZE);
     forward(&tables, Side::Uplink, fragments[0].clone(), TUNNEL);
     advance(&tables, 9);
@@ -154,7 +136,7 @@ fn a_first_fragment_is_forgotten_after_ten_seconds() {
 
 #[test]
 fn a_reused_identification_belongs_to_the_newer_datagram() {
-    let tables = world();
+    let tables = fixture();
     for port in [20_000, 20_001] {
         let wire = big(Wire::udp(at(PC, port), at(POD, 53)));
         let whole = forward_all(&tables, Side::Uplink, wire.fragments(SIZE), TUNNEL);
@@ -169,7 +151,7 @@ fn a_reused_identification_belongs_to_the_newer_datagram() {
 
 #[test]
 fn a_first_fragment_too_short_for_its_header_passes_untouched() {
-    let tables = world();
+    let tables = fixture();
     let fragments = big(Wire::tcp(at(PC, 20_000), at(POD, 80), SYN)).fragments(16);
     pass(&tables, Side::Uplink, fragments[0].clone());
     assert!(flows(&tables).is_empty());
@@ -177,7 +159,7 @@ fn a_first_fragment_too_short_for_its_header_passes_untouched() {
 
 #[test]
 fn whole_datagrams_leave_no_trace_among_the_fragments() {
-    let tables = world();
+    let tables = fixture();
     forward(
         &tables,
         Side::Uplink,
@@ -185,4 +167,21 @@ fn whole_datagrams_leave_no_trace_among_the_fragments() {
         TUNNEL,
     );
     assert!(tables.fragments.borrow().is_empty());
+}
+
+fn forward_all(tables: &SimTables, side: Side, fragments: Vec<Vec<u8>>, ifindex: u32) -> Vec<u8> {
+    let translated: Vec<Vec<u8>> = fragments
+        .into_iter()
+        .map(|fragment| {
+            let bytes = forward(tables, side, fragment, ifindex);
+            assert_header_is_sound(&bytes);
+            bytes
+        })
+        .collect();
+    reassemble(&translated)
+}
+
+fn big(wire: Wire) -> Wire {
+    wire.fragmentable(0x4242)
+        .payload((0..=u8::MAX).cycle().take(4001).collect::<Vec<u8>>())
 }

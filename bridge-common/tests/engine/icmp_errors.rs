@@ -1,22 +1,21 @@
 //! ICMP errors about translated packets, from both sides: every address, port and checksum in them
 //! (RFC 5508 section 4, RFC 5382 REQ-9), whatever they quote and however much of it.
 
+use crate::fixture::{
+    DNS, LAPTOP, LOCAL_POD, MYSQL, NAT, NODE, OFFICE_ROUTER, OUTSIDER, PC, POD, TUNNEL, UPLINK,
+    VIP, WORKER, advance, fixture, flows, forward, only_flow, pass, replies, send,
+};
+use crate::packets::{
+    Segment, Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, header_len,
+    icmp_error, icmp_kind, identifier, quote,
+};
 use bridge_common::abi::Ipv4;
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
 use bridge_common::path::tc::Side;
-use bridge_common::sim::HostTables;
+use bridge_common::sim::SimTables;
 use bridge_common::verdict::Verdict;
-
-use crate::wire::{
-    Segment, Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, header_len,
-    icmp_error, icmp_kind, identifier, quote,
-};
-use crate::world::{
-    DNS, LAPTOP, LOCAL_POD, MYSQL, NAT, NODE, OFFICE_ROUTER, OUTSIDER, PC, POD, TUNNEL, UPLINK,
-    VIP, WORKER, advance, flows, forward, only_flow, pass, replies, send, world,
-};
 
 /// Every error that is translated, with what may stand in the second half of its header.
 const KINDS: [([u8; 2], [u8; 4]); 5] = [
@@ -29,98 +28,6 @@ const KINDS: [([u8; 2], [u8; 4]); 5] = [
 
 /// An extension structure (RFC 4884 section 7) with one object, an MPLS label stack.
 const EXTENSION: [u8; 12] = [0x20, 0, 0xA5, 0x5A, 0, 8, 1, 1, 0x12, 0x34, 0x51, 0x01];
-
-/// What the client sends: each protocol, with and without a checksum, an odd port, IP options.
-fn originals() -> Vec<Wire> {
-    let mut without_checksum = Wire::udp(at(PC, 20_000), DNS);
-    without_checksum.segment = Segment::Udp { checksum: false };
-    let plain = [
-        Wire::tcp(at(PC, 20_000), MYSQL, SYN),
-        // A port that is not kept, so that ports change, too.
-        Wire::tcp(at(PC, 80), MYSQL, SYN).payload([9; 300]),
-        Wire::udp(at(PC, 53), DNS),
-        without_checksum,
-        Wire::ping(PC, POD, 1),
-    ];
-    let with_options = plain
-        .clone()
-        .map(|wire| wire.ip_options(&[7, 7, 4, 1, 2, 3, 4, 0]));
-    plain.into_iter().chain(with_options).collect()
-}
-
-/// How much of the packet an error quotes: the RFC 792 minimum, what some stacks send, all of it.
-fn cuts(packet: &[u8]) -> Vec<usize> {
-    let header = header_len(packet);
-    [header + 8, header + 28, packet.len()]
-        .into_iter()
-        .filter(|&len| len <= packet.len())
-        .collect()
-}
-
-/// A flow for `wire`, with another client's in its way so that even an identifier changes.
-fn opened(wire: &Wire) -> (HostTables, Vec<u8>) {
-    let tables = world();
-    if let Segment::Echo { .. } = wire.segment {
-        forward(
-            &tables,
-            Side::Uplink,
-            Wire::ping(LAPTOP, POD, 1).bytes(),
-            TUNNEL,
-        );
-    }
-    let translated = forward(&tables, Side::Uplink, wire.bytes(), TUNNEL);
-    (tables, translated)
-}
-
-/// The backend's answer to the translated packet, as the backend writes it and as the client gets it.
-fn answer(tables: &HostTables, wire: &Wire, translated: &[u8]) -> (Wire, Vec<u8>) {
-    let answer = if let Segment::Echo { .. } = wire.segment {
-        let (nat, pod) = addresses(translated);
-        Wire {
-            ip_options: wire.ip_options.clone(),
-            ..Wire::pong(pod, nat, identifier(translated))
-        }
-    } else {
-        let (nat, backend) = endpoints(translated);
-        wire.between(backend, nat)
-    };
-    let received = forward(tables, Side::Cluster, answer.bytes(), UPLINK);
-    (answer, received)
-}
-
-/// Checks an error that was translated: outer header, kind, and the quote, which is `original` as far as
-/// it goes, followed by `trailer`.
-#[track_caller]
-fn assert_error(
-    bytes: &[u8],
-    between: (Ipv4, Ipv4),
-    kind: [u8; 2],
-    original: &[u8],
-    trailer: &[u8],
-) {
-    assert_sound(bytes);
-    assert_eq!(addresses(bytes), between);
-    assert_eq!(icmp_kind(bytes), kind);
-    let quoted = quote(bytes);
-    assert_eq!(quoted, [original, trailer].concat());
-    assert_header_is_sound(quoted);
-}
-
-/// Runs `check` with every packet, cut and kind; it gets the quote, the trailer and the header's rest.
-fn for_every_quote(packet: &[u8], mut check: impl FnMut(usize, &[u8], [u8; 2], [u8; 4])) {
-    for (kind, rest) in KINDS {
-        for cut in cuts(packet) {
-            check(cut, &[], kind, rest);
-        }
-        // With an extension the quote is padded to 128 bytes, and says so in 32-bit words.
-        let padding = vec![0; 128_usize.saturating_sub(packet.len())];
-        let trailer = [&padding[..], &EXTENSION].concat();
-        let words = u8::try_from(packet.len().max(128).div_ceil(4)).unwrap();
-        if packet.len().max(128).is_multiple_of(4) && kind[0] != 12 {
-            check(packet.len(), &trailer, kind, [0, words, rest[2], rest[3]]);
-        }
-    }
-}
 
 #[test]
 fn an_error_from_the_cluster_tells_the_client_about_its_own_packet() {
@@ -225,7 +132,7 @@ fn an_error_about_a_packet_that_is_not_ours_passes() {
 
 #[test]
 fn an_error_from_the_office_about_a_packet_that_is_not_ours_passes() {
-    let tables = world();
+    let tables = fixture();
     forward(
         &tables,
         Side::Uplink,
@@ -255,7 +162,7 @@ fn an_error_about_a_packet_that_its_receiver_did_not_send_passes() {
 
 #[test]
 fn an_unknown_error_to_a_service_does_not_circle_between_the_node_and_the_office() {
-    let mut tables = world();
+    let mut tables = fixture();
     let received = Wire::udp(DNS, at(PC, 20_000)).bytes();
     for len in [8, 20, 28, received.len()] {
         let error = icmp_error(PC, VIP, [3, 3], [0; 4], &received[..len]);
@@ -336,4 +243,96 @@ fn a_service_is_known_to_the_client_by_its_own_address_alone() {
             .windows(4)
             .any(|window| hidden.iter().any(|address| address == window))
     );
+}
+
+/// What the client sends: each protocol, with and without a checksum, an odd port, IP options.
+fn originals() -> Vec<Wire> {
+    let mut without_checksum = Wire::udp(at(PC, 20_000), DNS);
+    without_checksum.segment = Segment::Udp { checksum: false };
+    let plain = [
+        Wire::tcp(at(PC, 20_000), MYSQL, SYN),
+        // A port that is not kept, so that ports change, too.
+        Wire::tcp(at(PC, 80), MYSQL, SYN).payload([9; 300]),
+        Wire::udp(at(PC, 53), DNS),
+        without_checksum,
+        Wire::ping(PC, POD, 1),
+    ];
+    let with_options = plain
+        .clone()
+        .map(|wire| wire.ip_options(&[7, 7, 4, 1, 2, 3, 4, 0]));
+    plain.into_iter().chain(with_options).collect()
+}
+
+/// How much of the packet an error quotes: the RFC 792 minimum, what some stacks send, all of it.
+fn cuts(packet: &[u8]) -> Vec<usize> {
+    let header = header_len(packet);
+    [header + 8, header + 28, packet.len()]
+        .into_iter()
+        .filter(|&len| len <= packet.len())
+        .collect()
+}
+
+/// A flow for `wire`, with another client's in its way so that even an identifier changes.
+fn opened(wire: &Wire) -> (SimTables, Vec<u8>) {
+    let tables = fixture();
+    if let Segment::Echo { .. } = wire.segment {
+        forward(
+            &tables,
+            Side::Uplink,
+            Wire::ping(LAPTOP, POD, 1).bytes(),
+            TUNNEL,
+        );
+    }
+    let translated = forward(&tables, Side::Uplink, wire.bytes(), TUNNEL);
+    (tables, translated)
+}
+
+/// The backend's answer to the translated packet, as the backend writes it and as the client gets it.
+fn answer(tables: &SimTables, wire: &Wire, translated: &[u8]) -> (Wire, Vec<u8>) {
+    let answer = if let Segment::Echo { .. } = wire.segment {
+        let (nat, pod) = addresses(translated);
+        Wire {
+            ip_options: wire.ip_options.clone(),
+            ..Wire::pong(pod, nat, identifier(translated))
+        }
+    } else {
+        let (nat, backend) = endpoints(translated);
+        wire.between(backend, nat)
+    };
+    let received = forward(tables, Side::Cluster, answer.bytes(), UPLINK);
+    (answer, received)
+}
+
+/// Checks an error that was translated: outer header, kind, and the quote, which is `original` as far as
+/// it goes, followed by `trailer`.
+#[track_caller]
+fn assert_error(
+    bytes: &[u8],
+    between: (Ipv4, Ipv4),
+    kind: [u8; 2],
+    original: &[u8],
+    trailer: &[u8],
+) {
+    assert_sound(bytes);
+    assert_eq!(addresses(bytes), between);
+    assert_eq!(icmp_kind(bytes), kind);
+    let quoted = quote(bytes);
+    assert_eq!(quoted, [original, trailer].concat());
+    assert_header_is_sound(quoted);
+}
+
+/// Runs `check` with every packet, cut and kind; it gets the quote, the trailer and the header's rest.
+fn for_every_quote(packet: &[u8], mut check: impl FnMut(usize, &[u8], [u8; 2], [u8; 4])) {
+    for (kind, rest) in KINDS {
+        for cut in cuts(packet) {
+            check(cut, &[], kind, rest);
+        }
+        // With an extension the quote is padded to 128 bytes, and says so in 32-bit words.
+        let padding = vec![0; 128_usize.saturating_sub(packet.len())];
+        let trailer = [&padding[..], &EXTENSION].concat();
+        let words = u8::try_from(packet.len().max(128).div_ceil(4)).unwrap();
+        if packet.len().max(128).is_multiple_of(4) && kind[0] != 12 {
+            check(packet.len(), &trailer, kind, [0, words, rest[2], rest[3]]);
+        }
+    }
 }

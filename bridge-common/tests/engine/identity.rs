@@ -1,20 +1,56 @@
 //! Translating a packet and translating its reply back is the identity, and every checksum on the way
 //! is the one that a full computation gives.
 
+use crate::fixture::{DNS, LOCAL_POD, MYSQL, NODE, POD, ROUTED_POD, UPLINK, fixture, only_flow};
+use crate::packets::{
+    Segment, Wire, addresses, assert_sound, at, complete, endpoints, header_len, identifier,
+    protocol,
+};
+use bridge_common::packet::parse::ICMP;
 use bridge_common::packet::parse::tcp_flag;
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::{Side, run};
-use bridge_common::sim::{BytePacket, HostTables};
+use bridge_common::sim::{SimPacket, SimTables};
 use bridge_common::verdict::Verdict;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::wire::{
-    Segment, Wire, addresses, assert_sound, at, complete, endpoints, header_len, identifier,
-    protocol,
-};
-use crate::world::{DNS, LOCAL_POD, MYSQL, NODE, POD, ROUTED_POD, UPLINK, only_flow, world};
-use bridge_common::packet::parse::ICMP;
+proptest! {
+    #[test]
+    fn a_packet_and_its_reply_come_out_as_they_would_without_a_bridge(wire in from_office()) {
+        round_trip(&wire, Wire::packet, |_| ());
+    }
+
+    #[test]
+    fn a_checksum_left_to_the_network_card_is_completed_right(wire in from_office()) {
+        let mut wire = wire;
+        match &mut wire.segment {
+            Segment::Tcp { .. } => {}
+            Segment::Udp { checksum } => *checksum = true,
+            // No network card completes an ICMP checksum.
+            Segment::Echo { .. } => return Ok(()),
+        }
+        round_trip(&wire, Wire::partial_packet, |packet| {
+            let (l4, protocol) = (header_len(&packet.bytes), protocol(&packet.bytes));
+            complete(packet, l4, protocol);
+        });
+    }
+}
+
+#[test]
+fn a_udp_checksum_that_translates_to_zero_is_sent_as_all_ones() {
+    // The payload is chosen so that the sum of the translated packet has no room for a checksum but 0.
+    let (client, pod) = (at([192, 168, 0, 10], 5000), at(ROUTED_POD, 53));
+    let translated = Wire::udp(at(NODE, 5000), pod).payload([0, 0]);
+    let translated_sum = translated.bytes();
+    let filler = [translated_sum[26], translated_sum[27]];
+    let tables = fixture();
+    let mut packet = Wire::udp(client, pod).payload(filler).packet();
+    let verdict = run(&mut packet, &tables, Side::Uplink);
+    assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
+    assert_eq!(packet.bytes[26..28], [0xFF, 0xFF]);
+    assert_sound(&packet.bytes);
+}
 
 /// Well-formed options whose MSS is below every clamp.
 fn tcp_options() -> impl Strategy<Value = Vec<u8>> {
@@ -94,7 +130,7 @@ prop_compose! {
 }
 
 /// Opens the flow of a packet that might not open one itself.
-fn open(tables: &HostTables, wire: &Wire) {
+fn open(tables: &SimTables, wire: &Wire) {
     if matches!(wire.segment, Segment::Tcp { .. }) {
         let mut syn = Wire::tcp(wire.source, wire.destination, tcp_flag::SYN).packet();
         let verdict = run(&mut syn, tables, Side::Uplink);
@@ -118,8 +154,8 @@ fn expected(wire: &Wire, translated: &[u8]) -> Wire {
     wire.between(source, destination).ttl(wire.ttl - 1)
 }
 
-fn round_trip(wire: &Wire, make: impl Fn(&Wire) -> BytePacket, finish: impl Fn(&mut BytePacket)) {
-    let tables = world();
+fn round_trip(wire: &Wire, make: impl Fn(&Wire) -> SimPacket, finish: impl Fn(&mut SimPacket)) {
+    let tables = fixture();
     open(&tables, wire);
 
     let mut packet = make(wire);
@@ -140,41 +176,4 @@ fn round_trip(wire: &Wire, make: impl Fn(&Wire) -> BytePacket, finish: impl Fn(&
     assert_sound(&packet.bytes);
     let back = wire.reply().ttl(wire.ttl - 2);
     assert_eq!(packet.bytes, back.bytes(), "towards the client");
-}
-
-proptest! {
-    #[test]
-    fn a_packet_and_its_reply_come_out_as_they_would_without_a_bridge(wire in from_office()) {
-        round_trip(&wire, Wire::packet, |_| ());
-    }
-
-    #[test]
-    fn a_checksum_left_to_the_network_card_is_completed_right(wire in from_office()) {
-        let mut wire = wire;
-        match &mut wire.segment {
-            Segment::Tcp { .. } => {}
-            Segment::Udp { checksum } => *checksum = true,
-            // No network card completes an ICMP checksum.
-            Segment::Echo { .. } => return Ok(()),
-        }
-        round_trip(&wire, Wire::partial_packet, |packet| {
-            let (l4, protocol) = (header_len(&packet.bytes), protocol(&packet.bytes));
-            complete(packet, l4, protocol);
-        });
-    }
-}
-
-#[test]
-fn a_udp_checksum_that_translates_to_zero_is_sent_as_all_ones() {
-    // The payload is chosen so that the sum of the translated packet has no room for a checksum but 0.
-    let (client, pod) = (at([192, 168, 0, 10], 5000), at(ROUTED_POD, 53));
-    let translated = Wire::udp(at(NODE, 5000), pod).payload([0, 0]);
-    let translated_sum = translated.bytes();
-    let filler = [translated_sum[26], translated_sum[27]];
-    let tables = world();
-    let mut packet = Wire::udp(client, pod).payload(filler).packet();
-    let verdict = run(&mut packet, &tables, Side::Uplink);
-    assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
-    assert_eq!(packet.bytes[26..28], [0xFF, 0xFF]);
-    assert_sound(&packet.bytes);
 }

@@ -1,22 +1,22 @@
 //! The packet engine as its users meet it: packets in, packets and verdicts out.
 //!
-//! [`wire`] builds packets and recomputes every checksum with a library that knows nothing of the engine;
-//! [`world`] is a small cluster and office to send them through. The other modules say what must happen.
+//! [`packets`] builds packets and recomputes every checksum with a library that knows nothing of the engine;
+//! [`fixture`] is a small cluster and office to send them through. The other modules say what must happen.
 
 mod affinity;
-mod answers;
-mod fast;
+mod fixture;
 mod flows;
 mod fragments;
 mod icmp_errors;
 mod identity;
-mod kernel_flows;
+mod kernel_owned;
+mod local_replies;
 mod mss;
 mod mtu;
-mod ports;
+mod nat_ports;
+mod packets;
+mod passthrough;
 mod races;
 mod services;
 mod stack;
-mod untouched;
-mod wire;
-mod world;
+mod xdp;

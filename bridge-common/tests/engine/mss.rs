@@ -1,43 +1,21 @@
 //! The MSS that SYN and SYN-ACK announce is clamped to what fits, wherever the option stands.
 
+use crate::fixture::{
+    PC, POD, ROUTED_POD, TUNNEL, TUNNEL_MTU, UPLINK, depart, fixture, forward, send,
+};
+use crate::packets::{Segment, Wire, assert_sound, at, complete, endpoints};
+use bridge_common::packet::parse::TCP;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::{Side, run};
 use bridge_common::verdict::Verdict;
 use proptest::prelude::*;
 
-use crate::wire::{Segment, Wire, assert_sound, at, complete, endpoints};
-use crate::world::{PC, POD, ROUTED_POD, TUNNEL, TUNNEL_MTU, UPLINK, depart, forward, send, world};
-use bridge_common::packet::parse::TCP;
-
 const CLIENT: Endpoint = at(PC, 20_000);
 const WEB: Endpoint = at(POD, 80);
+
 /// What fits into the tunnel: 40 bytes of headers less than its MTU.
 const CLAMPED: u16 = 1410;
-
-fn segment(flags: u8, options: &[u8]) -> Wire {
-    let segment = Segment::Tcp {
-        flags,
-        sequence: 1,
-        acknowledgement: 0,
-        options: options.to_vec(),
-    };
-    Wire::new(CLIENT, WEB, segment).payload([])
-}
-
-/// The options as they arrive at the backend.
-#[track_caller]
-fn options_after(wire: &Wire) -> Vec<u8> {
-    let (verdict, bytes) = send(&world(), Side::Uplink, wire.bytes());
-    assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
-    assert_sound(&bytes);
-    bytes[40..].to_vec()
-}
-
-fn mss(size: u16) -> [u8; 4] {
-    let [high, low] = size.to_be_bytes();
-    [2, 4, high, low]
-}
 
 #[test]
 fn a_larger_mss_is_clamped_and_a_smaller_one_stays() {
@@ -57,7 +35,7 @@ fn a_larger_mss_is_clamped_and_a_smaller_one_stays() {
 
 #[test]
 fn both_directions_of_the_stack_path_are_clamped() {
-    let tables = world();
+    let tables = fixture();
     let syn = segment(SYN, &mss(1460));
     let (verdict, bytes) = depart(&tables, syn.bytes());
     assert_eq!(verdict, Verdict::Continue);
@@ -126,7 +104,7 @@ fn options_without_an_mss_stay_as_they_are() {
 
 #[test]
 fn only_a_syn_is_clamped() {
-    let tables = world();
+    let tables = fixture();
     forward(&tables, Side::Uplink, segment(SYN, &[]).bytes(), TUNNEL);
     let bytes = forward(
         &tables,
@@ -139,7 +117,7 @@ fn only_a_syn_is_clamped() {
 
 #[test]
 fn a_syn_ack_is_clamped_to_the_same_tunnel() {
-    let tables = world();
+    let tables = fixture();
     let bytes = forward(&tables, Side::Uplink, segment(SYN, &[]).bytes(), TUNNEL);
     let nat = endpoints(&bytes).0;
     let answer = segment(SYN | ACK, &mss(1460)).between(WEB, nat);
@@ -163,7 +141,7 @@ fn a_route_without_a_tunnel_leaves_an_ordinary_mss() {
 #[test]
 fn a_clamp_leaves_a_checksum_to_the_network_card() {
     let mut packet = segment(SYN, &[&[1], &mss(1460)[..]].concat()).partial_packet();
-    let verdict = run(&mut packet, &world(), Side::Uplink);
+    let verdict = run(&mut packet, &fixture(), Side::Uplink);
     assert_eq!(verdict, Verdict::Forward { ifindex: TUNNEL });
     complete(&mut packet, 20, TCP);
     assert_sound(&packet.bytes);
@@ -186,4 +164,28 @@ proptest! {
             prop_assert!(last - first <= 1, "one MSS at most: {changed:?}");
         }
     }
+}
+
+fn segment(flags: u8, options: &[u8]) -> Wire {
+    let segment = Segment::Tcp {
+        flags,
+        sequence: 1,
+        acknowledgement: 0,
+        options: options.to_vec(),
+    };
+    Wire::new(CLIENT, WEB, segment).payload([])
+}
+
+/// The options as they arrive at the backend.
+#[track_caller]
+fn options_after(wire: &Wire) -> Vec<u8> {
+    let (verdict, bytes) = send(&fixture(), Side::Uplink, wire.bytes());
+    assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
+    assert_sound(&bytes);
+    bytes[40..].to_vec()
+}
+
+fn mss(size: u16) -> [u8; 4] {
+    let [high, low] = size.to_be_bytes();
+    [2, 4, high, low]
 }

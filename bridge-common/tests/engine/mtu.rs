@@ -1,5 +1,9 @@
 //! What fits where: tunnels, plain routes, segmented packets, the DF bit.
 
+use crate::fixture::{
+    LOCAL_POD, MTU, NIC, PC, POD, ROUTED_POD, TUNNEL, TUNNEL_MTU, fixture, forward, only_flow, pass,
+};
+use crate::packets::{Wire, at, quote};
 use bridge_common::abi::Ipv4;
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
@@ -7,40 +11,19 @@ use bridge_common::packet::Packet as _;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::{Side, run};
-use bridge_common::sim::BytePacket;
+use bridge_common::sim::SimPacket;
 use bridge_common::verdict::Verdict;
 
-use crate::wire::{Wire, at, quote};
-use crate::world::{
-    LOCAL_POD, MTU, NIC, PC, POD, ROUTED_POD, TUNNEL, TUNNEL_MTU, forward, only_flow, pass, world,
-};
-
 const CLIENT: Endpoint = at(PC, 20_000);
-
-/// The verdict on a datagram of `len` bytes.
-fn verdict(pod: Ipv4, len: u32, dont_fragment: bool) -> Verdict {
-    let tables = world();
-    let wire = Wire {
-        dont_fragment,
-        ..Wire::udp(CLIENT, at(pod, 53)).payload(vec![7; len as usize - 28])
-    };
-    let mut packet = wire.packet();
-    assert_eq!(packet.bytes.len(), len as usize);
-    let verdict = run(&mut packet, &tables, Side::Uplink);
-    if verdict == Verdict::Bounce {
-        assert_eq!(tables.counted(Count::Drop(DropReason::TooBig)), 1);
-    }
-    verdict
-}
 
 #[test]
 fn a_packet_that_fits_exactly_goes() {
     let forwarded = |ifindex| Verdict::Forward { ifindex };
     assert_eq!(verdict(POD, TUNNEL_MTU, true), forwarded(TUNNEL));
-    assert_eq!(verdict(POD, TUNNEL_MTU + 1, true), Verdict::Bounce);
+    assert_eq!(verdict(POD, TUNNEL_MTU + 1, true), Verdict::Reflect);
     assert_eq!(verdict(ROUTED_POD, MTU, true), forwarded(NIC));
-    assert_eq!(verdict(ROUTED_POD, MTU + 1, true), Verdict::Bounce);
-    assert_eq!(verdict(LOCAL_POD, TUNNEL_MTU + 1, true), Verdict::Bounce);
+    assert_eq!(verdict(ROUTED_POD, MTU + 1, true), Verdict::Reflect);
+    assert_eq!(verdict(LOCAL_POD, TUNNEL_MTU + 1, true), Verdict::Reflect);
 }
 
 #[test]
@@ -51,26 +34,8 @@ fn a_tunnel_takes_a_larger_packet_that_may_be_fragmented() {
 
 #[test]
 fn other_routes_take_none_since_nobody_would_fragment_it() {
-    assert_eq!(verdict(ROUTED_POD, MTU + 1, false), Verdict::Bounce);
-    assert_eq!(verdict(LOCAL_POD, TUNNEL_MTU + 1, false), Verdict::Bounce);
-}
-
-/// A segmented packet of `segments` times `size` bytes on an open connection to `pod`.
-fn segmented(pod: Ipv4, size: u32, segments: u32) -> (Verdict, BytePacket, u64) {
-    let tables = world();
-    let web = at(pod, 80);
-    let mut syn = Wire::tcp(CLIENT, web, SYN).packet();
-    let opened = run(&mut syn, &tables, Side::Uplink);
-    assert!(matches!(opened, Verdict::Forward { .. }), "{opened:?}");
-    let payload = vec![7; (size * segments) as usize];
-    let mut packet = BytePacket {
-        segment_size: size,
-        ..Wire::tcp(CLIENT, web, ACK)
-            .payload(payload)
-            .partial_packet()
-    };
-    let verdict = run(&mut packet, &tables, Side::Uplink);
-    (verdict, packet, tables.counted(Count::ToBackend) - 1)
+    assert_eq!(verdict(ROUTED_POD, MTU + 1, false), Verdict::Reflect);
+    assert_eq!(verdict(LOCAL_POD, TUNNEL_MTU + 1, false), Verdict::Reflect);
 }
 
 #[test]
@@ -84,7 +49,7 @@ fn a_segmented_packet_is_judged_by_its_segments() {
             "segments count one by one: {counted}"
         );
         let (verdict, packet, _) = segmented(pod, mtu - 39, 20);
-        assert_eq!(verdict, Verdict::Bounce);
+        assert_eq!(verdict, Verdict::Reflect);
         assert_eq!(quote(&packet.bytes).len(), 128);
         assert_eq!(packet.segment_size, 0, "an answer is no segmented packet");
     }
@@ -93,7 +58,7 @@ fn a_segmented_packet_is_judged_by_its_segments() {
 #[test]
 fn a_packet_above_64_kib_that_is_still_to_be_segmented_goes() {
     // BIG TCP: the total length says 0.
-    let tables = world();
+    let tables = fixture();
     let web = at(ROUTED_POD, 80);
     forward(
         &tables,
@@ -104,10 +69,10 @@ fn a_packet_above_64_kib_that_is_still_to_be_segmented_goes() {
     let mut bytes = Wire::tcp(CLIENT, web, ACK).payload([]).bytes();
     bytes[2..4].fill(0);
     bytes.resize(100_000, 7);
-    let mut packet = BytePacket {
+    let mut packet = SimPacket {
         segment_size: 1448,
         checksum_is_partial: true,
-        ..BytePacket::new(bytes)
+        ..SimPacket::new(bytes)
     };
     let verdict = run(&mut packet, &tables, Side::Uplink);
     assert_eq!(verdict, Verdict::Forward { ifindex: NIC });
@@ -117,8 +82,42 @@ fn a_packet_above_64_kib_that_is_still_to_be_segmented_goes() {
 
 #[test]
 fn a_total_length_of_zero_is_nonsense_otherwise() {
-    let tables = world();
+    let tables = fixture();
     let mut bytes = Wire::udp(CLIENT, at(POD, 53)).bytes();
     bytes[2..4].fill(0);
     pass(&tables, Side::Uplink, bytes);
+}
+
+/// The verdict on a datagram of `len` bytes.
+fn verdict(pod: Ipv4, len: u32, dont_fragment: bool) -> Verdict {
+    let tables = fixture();
+    let wire = Wire {
+        dont_fragment,
+        ..Wire::udp(CLIENT, at(pod, 53)).payload(vec![7; len as usize - 28])
+    };
+    let mut packet = wire.packet();
+    assert_eq!(packet.bytes.len(), len as usize);
+    let verdict = run(&mut packet, &tables, Side::Uplink);
+    if verdict == Verdict::Reflect {
+        assert_eq!(tables.counted(Count::Drop(DropReason::TooBig)), 1);
+    }
+    verdict
+}
+
+/// A segmented packet of `segments` times `size` bytes on an open connection to `pod`.
+fn segmented(pod: Ipv4, size: u32, segments: u32) -> (Verdict, SimPacket, u64) {
+    let tables = fixture();
+    let web = at(pod, 80);
+    let mut syn = Wire::tcp(CLIENT, web, SYN).packet();
+    let opened = run(&mut syn, &tables, Side::Uplink);
+    assert!(matches!(opened, Verdict::Forward { .. }), "{opened:?}");
+    let payload = vec![7; (size * segments) as usize];
+    let mut packet = SimPacket {
+        segment_size: size,
+        ..Wire::tcp(CLIENT, web, ACK)
+            .payload(payload)
+            .partial_packet()
+    };
+    let verdict = run(&mut packet, &tables, Side::Uplink);
+    (verdict, packet, tables.counted(Count::ToBackend) - 1)
 }

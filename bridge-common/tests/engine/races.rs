@@ -1,8 +1,9 @@
 //! Two CPUs at once. The second one's whole packet is handled at every single table operation of the first.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-
+use crate::fixture::{
+    DNS, LAPTOP, MYSQL, PC, POD, TUNNEL, advance, fixture, flows, forward, only_flow, replies, send,
+};
+use crate::packets::{Wire, at, endpoints};
 use bridge_common::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
     Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
@@ -12,25 +13,112 @@ use bridge_common::counters::Count;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::{Side, run};
-use bridge_common::sim::{BytePacket, HostTables};
+use bridge_common::sim::{SimPacket, SimTables};
 use bridge_common::tables::{Insertion, Tables};
 use bridge_common::verdict::Verdict;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
-use crate::wire::{Wire, at, endpoints};
-use crate::world::{
-    DNS, LAPTOP, MYSQL, PC, POD, TUNNEL, advance, flows, forward, only_flow, replies, send, world,
-};
+#[test]
+fn two_cpus_that_open_one_flow_use_one_mapping() {
+    for destination in [MYSQL, at(POD, 3306)] {
+        // A port that is kept, and one that is not.
+        for port in [20_000, 80] {
+            let syn = Wire::tcp(at(PC, port), destination, SYN);
+            in_every_order(fixture, &syn, &syn, |tables, first, second| {
+                assert_eq!(endpoints(first), endpoints(second));
+                let (_, flow, _) = only_flow(tables);
+                assert_eq!(endpoints(first).0, at(flow.nat, flow.nat_port));
+            });
+        }
+    }
+}
+
+#[test]
+fn two_queries_of_one_socket_go_to_one_backend() {
+    // A and AAAA of one resolver at once: the second must not be lost (kubernetes#56903).
+    let query = Wire::udp(at(PC, 20_000), DNS);
+    let other = query.clone().payload([1, 2, 3]);
+    in_every_order(fixture, &query, &other, |tables, first, second| {
+        assert_eq!(endpoints(first), endpoints(second));
+        only_flow(tables);
+    });
+}
+
+#[test]
+fn two_clients_that_want_one_port_at_once_get_two() {
+    let pod = at(POD, 80);
+    let first = Wire::tcp(at(PC, 20_000), pod, SYN);
+    let second = Wire::tcp(at(LAPTOP, 20_000), pod, SYN);
+    in_every_order(fixture, &first, &second, |tables, first, second| {
+        assert_ne!(endpoints(first).0, endpoints(second).0);
+        assert_eq!((flows(tables).len(), replies(tables).len()), (2, 2));
+    });
+}
+
+#[test]
+fn two_clients_that_reuse_one_expired_port_do_not_both_keep_it() {
+    let pod = at(POD, 80);
+    let expired = || {
+        let tables = fixture();
+        let old = Wire::tcp(at([192, 168, 2, 1], 20_000), pod, SYN).bytes();
+        forward(&tables, Side::Uplink, old, TUNNEL);
+        advance(&tables, tables.settings.timeouts.tcp_transitory);
+        tables
+    };
+    let first = Wire::tcp(at(PC, 20_000), pod, SYN);
+    let second = Wire::tcp(at(LAPTOP, 20_000), pod, SYN);
+    in_every_order(expired, &first, &second, |tables, one, other| {
+        if endpoints(one).0 != endpoints(other).0 {
+            return;
+        }
+        // No lock is worth this: both found the port expired, and the second one's fresh claim went with
+        // the old one. It is noticed at the next confirmation, and only one of them keeps the port.
+        advance(tables, 8);
+        let verdicts = [&first, &second].map(|syn| {
+            let ack = Wire::tcp(syn.source, syn.destination, ACK).bytes();
+            send(tables, Side::Uplink, ack).0
+        });
+        assert_eq!(
+            verdicts,
+            [Verdict::Forward { ifindex: TUNNEL }, Verdict::Reflect]
+        );
+        only_flow(tables);
+    });
+}
+
+#[test]
+fn two_cpus_that_rebuild_half_a_flow_both_go_on() {
+    let (client, pod): (Endpoint, Endpoint) = (at(PC, 20_000), at(POD, 80));
+    let halved = || {
+        let tables = fixture();
+        forward(
+            &tables,
+            Side::Uplink,
+            Wire::tcp(client, pod, SYN).bytes(),
+            TUNNEL,
+        );
+        tables.replies.borrow_mut().clear();
+        advance(&tables, 8);
+        tables
+    };
+    let ack = Wire::tcp(client, pod, ACK);
+    in_every_order(halved, &ack, &ack, |tables, first, second| {
+        assert_eq!(endpoints(first), endpoints(second));
+        only_flow(tables);
+    });
+}
 
 /// Tables at whose n-th use another CPU handles a packet.
 struct Raced<'a> {
-    shared: &'a HostTables,
+    shared: &'a SimTables,
     uses_left: Cell<u32>,
-    others_packet: RefCell<Option<BytePacket>>,
-    others_result: RefCell<Option<(Verdict, BytePacket)>>,
+    others_packet: RefCell<Option<SimPacket>>,
+    others_result: RefCell<Option<(Verdict, SimPacket)>>,
 }
 
 impl<'a> Raced<'a> {
-    fn new(shared: &'a HostTables, uses: u32, other: &Wire) -> Self {
+    fn new(shared: &'a SimTables, uses: u32, other: &Wire) -> Self {
         Self {
             shared,
             uses_left: Cell::new(uses),
@@ -39,7 +127,7 @@ impl<'a> Raced<'a> {
         }
     }
 
-    fn used(&self) -> &HostTables {
+    fn used(&self) -> &SimTables {
         let left = self.uses_left.get();
         self.uses_left.set(left.saturating_sub(1));
         if left == 0
@@ -139,10 +227,10 @@ impl Tables for Raced<'_> {
 /// Handles `first`, and `second` on another CPU, in every order of the first one's table operations.
 /// Gives to `check` the tables and both packets as they were forwarded.
 fn in_every_order(
-    prepare: impl Fn() -> HostTables,
+    prepare: impl Fn() -> SimTables,
     first: &Wire,
     second: &Wire,
-    check: impl Fn(&HostTables, &[u8], &[u8]),
+    check: impl Fn(&SimTables, &[u8], &[u8]),
 ) {
     for uses in 0.. {
         let tables = prepare();
@@ -158,94 +246,4 @@ fn in_every_order(
         assert_eq!(others_verdict, forwarded, "second, raced at use {uses}");
         check(&tables, &packet.bytes, &others_packet.bytes);
     }
-}
-
-#[test]
-fn two_cpus_that_open_one_flow_use_one_mapping() {
-    for destination in [MYSQL, at(POD, 3306)] {
-        // A port that is kept, and one that is not.
-        for port in [20_000, 80] {
-            let syn = Wire::tcp(at(PC, port), destination, SYN);
-            in_every_order(world, &syn, &syn, |tables, first, second| {
-                assert_eq!(endpoints(first), endpoints(second));
-                let (_, flow, _) = only_flow(tables);
-                assert_eq!(endpoints(first).0, at(flow.nat, flow.nat_port));
-            });
-        }
-    }
-}
-
-#[test]
-fn two_queries_of_one_socket_go_to_one_backend() {
-    // A and AAAA of one resolver at once: the second must not be lost (kubernetes#56903).
-    let query = Wire::udp(at(PC, 20_000), DNS);
-    let other = query.clone().payload([1, 2, 3]);
-    in_every_order(world, &query, &other, |tables, first, second| {
-        assert_eq!(endpoints(first), endpoints(second));
-        only_flow(tables);
-    });
-}
-
-#[test]
-fn two_clients_that_want_one_port_at_once_get_two() {
-    let pod = at(POD, 80);
-    let first = Wire::tcp(at(PC, 20_000), pod, SYN);
-    let second = Wire::tcp(at(LAPTOP, 20_000), pod, SYN);
-    in_every_order(world, &first, &second, |tables, first, second| {
-        assert_ne!(endpoints(first).0, endpoints(second).0);
-        assert_eq!((flows(tables).len(), replies(tables).len()), (2, 2));
-    });
-}
-
-#[test]
-fn two_clients_that_reuse_one_expired_port_do_not_both_keep_it() {
-    let pod = at(POD, 80);
-    let expired = || {
-        let tables = world();
-        let old = Wire::tcp(at([192, 168, 2, 1], 20_000), pod, SYN).bytes();
-        forward(&tables, Side::Uplink, old, TUNNEL);
-        advance(&tables, tables.settings.timeouts.tcp_transitory);
-        tables
-    };
-    let first = Wire::tcp(at(PC, 20_000), pod, SYN);
-    let second = Wire::tcp(at(LAPTOP, 20_000), pod, SYN);
-    in_every_order(expired, &first, &second, |tables, one, other| {
-        if endpoints(one).0 != endpoints(other).0 {
-            return;
-        }
-        // No lock is worth this: both found the port expired, and the second one's fresh claim went with
-        // the old one. It is noticed at the next confirmation, and only one of them keeps the port.
-        advance(tables, 8);
-        let verdicts = [&first, &second].map(|syn| {
-            let ack = Wire::tcp(syn.source, syn.destination, ACK).bytes();
-            send(tables, Side::Uplink, ack).0
-        });
-        assert_eq!(
-            verdicts,
-            [Verdict::Forward { ifindex: TUNNEL }, Verdict::Bounce]
-        );
-        only_flow(tables);
-    });
-}
-
-#[test]
-fn two_cpus_that_rebuild_half_a_flow_both_go_on() {
-    let (client, pod): (Endpoint, Endpoint) = (at(PC, 20_000), at(POD, 80));
-    let halved = || {
-        let tables = world();
-        forward(
-            &tables,
-            Side::Uplink,
-            Wire::tcp(client, pod, SYN).bytes(),
-            TUNNEL,
-        );
-        tables.replies.borrow_mut().clear();
-        advance(&tables, 8);
-        tables
-    };
-    let ack = Wire::tcp(client, pod, ACK);
-    in_every_order(halved, &ack, &ack, |tables, first, second| {
-        assert_eq!(endpoints(first), endpoints(second));
-        only_flow(tables);
-    });
 }

@@ -1,7 +1,12 @@
 //! Service addresses: balance, refusals, pings.
 
-use std::collections::HashMap;
-
+use crate::fixture::{
+    BACKENDS, DNS, DNS_BACKEND_PORT, EMPTY, EMPTY_VIP, LOST_POD, MYSQL, MYSQL_BACKEND_PORT, NAT,
+    PC, TUNNEL, UPLINK, VIP, backend, fixture, flows, forward, send, to_stack,
+};
+use crate::packets::{
+    Wire, addresses, assert_sound, at, endpoints, header_len, icmp_kind, identifier, protocol,
+};
 use bridge_common::abi::{Ipv4, Layer};
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
@@ -9,49 +14,15 @@ use bridge_common::packet::parse::ICMP;
 use bridge_common::packet::parse::tcp_flag::{ACK, RST, SYN};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::Side;
-use bridge_common::sim::HostTables;
+use bridge_common::sim::SimTables;
 use bridge_common::verdict::Verdict;
-
-use crate::wire::{
-    Wire, addresses, assert_sound, at, endpoints, header_len, icmp_kind, identifier, protocol,
-};
-use crate::world::{
-    BACKENDS, DNS, DNS_BACKEND_PORT, EMPTY, EMPTY_VIP, LOST_POD, MYSQL, MYSQL_BACKEND_PORT, NAT,
-    PC, TUNNEL, UPLINK, VIP, backend, flows, forward, send, to_stack, world,
-};
+use std::collections::HashMap;
 
 const UNKNOWN: Endpoint = at([10, 96, 99, 99], 80);
 
-/// Tables of a node whose services only kube-proxy knows.
-fn beside_kube_proxy() -> HostTables {
-    let mut tables = world();
-    tables.settings.authoritative = 0;
-    tables
-}
-
-#[track_caller]
-fn refused(tables: &HostTables, wire: &Wire, kind: [u8; 2]) {
-    let (verdict, bytes) = send(tables, Side::Uplink, wire.bytes());
-    assert_eq!(verdict, Verdict::Bounce);
-    assert_sound(&bytes);
-    assert_eq!(addresses(&bytes).1, wire.source.address);
-    assert_eq!(icmp_kind(&bytes), kind);
-    assert!(flows(tables).is_empty());
-}
-
-#[track_caller]
-fn reset(tables: &HostTables, wire: &Wire) {
-    let (verdict, bytes) = send(tables, Side::Uplink, wire.bytes());
-    assert_eq!(verdict, Verdict::Bounce);
-    assert_sound(&bytes);
-    assert_eq!(endpoints(&bytes), (wire.destination, wire.source));
-    assert_eq!(bytes[header_len(&bytes) + 13], RST | ACK);
-    assert!(flows(tables).is_empty());
-}
-
 #[test]
 fn a_session_stays_with_one_backend_and_comes_back_as_the_service() {
-    let tables = world();
+    let tables = fixture();
     let client = at(PC, 20_000);
     let syn = Wire::tcp(client, MYSQL, SYN).bytes();
     let (nat, chosen) = endpoints(&forward(&tables, Side::Uplink, syn, TUNNEL));
@@ -68,7 +39,7 @@ fn a_session_stays_with_one_backend_and_comes_back_as_the_service() {
 
 #[test]
 fn new_sessions_are_spread_over_all_backends() {
-    let tables = world();
+    let tables = fixture();
     let mut share: HashMap<Ipv4, u32> = HashMap::new();
     let total = 4000;
     for n in 0..total {
@@ -89,7 +60,7 @@ fn new_sessions_are_spread_over_all_backends() {
 
 #[test]
 fn an_unknown_service_is_rejected_by_whoever_knows_them_all() {
-    let tables = world();
+    let tables = fixture();
     reset(&tables, &Wire::tcp(at(PC, 20_000), UNKNOWN, SYN));
     refused(&tables, &Wire::udp(at(PC, 20_000), UNKNOWN), [3, 3]);
     refused(&tables, &Wire::ping(PC, UNKNOWN.address, 1), [3, 1]);
@@ -98,7 +69,7 @@ fn an_unknown_service_is_rejected_by_whoever_knows_them_all() {
 
 #[test]
 fn a_known_service_on_another_port_or_protocol_is_unknown() {
-    let tables = world();
+    let tables = fixture();
     reset(&tables, &Wire::tcp(at(PC, 20_000), DNS, SYN));
     refused(&tables, &Wire::udp(at(PC, 20_000), MYSQL), [3, 3]);
 }
@@ -127,7 +98,7 @@ fn services_are_kube_proxys_where_we_do_not_know_them() {
 
 #[test]
 fn a_service_without_a_ready_backend_refuses() {
-    let tables = world();
+    let tables = fixture();
     reset(&tables, &Wire::tcp(at(PC, 20_000), EMPTY, SYN));
     refused(&tables, &Wire::udp(at(PC, 20_000), EMPTY), [3, 3]);
     refused(&tables, &Wire::ping(PC, EMPTY_VIP, 1), [3, 1]);
@@ -136,14 +107,14 @@ fn a_service_without_a_ready_backend_refuses() {
 
 #[test]
 fn a_backend_list_that_was_just_replaced_refuses() {
-    let mut tables = world();
+    let mut tables = fixture();
     tables.backends.clear();
     refused(&tables, &Wire::udp(at(PC, 20_000), DNS), [3, 3]);
 }
 
 #[test]
 fn a_backend_without_a_way_to_it_is_unreachable() {
-    let mut tables = world();
+    let mut tables = fixture();
     for backend in tables.backends.values_mut() {
         backend.address = LOST_POD;
     }
@@ -158,7 +129,7 @@ fn a_backend_without_a_way_to_it_is_unreachable() {
 
 #[test]
 fn a_backend_on_the_node_itself_is_not_ours_to_reach() {
-    let mut tables = world();
+    let mut tables = fixture();
     for backend in tables.backends.values_mut() {
         backend.address = NAT;
     }
@@ -173,10 +144,10 @@ fn a_backend_on_the_node_itself_is_not_ours_to_reach() {
 
 #[test]
 fn a_ping_to_a_service_with_a_backend_is_answered() {
-    let tables = world();
+    let tables = fixture();
     let wire = Wire::ping(PC, VIP, 77).ttl(3);
     let (verdict, bytes) = send(&tables, Side::Uplink, wire.bytes());
-    assert_eq!(verdict, Verdict::Bounce);
+    assert_eq!(verdict, Verdict::Reflect);
     let expected = wire.reply().ttl(64);
     assert_eq!(bytes, expected.bytes());
     assert_eq!(identifier(&bytes), 77);
@@ -186,7 +157,7 @@ fn a_ping_to_a_service_with_a_backend_is_answered() {
 
 #[test]
 fn a_ping_to_a_service_is_dropped_where_answers_are_off() {
-    let mut tables = world();
+    let mut tables = fixture();
     tables.settings.answer_ping = 0;
     let (verdict, _) = send(&tables, Side::Uplink, Wire::ping(PC, VIP, 1).bytes());
     assert_eq!(verdict, Verdict::Drop(DropReason::UnsupportedProtocol));
@@ -194,12 +165,39 @@ fn a_ping_to_a_service_is_dropped_where_answers_are_off() {
 
 #[test]
 fn other_icmp_to_a_service_goes_no_further() {
-    let tables = world();
+    let tables = fixture();
     let (verdict, bytes) = send(&tables, Side::Uplink, Wire::pong(PC, VIP, 5).bytes());
     assert!(
-        matches!(verdict, Verdict::Bounce | Verdict::Drop(_)),
+        matches!(verdict, Verdict::Reflect | Verdict::Drop(_)),
         "{verdict:?}"
     );
     assert_eq!(protocol(&bytes), ICMP);
     assert!(flows(&tables).is_empty());
+}
+
+/// Tables of a node whose services only kube-proxy knows.
+fn beside_kube_proxy() -> SimTables {
+    let mut tables = fixture();
+    tables.settings.authoritative = 0;
+    tables
+}
+
+#[track_caller]
+fn refused(tables: &SimTables, wire: &Wire, kind: [u8; 2]) {
+    let (verdict, bytes) = send(tables, Side::Uplink, wire.bytes());
+    assert_eq!(verdict, Verdict::Reflect);
+    assert_sound(&bytes);
+    assert_eq!(addresses(&bytes).1, wire.source.address);
+    assert_eq!(icmp_kind(&bytes), kind);
+    assert!(flows(tables).is_empty());
+}
+
+#[track_caller]
+fn reset(tables: &SimTables, wire: &Wire) {
+    let (verdict, bytes) = send(tables, Side::Uplink, wire.bytes());
+    assert_eq!(verdict, Verdict::Reflect);
+    assert_sound(&bytes);
+    assert_eq!(endpoints(&bytes), (wire.destination, wire.source));
+    assert_eq!(bytes[header_len(&bytes) + 13], RST | ACK);
+    assert!(flows(tables).is_empty());
 }

@@ -1,5 +1,13 @@
 //! The stack path: what the kernel routes, around netfilter.
 
+use crate::fixture::{
+    DNS, EMPTY, LAPTOP, MYSQL, NAT, OFFICE_ROUTER, OUTSIDER, PC, POD, ROUTED_POD, VIP, WORKER,
+    advance, depart, fixture, flow_key, flows, only_flow, pass, replies, send, to_stack,
+};
+use crate::packets::{
+    Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, header_len, icmp_error,
+    icmp_kind, identifier, ip_packet, quote, reassemble,
+};
 use bridge_common::abi::{Ipv4, Layer};
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
@@ -7,17 +15,8 @@ use bridge_common::packet::parse::tcp_flag::{ACK, FIN, RST, SYN};
 use bridge_common::packet::parse::{SCTP, TCP, UDP};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::Side;
-use bridge_common::sim::HostTables;
+use bridge_common::sim::SimTables;
 use bridge_common::verdict::Verdict;
-
-use crate::wire::{
-    Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, header_len, icmp_error,
-    icmp_kind, identifier, ip_packet, quote, reassemble,
-};
-use crate::world::{
-    DNS, EMPTY, LAPTOP, MYSQL, NAT, OFFICE_ROUTER, OUTSIDER, PC, POD, ROUTED_POD, VIP, WORKER,
-    advance, depart, flow_key, flows, only_flow, pass, replies, send, to_stack, world,
-};
 
 /// `IPPROTO_UDPLITE` (linux/in.h).
 const UDP_LITE: u8 = 136;
@@ -27,56 +26,13 @@ const EXPERIMENTAL: u8 = 253;
 
 /// An address that no service has.
 const NOBODY: Endpoint = at([10, 96, 99, 99], 80);
+
 /// A port that no service has, at an address that one has.
 const NO_PORT: Endpoint = at(VIP, 9999);
 
-/// Tables with `--datapath stack`, where all services are known.
-fn informed() -> HostTables {
-    let mut tables = world();
-    tables.settings.stack_only = 1;
-    tables
-}
-
-/// Tables with `--datapath stack`, where only kube-proxy knows services.
-fn stack_only() -> HostTables {
-    let mut tables = informed();
-    tables.settings.authoritative = 0;
-    tables
-}
-
-/// A packet of a protocol whose ports are not known here.
-fn portless(protocol: u8, source: Ipv4, destination: Ipv4, payload: &[u8]) -> Vec<u8> {
-    let addresses = Wire::udp(at(source, 0), at(destination, 0));
-    ip_packet(&addresses, protocol, payload, 0, false)
-}
-
-#[track_caller]
-fn departs(tables: &HostTables, bytes: Vec<u8>) -> Vec<u8> {
-    let (verdict, bytes) = depart(tables, bytes);
-    assert_eq!(verdict, Verdict::Continue);
-    assert_sound(&bytes);
-    bytes
-}
-
-#[track_caller]
-fn arrives(tables: &HostTables, bytes: Vec<u8>) -> Vec<u8> {
-    let (verdict, bytes) = send(tables, Side::Cluster, bytes);
-    assert_eq!(verdict, Verdict::Continue);
-    assert_sound(&bytes);
-    bytes
-}
-
-#[track_caller]
-fn leaves_untouched(tables: &HostTables, bytes: impl Into<Vec<u8>>) {
-    let bytes = bytes.into();
-    let (verdict, after) = depart(tables, bytes.clone());
-    assert_eq!(verdict, Verdict::Pass);
-    assert_eq!(after, bytes);
-}
-
 #[test]
 fn the_source_is_translated_on_the_way_out_and_back_on_the_way_in() {
-    for tables in [world(), stack_only()] {
+    for tables in [fixture(), stack_only()] {
         let (client, pod) = (at(PC, 20_000), at(POD, 3306));
         let syn = Wire::tcp(client, pod, SYN).ttl(7);
         let out = departs(&tables, syn.bytes());
@@ -100,7 +56,7 @@ fn the_source_is_translated_on_the_way_out_and_back_on_the_way_in() {
 
 #[test]
 fn two_clients_on_one_port_get_two() {
-    let tables = world();
+    let tables = fixture();
     let pod = at(POD, 53);
     let one = departs(&tables, Wire::udp(at(PC, 20_000), pod).bytes());
     let other = departs(&tables, Wire::udp(at(LAPTOP, 20_000), pod).bytes());
@@ -111,7 +67,7 @@ fn two_clients_on_one_port_get_two() {
 
 #[test]
 fn what_netfilter_has_masqueraded_is_left_alone() {
-    let tables = world();
+    let tables = fixture();
     leaves_untouched(
         &tables,
         Wire::tcp(at(NAT, 40_000), at(POD, 80), SYN).bytes(),
@@ -126,7 +82,7 @@ fn what_netfilter_has_masqueraded_is_left_alone() {
 
 #[test]
 fn what_is_not_from_the_office_to_a_pod_is_left_alone() {
-    let tables = world();
+    let tables = fixture();
     for (source, destination) in [(PC, OUTSIDER), (OUTSIDER, POD), (POD, PC), (PC, VIP)] {
         leaves_untouched(
             &tables,
@@ -139,7 +95,7 @@ fn what_is_not_from_the_office_to_a_pod_is_left_alone() {
 
 #[test]
 fn pings_are_told_apart_by_their_identifiers() {
-    let tables = world();
+    let tables = fixture();
     let one = departs(&tables, Wire::ping(PC, POD, 1).bytes());
     let other = departs(&tables, Wire::ping(LAPTOP, POD, 1).bytes());
     assert_ne!(identifier(&one), identifier(&other));
@@ -150,7 +106,7 @@ fn pings_are_told_apart_by_their_identifiers() {
 
 #[test]
 fn a_protocol_without_ports_is_translated_by_its_addresses() {
-    let tables = world();
+    let tables = fixture();
     let payload = [9; 40];
     let (verdict, out) = depart(&tables, portless(SCTP, PC, POD, &payload));
     assert_eq!((verdict, addresses(&out)), (Verdict::Continue, (NAT, POD)));
@@ -179,7 +135,7 @@ fn a_protocol_without_ports_is_translated_by_its_addresses() {
 
 #[test]
 fn fragments_follow_their_first_in_both_directions() {
-    let tables = world();
+    let tables = fixture();
     let (client, pod) = (at(PC, 20_000), at(POD, 53));
     let big = Wire::udp(client, pod).fragmentable(7).payload([1; 3000]);
     let out: Vec<Vec<u8>> = big
@@ -209,7 +165,7 @@ fn fragments_follow_their_first_in_both_directions() {
 
 #[test]
 fn errors_are_translated_where_their_flow_is() {
-    let tables = world();
+    let tables = fixture();
     let (client, pod) = (at(PC, 20_000), at(POD, 53));
     let out = departs(&tables, Wire::udp(client, pod).bytes());
     // A router behind the tunnel complains about what the client sent.
@@ -232,10 +188,10 @@ fn errors_are_translated_where_their_flow_is() {
 
 #[test]
 fn the_rest_of_a_connection_that_is_no_more_is_reset() {
-    let tables = world();
+    let tables = fixture();
     let (client, pod) = (at(PC, 20_000), at(POD, 80));
     let (verdict, bytes) = depart(&tables, Wire::tcp(client, pod, ACK | FIN).bytes());
-    assert_eq!(verdict, Verdict::Bounce);
+    assert_eq!(verdict, Verdict::Reflect);
     assert_sound(&bytes);
     assert_eq!(endpoints(&bytes), (pod, client));
     assert_eq!(bytes[header_len(&bytes) + 13] & RST, RST);
@@ -246,7 +202,7 @@ fn the_rest_of_a_connection_that_is_no_more_is_reset() {
 
 #[test]
 fn the_answers_to_a_pods_own_connection_leave_as_they_are() {
-    let tables = world();
+    let tables = fixture();
     let (pod, client) = (at(POD, 40_000), at(PC, 8080));
     pass(&tables, Side::Cluster, Wire::tcp(pod, client, SYN).bytes());
     leaves_untouched(&tables, Wire::tcp(client, pod, SYN | ACK).bytes());
@@ -275,21 +231,13 @@ fn with_the_stack_path_alone_the_uplink_leaves_everything_to_the_kernel() {
     assert!(flows(&tables).is_empty());
 }
 
-#[track_caller]
-fn dropped(tables: &HostTables, bytes: Vec<u8>, reason: DropReason) {
-    let before = tables.counted(Count::Drop(reason));
-    let (verdict, _) = send(tables, Side::Uplink, bytes);
-    assert_eq!(verdict, Verdict::Drop(reason));
-    assert_eq!(tables.counted(Count::Drop(reason)), before + 1);
-}
-
 #[test]
 fn what_no_service_serves_is_refused_on_the_stack_path_too() {
     let tables = informed();
     let client = at(PC, 20_000);
     let answer = |wire: &Wire| {
         let (verdict, bytes) = send(&tables, Side::Uplink, wire.bytes());
-        assert_eq!(verdict, Verdict::Bounce);
+        assert_eq!(verdict, Verdict::Reflect);
         assert_sound(&bytes);
         assert_eq!(addresses(&bytes).1, PC);
         bytes
@@ -327,7 +275,7 @@ fn no_fragment_to_what_no_service_serves_goes_on() {
             .payload([0; 4000]);
         let fragments = big.fragments(1480);
         let (verdict, _) = send(&tables, Side::Uplink, fragments[0].clone());
-        assert_eq!(verdict, Verdict::Bounce);
+        assert_eq!(verdict, Verdict::Reflect);
         for later in &fragments[1..] {
             dropped(&tables, later.clone(), DropReason::NoService);
         }
@@ -379,7 +327,7 @@ fn on_the_stack_path_a_ping_to_a_service_is_answered_by_whoever_knows_them_all()
     let tables = informed();
     let ping = Wire::ping(PC, VIP, 77);
     let (verdict, bytes) = send(&tables, Side::Uplink, ping.bytes());
-    assert_eq!((verdict, bytes), (Verdict::Bounce, ping.reply().bytes()));
+    assert_eq!((verdict, bytes), (Verdict::Reflect, ping.reply().bytes()));
     assert!(flows(&tables).is_empty());
 }
 
@@ -399,7 +347,7 @@ fn beside_a_kube_proxy_that_alone_knows_services_nothing_is_refused() {
 
 #[test]
 fn a_flow_of_the_tc_path_stays_there_when_only_the_stack_path_opens_new_ones() {
-    let mut tables = world();
+    let mut tables = fixture();
     let client = at(PC, 20_000);
     let syn = Wire::tcp(client, MYSQL, SYN).bytes();
     assert!(matches!(
@@ -420,7 +368,7 @@ fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
     let mut tables = stack_only();
     let pod = at(POD, 3306);
     let tcp = [at(PC, 20_000), at(PC, 20_001)];
-    let through = |tables: &HostTables, client: Endpoint, flags| {
+    let through = |tables: &SimTables, client: Endpoint, flags| {
         to_stack(tables, Wire::tcp(client, MYSQL, flags).bytes());
         // kube-proxy's translation is between the two.
         departs(tables, Wire::tcp(client, pod, flags).bytes());
@@ -433,7 +381,7 @@ fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
     to_stack(&tables, Wire::udp(query, DNS).bytes());
     departs(&tables, Wire::udp(query, at(POD, 53)).bytes());
 
-    tables.settings = world().settings;
+    tables.settings = fixture().settings;
     advance(&tables, 60);
     for client in tcp {
         through(&tables, client, ACK);
@@ -471,7 +419,7 @@ fn a_flow_of_the_stack_path_stays_there_when_its_service_becomes_known() {
 
 #[test]
 fn a_client_port_that_the_tc_path_has_towards_the_pod_is_refused() {
-    let tables = world();
+    let tables = fixture();
     let (client, pod) = (at(PC, 20_000), at(POD, 80));
     let syn = Wire::tcp(client, pod, SYN).bytes();
     assert!(matches!(
@@ -480,7 +428,7 @@ fn a_client_port_that_the_tc_path_has_towards_the_pod_is_refused() {
     ));
     // The same to a service, which kube-proxy has translated to the same pod.
     let (verdict, bytes) = depart(&tables, syn);
-    assert_eq!(verdict, Verdict::Bounce);
+    assert_eq!(verdict, Verdict::Reflect);
     assert_eq!(endpoints(&bytes), (pod, client));
     assert_eq!(tables.counted(Count::Drop(DropReason::NoNatPort)), 1);
     assert_eq!(only_flow(&tables).1.packets, 1, "the flow is not touched");
@@ -488,14 +436,14 @@ fn a_client_port_that_the_tc_path_has_towards_the_pod_is_refused() {
 
 #[test]
 fn a_pods_own_packets_of_other_protocols_keep_their_answers_untouched() {
-    let tables = world();
+    let tables = fixture();
     pass(&tables, Side::Cluster, portless(SCTP, POD, PC, &[1; 40]));
     leaves_untouched(&tables, portless(SCTP, PC, POD, &[2; 40]));
 }
 
 #[test]
 fn a_lost_reply_entry_comes_back_on_its_own_layer() {
-    let tables = world();
+    let tables = fixture();
     let (client, pod) = (at(PC, 20_000), at(POD, 53));
     departs(&tables, Wire::udp(client, pod).bytes());
     tables.replies.borrow_mut().clear();
@@ -508,13 +456,65 @@ fn a_lost_reply_entry_comes_back_on_its_own_layer() {
 
 #[test]
 fn a_full_table_refuses_and_counts() {
-    let mut tables = world();
+    let mut tables = fixture();
     tables.capacity = 0;
     let (verdict, _) = depart(&tables, Wire::udp(at(PC, 5), at(POD, 6)).bytes());
     assert_eq!(verdict, Verdict::Drop(DropReason::TableFull));
     let (verdict, bytes) = depart(&tables, Wire::tcp(at(PC, 5), at(POD, 6), SYN).bytes());
-    assert_eq!(verdict, Verdict::Bounce, "TCP can be told");
+    assert_eq!(verdict, Verdict::Reflect, "TCP can be told");
     assert_eq!(endpoints(&bytes), (at(POD, 6), at(PC, 5)));
     assert_eq!(tables.counted(Count::Drop(DropReason::TableFull)), 2);
     assert!(replies(&tables).is_empty());
+}
+
+/// Tables with `--datapath stack`, where all services are known.
+fn informed() -> SimTables {
+    let mut tables = fixture();
+    tables.settings.stack_only = 1;
+    tables
+}
+
+/// Tables with `--datapath stack`, where only kube-proxy knows services.
+fn stack_only() -> SimTables {
+    let mut tables = informed();
+    tables.settings.authoritative = 0;
+    tables
+}
+
+/// A packet of a protocol whose ports are not known here.
+fn portless(protocol: u8, source: Ipv4, destination: Ipv4, payload: &[u8]) -> Vec<u8> {
+    let addresses = Wire::udp(at(source, 0), at(destination, 0));
+    ip_packet(&addresses, protocol, payload, 0, false)
+}
+
+#[track_caller]
+fn departs(tables: &SimTables, bytes: Vec<u8>) -> Vec<u8> {
+    let (verdict, bytes) = depart(tables, bytes);
+    assert_eq!(verdict, Verdict::Continue);
+    assert_sound(&bytes);
+    bytes
+}
+
+#[track_caller]
+fn arrives(tables: &SimTables, bytes: Vec<u8>) -> Vec<u8> {
+    let (verdict, bytes) = send(tables, Side::Cluster, bytes);
+    assert_eq!(verdict, Verdict::Continue);
+    assert_sound(&bytes);
+    bytes
+}
+
+#[track_caller]
+fn leaves_untouched(tables: &SimTables, bytes: impl Into<Vec<u8>>) {
+    let bytes = bytes.into();
+    let (verdict, after) = depart(tables, bytes.clone());
+    assert_eq!(verdict, Verdict::Pass);
+    assert_eq!(after, bytes);
+}
+
+#[track_caller]
+fn dropped(tables: &SimTables, bytes: Vec<u8>, reason: DropReason) {
+    let before = tables.counted(Count::Drop(reason));
+    let (verdict, _) = send(tables, Side::Uplink, bytes);
+    assert_eq!(verdict, Verdict::Drop(reason));
+    assert_eq!(tables.counted(Count::Drop(reason)), before + 1);
 }

@@ -8,10 +8,10 @@ use bridge_common::packet::parse::{ICMP, TCP, UDP};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::stack;
 use bridge_common::path::tc::{self, Side};
-use bridge_common::sim::{BytePacket, HostTables};
+use bridge_common::sim::{SimPacket, SimTables};
 use bridge_common::verdict::Verdict;
 
-use crate::wire::at;
+use crate::packets::at;
 
 /// Two hosts of the office.
 pub const PC: Ipv4 = [192, 168, 0, 10];
@@ -70,8 +70,8 @@ const fn route(ifindex: u32, source: Ipv4, mtu: u32, flags: u16) -> Route {
 }
 
 /// The tables that userspace would have filled.
-pub fn world() -> HostTables {
-    let mut tables = HostTables {
+pub fn fixture() -> SimTables {
+    let mut tables = SimTables {
         office: vec![([192, 168, 0, 0], 22)],
         destinations: vec![
             ([10, 244, 0, 0], 16, DestinationKind::Pod),
@@ -95,7 +95,7 @@ pub fn world() -> HostTables {
             ([10, 244, 30, 0], 24, route(BRIDGE, NAT, TUNNEL_MTU, 0)),
             (NAT, 32, route(1, NAT, 65_535, Route::LOCAL)),
         ],
-        ..HostTables::default()
+        ..SimTables::default()
     };
     tables.settings.authoritative = 1;
     tables.settings.answer_ping = 1;
@@ -158,22 +158,22 @@ pub fn flow_key(protocol: u8, client: Endpoint, destination: Endpoint) -> FlowKe
 }
 
 /// Sends a packet in and gives what came out.
-pub fn send(tables: &HostTables, side: Side, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
-    let mut packet = BytePacket::new(bytes);
+pub fn send(tables: &SimTables, side: Side, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
+    let mut packet = SimPacket::new(bytes);
     let verdict = tc::run(&mut packet, tables, side);
     (verdict, packet.bytes)
 }
 
 /// Sends a packet that the kernel has routed out towards the pods, and gives what left.
-pub fn depart(tables: &HostTables, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
-    let mut packet = BytePacket::new(bytes);
-    let verdict = stack::depart(&mut packet, tables);
+pub fn depart(tables: &SimTables, bytes: Vec<u8>) -> (Verdict, Vec<u8>) {
+    let mut packet = SimPacket::new(bytes);
+    let verdict = stack::run(&mut packet, tables);
     (verdict, packet.bytes)
 }
 
 /// Sends a packet that must be forwarded out of `ifindex`.
 #[track_caller]
-pub fn forward(tables: &HostTables, side: Side, bytes: Vec<u8>, ifindex: u32) -> Vec<u8> {
+pub fn forward(tables: &SimTables, side: Side, bytes: Vec<u8>, ifindex: u32) -> Vec<u8> {
     let (verdict, bytes) = send(tables, side, bytes);
     assert_eq!(verdict, Verdict::Forward { ifindex });
     bytes
@@ -181,7 +181,7 @@ pub fn forward(tables: &HostTables, side: Side, bytes: Vec<u8>, ifindex: u32) ->
 
 /// Sends a packet that must pass, untouched.
 #[track_caller]
-pub fn pass(tables: &HostTables, side: Side, bytes: impl Into<Vec<u8>>) {
+pub fn pass(tables: &SimTables, side: Side, bytes: impl Into<Vec<u8>>) {
     let bytes = bytes.into();
     let (verdict, after) = send(tables, side, bytes.clone());
     assert_eq!(verdict, Verdict::Pass);
@@ -190,7 +190,7 @@ pub fn pass(tables: &HostTables, side: Side, bytes: impl Into<Vec<u8>>) {
 
 /// Sends a packet in by the uplink that the stack path must be given, untouched.
 #[track_caller]
-pub fn to_stack(tables: &HostTables, bytes: impl Into<Vec<u8>>) {
+pub fn to_stack(tables: &SimTables, bytes: impl Into<Vec<u8>>) {
     let bytes = bytes.into();
     let (verdict, after) = send(tables, Side::Uplink, bytes.clone());
     assert_eq!(verdict, Verdict::ToStack);
@@ -198,7 +198,7 @@ pub fn to_stack(tables: &HostTables, bytes: impl Into<Vec<u8>>) {
 }
 
 /// Every forward entry.
-pub fn flows(tables: &HostTables) -> Vec<(FlowKey, Flow)> {
+pub fn flows(tables: &SimTables) -> Vec<(FlowKey, Flow)> {
     let flows = tables.flows.borrow();
     flows
         .iter()
@@ -207,7 +207,7 @@ pub fn flows(tables: &HostTables) -> Vec<(FlowKey, Flow)> {
 }
 
 /// Every reply entry.
-pub fn replies(tables: &HostTables) -> Vec<(ReplyKey, Reply)> {
+pub fn replies(tables: &SimTables) -> Vec<(ReplyKey, Reply)> {
     let replies = tables.replies.borrow();
     replies
         .iter()
@@ -217,7 +217,7 @@ pub fn replies(tables: &HostTables) -> Vec<(ReplyKey, Reply)> {
 
 /// The only flow there is, both of its entries.
 #[track_caller]
-pub fn only_flow(tables: &HostTables) -> (FlowKey, Flow, Reply) {
+pub fn only_flow(tables: &SimTables) -> (FlowKey, Flow, Reply) {
     let (flows, replies) = (flows(tables), replies(tables));
     assert_eq!(
         (flows.len(), replies.len()),
@@ -230,6 +230,6 @@ pub fn only_flow(tables: &HostTables) -> (FlowKey, Flow, Reply) {
     (key, flow, reply)
 }
 
-pub fn advance(tables: &HostTables, seconds: u32) {
+pub fn advance(tables: &SimTables, seconds: u32) {
     tables.clock.set(tables.clock.get() + seconds);
 }

@@ -1,5 +1,12 @@
 //! What the engine itself says: ICMP errors, resets, echo replies, and when it keeps silent.
 
+use crate::fixture::{
+    EMPTY, LOST_POD, MYSQL, NAT, NODE, PC, POD, TUNNEL, TUNNEL_MTU, VIP, fixture, forward, send,
+};
+use crate::packets::{
+    ICMP_HEADER, Segment, Wire, addresses, assert_sound, at, complete, endpoints, header_len,
+    icmp_kind, protocol, quote,
+};
 use bridge_common::abi::AnswerTokens;
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
@@ -7,40 +14,11 @@ use bridge_common::packet::parse::TCP;
 use bridge_common::packet::parse::tcp_flag::{ACK, FIN, RST, SYN};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::{Side, run};
-use bridge_common::sim::{BytePacket, HostTables};
+use bridge_common::sim::{SimPacket, SimTables};
 use bridge_common::verdict::Verdict;
-
-use crate::wire::{
-    ICMP_HEADER, Segment, Wire, addresses, assert_sound, at, complete, endpoints, header_len,
-    icmp_kind, protocol, quote,
-};
-use crate::world::{
-    EMPTY, LOST_POD, MYSQL, NAT, NODE, PC, POD, TUNNEL, TUNNEL_MTU, VIP, forward, send, world,
-};
 
 const CLIENT: Endpoint = at(PC, 20_000);
 const WEB: Endpoint = at(POD, 80);
-
-/// Sends a packet that must be answered.
-#[track_caller]
-fn answered(tables: &HostTables, side: Side, bytes: Vec<u8>) -> Vec<u8> {
-    let (verdict, bytes) = send(tables, side, bytes);
-    assert_eq!(verdict, Verdict::Bounce);
-    assert_sound(&bytes);
-    assert_eq!(tables.counted(Count::Answered), 1);
-    bytes
-}
-
-/// Checks an ICMP error that quotes its receiver's own packet.
-#[track_caller]
-fn assert_quotes(error: &[u8], kind: [u8; 2], original: &[u8]) {
-    assert_eq!(icmp_kind(error), kind);
-    let len = original.len().min(128);
-    assert_eq!(quote(error), &original[..len]);
-    assert_eq!(addresses(error).1, addresses(original).0);
-    assert_eq!(header_len(error), 20);
-    assert_eq!(error[8], 64, "TTL");
-}
 
 /// Sizes around the limit of a quote, odd and even.
 const SIZES: [usize; 6] = [0, 1, 99, 100, 101, 1200];
@@ -54,7 +32,7 @@ fn a_packet_whose_ttl_ends_is_told_by_the_nodes_office_address() {
                 Wire::tcp(CLIENT, MYSQL, SYN),
                 Wire::ping(PC, POD, 1),
             ] {
-                let tables = world();
+                let tables = fixture();
                 let original = wire
                     .ttl(1)
                     .payload(vec![7; size])
@@ -72,7 +50,7 @@ fn a_packet_whose_ttl_ends_is_told_by_the_nodes_office_address() {
 
 #[test]
 fn a_reply_whose_ttl_ends_is_told_by_the_nat_address() {
-    let tables = world();
+    let tables = fixture();
     let (nat, _) = endpoints(&forward(
         &tables,
         Side::Uplink,
@@ -87,7 +65,7 @@ fn a_reply_whose_ttl_ends_is_told_by_the_nat_address() {
 
 #[test]
 fn a_ttl_of_two_is_enough() {
-    let tables = world();
+    let tables = fixture();
     let bytes = forward(
         &tables,
         Side::Uplink,
@@ -99,7 +77,7 @@ fn a_ttl_of_two_is_enough() {
 
 #[test]
 fn a_packet_above_the_tunnels_mtu_is_told_how_much_fits() {
-    let tables = world();
+    let tables = fixture();
     let original = Wire::udp(CLIENT, WEB).payload([7; 1472]).bytes();
     let error = answered(&tables, Side::Uplink, original.clone());
     assert_quotes(&error, [3, 4], &original);
@@ -110,7 +88,7 @@ fn a_packet_above_the_tunnels_mtu_is_told_how_much_fits() {
 
 #[test]
 fn an_answer_keeps_the_senders_type_of_service() {
-    let tables = world();
+    let tables = fixture();
     let wire = Wire {
         tos: 0xFF,
         ..Wire::udp(CLIENT, WEB).ttl(1)
@@ -126,32 +104,16 @@ fn an_answer_keeps_the_senders_type_of_service() {
 fn a_quote_carries_the_checksum_that_the_network_card_will_write() {
     for size in SIZES {
         for wire in [Wire::udp(CLIENT, WEB), Wire::tcp(CLIENT, MYSQL, SYN)] {
-            let tables = world();
+            let tables = fixture();
             let wire = wire.ttl(1).payload(vec![7; size]);
             let mut packet = wire.partial_packet();
-            assert_eq!(run(&mut packet, &tables, Side::Uplink), Verdict::Bounce);
+            assert_eq!(run(&mut packet, &tables, Side::Uplink), Verdict::Reflect);
             // The card completes the checksum of the quoted packet, at the place it was told for that.
             let l4 = 20 + ICMP_HEADER + 20;
             complete(&mut packet, l4, wire.protocol());
             assert_sound(&packet.bytes);
         }
     }
-}
-
-fn segment(flags: u8, options: Vec<u8>, payload: usize) -> Wire {
-    let segment = Segment::Tcp {
-        flags,
-        sequence: 0xFFFF_FFF0,
-        acknowledgement: 0x1122_3344,
-        options,
-    };
-    Wire::new(CLIENT, WEB, segment).payload(vec![7; payload])
-}
-
-/// Sequence number, acknowledgement number and flags.
-fn numbers(bytes: &[u8]) -> (u32, u32, u8) {
-    let number = |offset: usize| u32::from_be_bytes(bytes[offset..offset + 4].try_into().unwrap());
-    (number(24), number(28), bytes[33])
 }
 
 #[test]
@@ -168,7 +130,7 @@ fn a_reset_has_the_numbers_of_rfc_9293() {
         (FIN, 20, (0, next(21), RST | ACK)),
     ] {
         for options in [vec![], vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]] {
-            let tables = world();
+            let tables = fixture();
             let reset = answered(
                 &tables,
                 Side::Uplink,
@@ -189,7 +151,7 @@ fn a_reset_has_the_numbers_of_rfc_9293() {
 #[test]
 fn a_reset_in_answer_to_a_syn_counts_the_syn() {
     for (flags, len) in [(SYN, 1), (SYN | FIN, 2)] {
-        let tables = world();
+        let tables = fixture();
         let wire = Wire {
             destination: EMPTY,
             ..segment(flags, vec![2, 4, 5, 0xB4], 0)
@@ -202,9 +164,9 @@ fn a_reset_in_answer_to_a_syn_counts_the_syn() {
 
 #[test]
 fn a_reset_leaves_its_checksum_to_the_network_card_where_the_segment_did() {
-    let tables = world();
+    let tables = fixture();
     let mut packet = segment(ACK, vec![], 9).partial_packet();
-    assert_eq!(run(&mut packet, &tables, Side::Uplink), Verdict::Bounce);
+    assert_eq!(run(&mut packet, &tables, Side::Uplink), Verdict::Reflect);
     complete(&mut packet, 20, TCP);
     assert_sound(&packet.bytes);
 }
@@ -213,7 +175,7 @@ fn a_reset_leaves_its_checksum_to_the_network_card_where_the_segment_did() {
 fn a_reset_is_never_answered() {
     for destination in [WEB, MYSQL, EMPTY] {
         for flags in [RST, RST | ACK, RST | FIN] {
-            let tables = world();
+            let tables = fixture();
             let bytes = Wire::tcp(CLIENT, destination, flags).bytes();
             let (verdict, _) = send(&tables, Side::Uplink, bytes);
             assert_eq!(verdict, Verdict::Drop(DropReason::NoFlow));
@@ -224,7 +186,7 @@ fn a_reset_is_never_answered() {
 
 #[test]
 fn a_later_fragment_is_never_answered() {
-    let tables = world();
+    let tables = fixture();
     let wire = Wire::udp(CLIENT, WEB).fragmentable(9).payload([7; 64]);
     let fragments = wire.fragments(40);
     forward(&tables, Side::Uplink, fragments[0].clone(), TUNNEL);
@@ -237,20 +199,20 @@ fn a_later_fragment_is_never_answered() {
 
 #[test]
 fn a_first_fragment_is_answered() {
-    let tables = world();
+    let tables = fixture();
     let wire = Wire::udp(CLIENT, WEB)
         .fragmentable(9)
         .payload([7; 64])
         .ttl(1);
     let first = wire.fragments(40).remove(0);
     let (verdict, bytes) = send(&tables, Side::Uplink, first.clone());
-    assert_eq!(verdict, Verdict::Bounce);
+    assert_eq!(verdict, Verdict::Reflect);
     assert_quotes(&bytes, [11, 0], &first);
 }
 
 #[test]
 fn answers_stop_at_the_rate_limit() {
-    let tables = world();
+    let tables = fixture();
     tables.answer_tokens.set(2);
     for (count, wire) in [
         Wire::udp(CLIENT, EMPTY),
@@ -263,7 +225,7 @@ fn answers_stop_at_the_rate_limit() {
     .enumerate()
     {
         let (verdict, _) = send(&tables, Side::Uplink, wire.bytes());
-        assert_eq!(verdict == Verdict::Bounce, count < 2, "answer {count}");
+        assert_eq!(verdict == Verdict::Reflect, count < 2, "answer {count}");
     }
     assert_eq!(tables.counted(Count::Answered), 2);
     assert_eq!(tables.counted(Count::AnswerSuppressed), 3);
@@ -287,7 +249,7 @@ fn the_bucket_of_answers_fills_up_every_second() {
 
 #[test]
 fn an_unreachable_pod_is_told_once_its_flow_exists_too() {
-    let mut tables = world();
+    let mut tables = fixture();
     forward(
         &tables,
         Side::Uplink,
@@ -305,15 +267,52 @@ fn an_unreachable_pod_is_told_once_its_flow_exists_too() {
         Side::Uplink,
         Wire::udp(CLIENT, at(LOST_POD, 1)).bytes(),
     );
-    assert_eq!(verdict, Verdict::Bounce);
+    assert_eq!(verdict, Verdict::Reflect);
 }
 
 #[test]
 fn padding_of_the_link_layer_is_not_quoted() {
-    let tables = world();
+    let tables = fixture();
     let original = Wire::udp(CLIENT, WEB).ttl(1).payload([1]).bytes();
-    let mut packet = BytePacket::new([&original[..], &[0xAA; 17]].concat());
-    assert_eq!(run(&mut packet, &tables, Side::Uplink), Verdict::Bounce);
+    let mut packet = SimPacket::new([&original[..], &[0xAA; 17]].concat());
+    assert_eq!(run(&mut packet, &tables, Side::Uplink), Verdict::Reflect);
     assert_sound(&packet.bytes);
     assert_quotes(&packet.bytes, [11, 0], &original);
+}
+
+/// Sends a packet that must be answered.
+#[track_caller]
+fn answered(tables: &SimTables, side: Side, bytes: Vec<u8>) -> Vec<u8> {
+    let (verdict, bytes) = send(tables, side, bytes);
+    assert_eq!(verdict, Verdict::Reflect);
+    assert_sound(&bytes);
+    assert_eq!(tables.counted(Count::Answered), 1);
+    bytes
+}
+
+/// Checks an ICMP error that quotes its receiver's own packet.
+#[track_caller]
+fn assert_quotes(error: &[u8], kind: [u8; 2], original: &[u8]) {
+    assert_eq!(icmp_kind(error), kind);
+    let len = original.len().min(128);
+    assert_eq!(quote(error), &original[..len]);
+    assert_eq!(addresses(error).1, addresses(original).0);
+    assert_eq!(header_len(error), 20);
+    assert_eq!(error[8], 64, "TTL");
+}
+
+fn segment(flags: u8, options: Vec<u8>, payload: usize) -> Wire {
+    let segment = Segment::Tcp {
+        flags,
+        sequence: 0xFFFF_FFF0,
+        acknowledgement: 0x1122_3344,
+        options,
+    };
+    Wire::new(CLIENT, WEB, segment).payload(vec![7; payload])
+}
+
+/// Sequence number, acknowledgement number and flags.
+fn numbers(bytes: &[u8]) -> (u32, u32, u8) {
+    let number = |offset: usize| u32::from_be_bytes(bytes[offset..offset + 4].try_into().unwrap());
+    (number(24), number(28), bytes[33])
 }

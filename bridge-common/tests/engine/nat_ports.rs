@@ -1,5 +1,10 @@
 //! Which NAT port a flow gets, and what happens when there is none.
 
+use crate::fixture::{
+    LAPTOP, LOCAL_POD, NAT, PC, POD, TUNNEL, advance, fixture, flow_key, flows, forward, only_flow,
+    replies, send,
+};
+use crate::packets::{Wire, assert_sound, at, endpoints, icmp_kind, identifier};
 use bridge_common::abi::EventKind;
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
@@ -7,62 +12,15 @@ use bridge_common::packet::parse::TCP;
 use bridge_common::packet::parse::tcp_flag::{RST, SYN};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::Side;
-use bridge_common::sim::HostTables;
+use bridge_common::sim::SimTables;
 use bridge_common::verdict::Verdict;
 use proptest::prelude::*;
 
-use crate::wire::{Wire, assert_sound, at, endpoints, icmp_kind, identifier};
-use crate::world::{
-    LAPTOP, LOCAL_POD, NAT, PC, POD, TUNNEL, advance, flow_key, flows, forward, only_flow, replies,
-    send, world,
-};
-
 const WEB: Endpoint = at(POD, 80);
-
-/// The NAT port of a new connection.
-fn connect(tables: &HostTables, client: Endpoint) -> u16 {
-    let bytes = Wire::tcp(client, WEB, SYN).bytes();
-    endpoints(&forward(tables, Side::Uplink, bytes, TUNNEL))
-        .0
-        .port
-}
-
-/// Tables whose only NAT ports are `ports`.
-fn with_ports(ports: &[u16]) -> HostTables {
-    let mut tables = world();
-    tables.set_nat_ports(|port| !ports.contains(&port));
-    tables
-}
-
-/// A new connection that must be refused.
-#[track_caller]
-fn refused(tables: &HostTables, client: Endpoint, kind: EventKind, reason: DropReason) {
-    let before = replies(tables).len();
-    let (verdict, bytes) = send(tables, Side::Uplink, Wire::tcp(client, WEB, SYN).bytes());
-    assert_eq!(verdict, Verdict::Bounce);
-    assert_sound(&bytes);
-    assert_eq!(icmp_kind(&bytes), [3, 13]);
-    assert_eq!(tables.counted(Count::Drop(reason)), 1);
-    let events = tables.events.borrow();
-    let [event] = events[..] else {
-        panic!("one event, not {events:?}");
-    };
-    assert_eq!(EventKind::from_number(event.kind), Some(kind));
-    assert_eq!(
-        (event.client, event.client_port),
-        (client.address, client.port)
-    );
-    assert_eq!(
-        (event.destination, event.destination_port),
-        (WEB.address, WEB.port)
-    );
-    assert_eq!(event.protocol, TCP);
-    assert_eq!(replies(tables).len(), before, "nothing is left behind");
-}
 
 #[test]
 fn the_clients_port_is_kept_where_it_is_free() {
-    let tables = world();
+    let tables = fixture();
     assert_eq!(connect(&tables, at(PC, 20_000)), 20_000);
     // Free towards another pod, too.
     let bytes = Wire::tcp(at(LAPTOP, 20_000), at(LOCAL_POD, 80), SYN).bytes();
@@ -84,7 +42,7 @@ fn an_identifier_is_kept_whatever_ports_are_reserved() {
 
 #[test]
 fn a_port_that_the_node_uses_is_never_chosen() {
-    let tables = world();
+    let tables = fixture();
     for port in (0..=u16::MAX)
         .step_by(7)
         .chain([8472, 30_880, 32_768, 60_999])
@@ -101,7 +59,7 @@ fn a_port_that_the_node_uses_is_never_chosen() {
 
 #[test]
 fn two_flows_never_share_a_tuple() {
-    let tables = world();
+    let tables = fixture();
     for host in 1..=200 {
         for port in [1, 443, 20_000, 20_001] {
             connect(&tables, at([192, 168, 2, host], port));
@@ -136,7 +94,7 @@ fn no_candidate_at_all_is_exhaustion() {
 #[test]
 fn a_full_table_is_told_to_the_client_and_to_userspace() {
     for full_replies_only in [false, true] {
-        let mut tables = world();
+        let mut tables = fixture();
         tables.capacity = 1;
         connect(&tables, at(PC, 20_000));
         if full_replies_only {
@@ -198,7 +156,7 @@ fn a_reply_entry_without_its_other_half_gives_its_port_up_after_a_moment() {
     // Another CPU may be just about to add the forward entry.
     let bytes = Wire::tcp(at(LAPTOP, 20_000), WEB, SYN).bytes();
     let (verdict, _) = send(&tables, Side::Uplink, bytes);
-    assert_eq!(verdict, Verdict::Bounce);
+    assert_eq!(verdict, Verdict::Reflect);
     advance(&tables, 2);
     assert_eq!(connect(&tables, at(LAPTOP, 20_000)), 20_000);
 }
@@ -212,13 +170,6 @@ fn a_reply_entry_that_its_flow_no_longer_uses_gives_its_port_up() {
     }
     assert_eq!(connect(&tables, at(LAPTOP, 20_000)), 20_000);
     assert_eq!(flows(&tables).len(), 2, "the other flow stays");
-}
-
-/// A connection of the PC from its port 20,000, and its reset.
-fn connect_and_reset(tables: &HostTables) {
-    connect(tables, at(PC, 20_000));
-    let reset = Wire::tcp(at(PC, 20_000), WEB, RST).bytes();
-    forward(tables, Side::Uplink, reset, TUNNEL);
 }
 
 #[test]
@@ -238,7 +189,7 @@ fn a_reset_flow_gives_its_port_up_after_a_minute_if_no_other_is_free() {
     connect_and_reset(&tables);
     advance(&tables, 59);
     let bytes = Wire::tcp(at(LAPTOP, 20_000), WEB, SYN).bytes();
-    assert_eq!(send(&tables, Side::Uplink, bytes).0, Verdict::Bounce);
+    assert_eq!(send(&tables, Side::Uplink, bytes).0, Verdict::Reflect);
     advance(&tables, 1);
     assert_eq!(connect(&tables, at(LAPTOP, 20_000)), 20_000);
 }
@@ -246,7 +197,7 @@ fn a_reset_flow_gives_its_port_up_after_a_minute_if_no_other_is_free() {
 proptest! {
     #[test]
     fn each_client_gets_one_address_of_the_pool(host in 1..=254_u8, count in 1..=8_u8, ports in prop::collection::vec(1024..30_000_u16, 2..6)) {
-        let mut tables = world();
+        let mut tables = fixture();
         tables.settings.snat_address_count = u32::from(count);
         for index in 0..count {
             tables.settings.snat_addresses[usize::from(index)] = [10, 60, 30, index];
@@ -268,7 +219,7 @@ proptest! {
 
 #[test]
 fn the_whole_pool_is_used() {
-    let mut tables = world();
+    let mut tables = fixture();
     tables.settings.snat_address_count = 3;
     for index in 0..3 {
         tables.settings.snat_addresses[usize::from(index)] = [10, 60, 30, index];
@@ -287,8 +238,56 @@ fn the_whole_pool_is_used() {
 
 #[test]
 fn without_a_pool_the_source_is_the_one_that_replies_come_home_to() {
-    let tables = world();
+    let tables = fixture();
     connect(&tables, at(PC, 20_000));
     let (_, flow, _) = only_flow(&tables);
     assert_eq!(flow.nat, NAT);
+}
+
+/// The NAT port of a new connection.
+fn connect(tables: &SimTables, client: Endpoint) -> u16 {
+    let bytes = Wire::tcp(client, WEB, SYN).bytes();
+    endpoints(&forward(tables, Side::Uplink, bytes, TUNNEL))
+        .0
+        .port
+}
+
+/// Tables whose only NAT ports are `ports`.
+fn with_ports(ports: &[u16]) -> SimTables {
+    let mut tables = fixture();
+    tables.set_nat_ports(|port| !ports.contains(&port));
+    tables
+}
+
+/// A new connection that must be refused.
+#[track_caller]
+fn refused(tables: &SimTables, client: Endpoint, kind: EventKind, reason: DropReason) {
+    let before = replies(tables).len();
+    let (verdict, bytes) = send(tables, Side::Uplink, Wire::tcp(client, WEB, SYN).bytes());
+    assert_eq!(verdict, Verdict::Reflect);
+    assert_sound(&bytes);
+    assert_eq!(icmp_kind(&bytes), [3, 13]);
+    assert_eq!(tables.counted(Count::Drop(reason)), 1);
+    let events = tables.events.borrow();
+    let [event] = events[..] else {
+        panic!("one event, not {events:?}");
+    };
+    assert_eq!(EventKind::from_number(event.kind), Some(kind));
+    assert_eq!(
+        (event.client, event.client_port),
+        (client.address, client.port)
+    );
+    assert_eq!(
+        (event.destination, event.destination_port),
+        (WEB.address, WEB.port)
+    );
+    assert_eq!(event.protocol, TCP);
+    assert_eq!(replies(tables).len(), before, "nothing is left behind");
+}
+
+/// A connection of the PC from its port 20,000, and its reset.
+fn connect_and_reset(tables: &SimTables) {
+    connect(tables, at(PC, 20_000));
+    let reset = Wire::tcp(at(PC, 20_000), WEB, RST).bytes();
+    forward(tables, Side::Uplink, reset, TUNNEL);
 }

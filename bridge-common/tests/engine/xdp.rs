@@ -1,5 +1,10 @@
 //! The fast path: what it sends on is what the TC path would have sent, and what it can't finish is left as it was.
 
+use crate::fixture::{
+    DNS, EMPTY, LAPTOP, LOCAL_POD, MTU, MYSQL, NAT, NIC, NODE, OFFICE_ROUTER, OUTSIDER, PC, POD,
+    ROUTED_POD, TUNNEL_MTU, UPLINK, advance, fixture, only_flow, send,
+};
+use crate::packets::{Wire, assert_header_is_sound, assert_sound, at, endpoints, icmp_error};
 use bridge_common::abi::{FastPath, Ipv4, Layer, Mac, NextHop, Tunnel, Vtep, XdpPort};
 use bridge_common::counters::Count;
 use bridge_common::packet::parse::UDP;
@@ -7,15 +12,9 @@ use bridge_common::packet::parse::tcp_flag::{ACK, FIN, SYN};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::Side;
 use bridge_common::path::xdp::{Step, handle};
-use bridge_common::sim::{ByteFrame, HostTables};
+use bridge_common::sim::{SimFrame, SimTables};
 use etherparse::{Ethernet2Slice, Ipv4Header, Ipv4HeaderSlice, UdpHeaderSlice};
 use proptest::prelude::*;
-
-use crate::wire::{Wire, assert_header_is_sound, assert_sound, at, endpoints, icmp_error};
-use crate::world::{
-    DNS, EMPTY, LAPTOP, LOCAL_POD, MTU, MYSQL, NAT, NIC, NODE, OFFICE_ROUTER, OUTSIDER, PC, POD,
-    ROUTED_POD, TUNNEL_MTU, UPLINK, advance, only_flow, send, world,
-};
 
 const UPLINK_MAC: Mac = [2, 0, 0, 0, 0, 2];
 const NIC_MAC: Mac = [2, 0, 0, 0, 0, 7];
@@ -31,149 +30,9 @@ const VXLAN_PORT: u16 = 8472;
 const TO_ROUTER: u16 = 1;
 const TO_TUNNEL: u16 = 2;
 const TO_WORKER: u16 = 3;
-
 const TO_NIC: Step = Step::Redirect { ifindex: NIC };
 const TO_UPLINK: Step = Step::Redirect { ifindex: UPLINK };
-
 const CLIENT: Endpoint = at(PC, 40_000);
-
-/// The world with next hops by its uplink and its other NIC.
-fn fast_world() -> HostTables {
-    let mut tables = world();
-    for (network, prefix, route) in &mut tables.routes {
-        route.next_hop = match (*network, *prefix) {
-            ([192, 168, 0, 0], 22) => TO_ROUTER,
-            ([10, 244, 1, 0], 24) => TO_TUNNEL,
-            ([10, 244, 2, 0], 24) => TO_WORKER,
-            _ => 0,
-        };
-    }
-    let hop = |ifindex, vtep, mtu, destination, source| NextHop {
-        ifindex,
-        vtep,
-        mtu,
-        destination,
-        source,
-    };
-    tables.next_hops = vec![
-        NextHop::default(),
-        hop(UPLINK, 0, MTU, ROUTER_MAC, UPLINK_MAC),
-        hop(NIC, 1, TUNNEL_MTU, WORKER_MAC, NIC_MAC),
-        hop(NIC, 0, MTU, WORKER_MAC, NIC_MAC),
-    ];
-    tables.vteps = vec![
-        Vtep::default(),
-        Vtep {
-            remote: REMOTE,
-            local: NODE,
-            vni: VNI,
-            port: VXLAN_PORT,
-            source_port_min: 32_768,
-            source_port_count: 28_232,
-            ttl: 63,
-            tos: 0,
-            inner_destination: REMOTE_VXLAN_MAC,
-            inner_source: VXLAN_MAC,
-        },
-    ];
-    let mut fast = FastPath {
-        epoch: 7,
-        valid_until: 2_000,
-        ..FastPath::default()
-    };
-    fast.ports[0] = XdpPort {
-        ifindex: UPLINK,
-        mac: UPLINK_MAC,
-        is_uplink: 1,
-        pad: 0,
-    };
-    fast.ports[1] = XdpPort {
-        ifindex: NIC,
-        mac: NIC_MAC,
-        is_uplink: 0,
-        pad: 0,
-    };
-    fast.tunnels[0] = Tunnel {
-        local: NODE,
-        vni: VNI,
-        port: VXLAN_PORT,
-        mac: VXLAN_MAC,
-    };
-    tables.fast_path = fast;
-    tables
-}
-
-fn frame(ingress: u32, packet: &[u8]) -> ByteFrame {
-    let mac = if ingress == UPLINK {
-        UPLINK_MAC
-    } else {
-        NIC_MAC
-    };
-    let header = [&mac[..], &ROUTER_MAC, &[8, 0]].concat();
-    ByteFrame::new(ingress, [&header, packet].concat())
-}
-
-/// What the other end of the tunnel sends for an inner packet.
-fn tunnelled(packet: &[u8]) -> Vec<u8> {
-    let inner = [&VXLAN_MAC[..], &REMOTE_VXLAN_MAC, &[8, 0], packet].concat();
-    let vxlan = [&[8, 0, 0, 0, 1, 2, 3, 0][..], &inner].concat();
-    Wire::udp(at(REMOTE, 50_000), at(NODE, VXLAN_PORT))
-        .payload(vxlan)
-        .bytes()
-}
-
-/// The packet with the checksum that its header should have.
-fn with_header_checksum(mut packet: Vec<u8>) -> Vec<u8> {
-    let (header, _) = Ipv4Header::from_slice(&packet).unwrap();
-    packet[10..12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
-    packet
-}
-
-fn run(tables: &HostTables, mut frame: ByteFrame) -> (Step, Vec<u8>) {
-    let step = handle(&mut frame, tables);
-    (step, frame.bytes)
-}
-
-#[track_caller]
-fn left_alone(tables: &HostTables, frame: ByteFrame) {
-    let before = frame.bytes.clone();
-    let (step, after) = run(tables, frame);
-    assert_eq!(step, Step::Pass);
-    assert_eq!(after, before, "what is left to TC is not written to");
-}
-
-/// The packet in a frame that must have been sent by `step` to `destination` from `source`.
-#[track_caller]
-fn sent(result: &(Step, Vec<u8>), step: Step, destination: Mac, source: Mac) -> Vec<u8> {
-    assert_eq!(result.0, step);
-    let ethernet = Ethernet2Slice::from_slice_without_fcs(&result.1).unwrap();
-    assert_eq!(ethernet.destination(), destination);
-    assert_eq!(ethernet.source(), source);
-    assert_eq!(u16::from(ethernet.ether_type()), 0x0800);
-    result.1[14..].to_vec()
-}
-
-/// The packet in a tunnel's frame; checks everything in front of it.
-#[track_caller]
-fn out_of_tunnel(result: &(Step, Vec<u8>)) -> Vec<u8> {
-    let outer = sent(result, TO_NIC, WORKER_MAC, NIC_MAC);
-    assert_header_is_sound(&outer);
-    let ip = Ipv4HeaderSlice::from_slice(&outer).unwrap();
-    assert_eq!((ip.source(), ip.destination()), (NODE, REMOTE));
-    assert_eq!((ip.ttl(), ip.protocol().0), (63, UDP));
-    assert_eq!(usize::from(ip.total_len()), outer.len());
-    let udp = UdpHeaderSlice::from_slice(&outer[20..]).unwrap();
-    assert_eq!(udp.destination_port(), VXLAN_PORT);
-    assert!((32_768..61_000).contains(&udp.source_port()));
-    assert_eq!(usize::from(udp.length()), outer.len() - 20);
-    assert_eq!(udp.checksum(), 0);
-    assert_eq!(outer[28..36], [8, 0, 0, 0, 1, 2, 3, 0]);
-    assert_eq!(
-        outer[36..50],
-        [&REMOTE_VXLAN_MAC[..], &VXLAN_MAC, &[8, 0]].concat()
-    );
-    outer[50..].to_vec()
-}
 
 #[test]
 fn a_request_leaves_as_the_tc_path_would_send_it() {
@@ -247,15 +106,6 @@ fn congestion_marks_go_into_the_tunnel_and_stay_out_of_the_way_back() {
     assert_eq!(outer_tos(0xBB), 2, "INET_ECN_encapsulate hides CE");
 }
 
-/// The NAT endpoint and backend of the only flow, as the backend answers it.
-fn answer_to_only_flow(tables: &HostTables) -> (Endpoint, Endpoint) {
-    let (_, flow, _) = only_flow(tables);
-    (
-        at(flow.backend, flow.backend_port),
-        at(flow.nat, flow.nat_port),
-    )
-}
-
 #[test]
 fn a_native_reply_goes_home() {
     let (fast, slow) = (fast_world(), fast_world());
@@ -281,10 +131,10 @@ fn a_reply_by_the_uplink_goes_back_by_it() {
     let request = Wire::udp(CLIENT, at(ROUTED_POD, 53));
     tables.next_hops[usize::from(TO_WORKER)].ifindex = UPLINK;
     let result = run(&tables, frame(UPLINK, &request.bytes()));
-    assert_eq!(result.0, Step::Bounce);
+    assert_eq!(result.0, Step::Reflect);
     let (backend, nat) = answer_to_only_flow(&tables);
     let result = run(&tables, frame(UPLINK, &Wire::udp(backend, nat).bytes()));
-    sent(&result, Step::Bounce, ROUTER_MAC, UPLINK_MAC);
+    sent(&result, Step::Reflect, ROUTER_MAC, UPLINK_MAC);
 }
 
 #[test]
@@ -431,7 +281,7 @@ fn without_a_next_hop_the_flow_is_tcs() {
 fn a_next_hop_counts_in_its_epoch_only() {
     let mut tables = fast_world();
     let wire = Wire::udp(CLIENT, at(ROUTED_POD, 80));
-    let send = |tables: &HostTables| run(tables, frame(UPLINK, &wire.bytes()));
+    let send = |tables: &SimTables| run(tables, frame(UPLINK, &wire.bytes()));
     sent(&send(&tables), TO_NIC, WORKER_MAC, NIC_MAC);
 
     // The pod network moves behind the tunnel.
@@ -554,4 +404,151 @@ proptest! {
             other => prop_assert!(false, "{:?}", other),
         }
     }
+}
+
+/// The fixture with next hops by its uplink and its other NIC.
+fn fast_world() -> SimTables {
+    let mut tables = fixture();
+    for (network, prefix, route) in &mut tables.routes {
+        route.next_hop = match (*network, *prefix) {
+            ([192, 168, 0, 0], 22) => TO_ROUTER,
+            ([10, 244, 1, 0], 24) => TO_TUNNEL,
+            ([10, 244, 2, 0], 24) => TO_WORKER,
+            _ => 0,
+        };
+    }
+    let hop = |ifindex, vtep, mtu, destination, source| NextHop {
+        ifindex,
+        vtep,
+        mtu,
+        destination,
+        source,
+    };
+    tables.next_hops = vec![
+        NextHop::default(),
+        hop(UPLINK, 0, MTU, ROUTER_MAC, UPLINK_MAC),
+        hop(NIC, 1, TUNNEL_MTU, WORKER_MAC, NIC_MAC),
+        hop(NIC, 0, MTU, WORKER_MAC, NIC_MAC),
+    ];
+    tables.vteps = vec![
+        Vtep::default(),
+        Vtep {
+            remote: REMOTE,
+            local: NODE,
+            vni: VNI,
+            port: VXLAN_PORT,
+            source_port_min: 32_768,
+            source_port_count: 28_232,
+            ttl: 63,
+            tos: 0,
+            inner_destination: REMOTE_VXLAN_MAC,
+            inner_source: VXLAN_MAC,
+        },
+    ];
+    let mut fast = FastPath {
+        epoch: 7,
+        valid_until: 2_000,
+        ..FastPath::default()
+    };
+    fast.ports[0] = XdpPort {
+        ifindex: UPLINK,
+        mac: UPLINK_MAC,
+        is_uplink: 1,
+        pad: 0,
+    };
+    fast.ports[1] = XdpPort {
+        ifindex: NIC,
+        mac: NIC_MAC,
+        is_uplink: 0,
+        pad: 0,
+    };
+    fast.tunnels[0] = Tunnel {
+        local: NODE,
+        vni: VNI,
+        port: VXLAN_PORT,
+        mac: VXLAN_MAC,
+    };
+    tables.fast_path = fast;
+    tables
+}
+
+fn frame(ingress: u32, packet: &[u8]) -> SimFrame {
+    let mac = if ingress == UPLINK {
+        UPLINK_MAC
+    } else {
+        NIC_MAC
+    };
+    let header = [&mac[..], &ROUTER_MAC, &[8, 0]].concat();
+    SimFrame::new(ingress, [&header, packet].concat())
+}
+
+/// What the other end of the tunnel sends for an inner packet.
+fn tunnelled(packet: &[u8]) -> Vec<u8> {
+    let inner = [&VXLAN_MAC[..], &REMOTE_VXLAN_MAC, &[8, 0], packet].concat();
+    let vxlan = [&[8, 0, 0, 0, 1, 2, 3, 0][..], &inner].concat();
+    Wire::udp(at(REMOTE, 50_000), at(NODE, VXLAN_PORT))
+        .payload(vxlan)
+        .bytes()
+}
+
+/// The packet with the checksum that its header should have.
+fn with_header_checksum(mut packet: Vec<u8>) -> Vec<u8> {
+    let (header, _) = Ipv4Header::from_slice(&packet).unwrap();
+    packet[10..12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+    packet
+}
+
+fn run(tables: &SimTables, mut frame: SimFrame) -> (Step, Vec<u8>) {
+    let step = handle(&mut frame, tables);
+    (step, frame.bytes)
+}
+
+#[track_caller]
+fn left_alone(tables: &SimTables, frame: SimFrame) {
+    let before = frame.bytes.clone();
+    let (step, after) = run(tables, frame);
+    assert_eq!(step, Step::Pass);
+    assert_eq!(after, before, "what is left to TC is not written to");
+}
+
+/// The packet in a frame that must have been sent by `step` to `destination` from `source`.
+#[track_caller]
+fn sent(result: &(Step, Vec<u8>), step: Step, destination: Mac, source: Mac) -> Vec<u8> {
+    assert_eq!(result.0, step);
+    let ethernet = Ethernet2Slice::from_slice_without_fcs(&result.1).unwrap();
+    assert_eq!(ethernet.destination(), destination);
+    assert_eq!(ethernet.source(), source);
+    assert_eq!(u16::from(ethernet.ether_type()), 0x0800);
+    result.1[14..].to_vec()
+}
+
+/// The packet in a tunnel's frame; checks everything in front of it.
+#[track_caller]
+fn out_of_tunnel(result: &(Step, Vec<u8>)) -> Vec<u8> {
+    let outer = sent(result, TO_NIC, WORKER_MAC, NIC_MAC);
+    assert_header_is_sound(&outer);
+    let ip = Ipv4HeaderSlice::from_slice(&outer).unwrap();
+    assert_eq!((ip.source(), ip.destination()), (NODE, REMOTE));
+    assert_eq!((ip.ttl(), ip.protocol().0), (63, UDP));
+    assert_eq!(usize::from(ip.total_len()), outer.len());
+    let udp = UdpHeaderSlice::from_slice(&outer[20..]).unwrap();
+    assert_eq!(udp.destination_port(), VXLAN_PORT);
+    assert!((32_768..61_000).contains(&udp.source_port()));
+    assert_eq!(usize::from(udp.length()), outer.len() - 20);
+    assert_eq!(udp.checksum(), 0);
+    assert_eq!(outer[28..36], [8, 0, 0, 0, 1, 2, 3, 0]);
+    assert_eq!(
+        outer[36..50],
+        [&REMOTE_VXLAN_MAC[..], &VXLAN_MAC, &[8, 0]].concat()
+    );
+    outer[50..].to_vec()
+}
+
+/// The NAT endpoint and backend of the only flow, as the backend answers it.
+fn answer_to_only_flow(tables: &SimTables) -> (Endpoint, Endpoint) {
+    let (_, flow, _) = only_flow(tables);
+    (
+        at(flow.backend, flow.backend_port),
+        at(flow.nat, flow.nat_port),
+    )
 }

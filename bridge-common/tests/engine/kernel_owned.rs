@@ -6,15 +6,15 @@ use bridge_common::packet::parse::{ICMP, TCP, UDP};
 use bridge_common::path::tc::Side;
 use bridge_common::verdict::Verdict;
 
-use crate::wire::{Wire, at, icmp_error};
-use crate::world::{
-    LOCAL_POD, OUTSIDER, PC, POD, TUNNEL, advance, flow_key, flows, forward, pass, replies, send,
-    world,
+use crate::fixture::{
+    LOCAL_POD, OUTSIDER, PC, POD, TUNNEL, advance, fixture, flow_key, flows, forward, pass,
+    replies, send,
 };
+use crate::packets::{Wire, at, icmp_error};
 
 #[test]
 fn the_answers_to_a_pods_own_connection_pass() {
-    let tables = world();
+    let tables = fixture();
     let (pod, client) = (at(LOCAL_POD, 40_000), at(PC, 8080));
     pass(&tables, Side::Cluster, Wire::tcp(pod, client, SYN).bytes());
     pass(
@@ -33,7 +33,7 @@ fn the_answers_to_a_pods_own_connection_pass() {
 
 #[test]
 fn a_syn_ack_to_a_pod_whose_syn_took_another_way_makes_the_connection_the_kernels() {
-    let tables = world();
+    let tables = fixture();
     let (pod, client) = (at(POD, 40_000), at(PC, 8080));
     pass(
         &tables,
@@ -46,7 +46,7 @@ fn a_syn_ack_to_a_pod_whose_syn_took_another_way_makes_the_connection_the_kernel
 
 #[test]
 fn the_answers_to_a_pods_own_datagrams_and_pings_pass() {
-    let tables = world();
+    let tables = fixture();
     let (pod, client) = (at(LOCAL_POD, 40_000), at(PC, 53));
     pass(&tables, Side::Cluster, Wire::udp(pod, client).bytes());
     pass(&tables, Side::Uplink, Wire::udp(client, pod).bytes());
@@ -62,7 +62,7 @@ fn the_answers_to_a_pods_own_datagrams_and_pings_pass() {
 
 #[test]
 fn a_pods_ping_to_a_host_does_not_claim_that_hosts_pings() {
-    let tables = world();
+    let tables = fixture();
     pass(&tables, Side::Cluster, Wire::ping(POD, PC, 1).bytes());
     let (verdict, _) = send(&tables, Side::Uplink, Wire::ping(PC, POD, 1).bytes());
     assert_eq!(verdict, Verdict::Forward { ifindex: TUNNEL });
@@ -70,7 +70,7 @@ fn a_pods_ping_to_a_host_does_not_claim_that_hosts_pings() {
 
 #[test]
 fn answers_in_fragments_pass_whole() {
-    let tables = world();
+    let tables = fixture();
     pass(
         &tables,
         Side::Cluster,
@@ -91,7 +91,7 @@ fn answers_in_fragments_pass_whole() {
 
 #[test]
 fn errors_about_a_pods_own_connection_pass() {
-    let tables = world();
+    let tables = fixture();
     let (pod, client) = (at(LOCAL_POD, 40_000), at(PC, 8080));
     let syn = Wire::tcp(pod, client, SYN).bytes();
     pass(&tables, Side::Cluster, syn.clone());
@@ -104,7 +104,7 @@ fn errors_about_a_pods_own_connection_pass() {
 
 #[test]
 fn a_host_that_connects_back_on_the_same_ports_gets_a_flow() {
-    let tables = world();
+    let tables = fixture();
     let (pod, client) = (at(POD, 40_000), at(PC, 8080));
     pass(
         &tables,
@@ -122,7 +122,7 @@ fn a_host_that_connects_back_on_the_same_ports_gets_a_flow() {
 
 #[test]
 fn a_pods_packet_keeps_its_connection_and_silence_ends_it() {
-    let tables = world();
+    let tables = fixture();
     let (pod, client) = (at(LOCAL_POD, 40_000), at(PC, 53));
     let timeout = tables.settings.timeouts.udp;
     pass(&tables, Side::Cluster, Wire::udp(pod, client).bytes());
@@ -139,7 +139,7 @@ fn a_pods_packet_keeps_its_connection_and_silence_ends_it() {
 
 #[test]
 fn a_pods_answer_to_a_translated_flow_leaves_it_alone() {
-    let tables = world();
+    let tables = fixture();
     let (pod, client) = (at(POD, 53), at(PC, 20_000));
     forward(
         &tables,
@@ -159,7 +159,7 @@ fn a_pods_answer_to_a_translated_flow_leaves_it_alone() {
 
 #[test]
 fn only_pods_own_connections_are_noted() {
-    let tables = world();
+    let tables = fixture();
     // Not from a pod, not to the office, and not the start of anything.
     pass(
         &tables,
@@ -182,7 +182,7 @@ fn only_pods_own_connections_are_noted() {
 
 #[test]
 fn a_full_table_does_not_stop_a_pods_connection() {
-    let mut tables = world();
+    let mut tables = fixture();
     tables.capacity = 0;
     let (pod, client) = (at(LOCAL_POD, 40_000), at(PC, 8080));
     pass(&tables, Side::Cluster, Wire::tcp(pod, client, SYN).bytes());
@@ -195,7 +195,7 @@ fn a_full_table_does_not_stop_a_pods_connection() {
 
 #[test]
 fn each_protocol_is_noted_by_the_key_that_its_answer_has() {
-    let tables = world();
+    let tables = fixture();
     pass(
         &tables,
         Side::Cluster,

@@ -3,7 +3,7 @@
 use bridge_common::abi::Ipv4;
 use bridge_common::packet::parse::{ICMP, TCP, UDP};
 use bridge_common::packet::rewrite::Endpoint;
-use bridge_common::sim::BytePacket;
+use bridge_common::sim::SimPacket;
 use etherparse::checksum::Sum16BitWords;
 use etherparse::{
     IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, TcpHeader, UdpHeader,
@@ -150,12 +150,12 @@ impl Wire {
         ip_packet(self, self.protocol(), &self.transport(), 0, false)
     }
 
-    pub fn packet(&self) -> BytePacket {
-        BytePacket::new(self.bytes())
+    pub fn packet(&self) -> SimPacket {
+        SimPacket::new(self.bytes())
     }
 
     /// As a local sender hands it to its network card: the checksum field holds the pseudo-header's sum.
-    pub fn partial_packet(&self) -> BytePacket {
+    pub fn partial_packet(&self) -> SimPacket {
         let mut bytes = self.bytes();
         let l4 = header_len(&bytes);
         let len = u16::try_from(bytes.len() - l4).unwrap();
@@ -164,9 +164,9 @@ impl Wire {
             .ones_complement();
         let field = l4 + checksum_field(self.protocol());
         bytes[field..field + 2].copy_from_slice(&seed.to_ne_bytes());
-        BytePacket {
+        SimPacket {
             checksum_is_partial: true,
-            ..BytePacket::new(bytes)
+            ..SimPacket::new(bytes)
         }
     }
 
@@ -392,7 +392,7 @@ pub fn assert_sound(bytes: &[u8]) {
 }
 
 /// Does what a network card does for a packet that left its checksum to it.
-pub fn complete(packet: &mut BytePacket, l4: usize, protocol: u8) {
+pub fn complete(packet: &mut SimPacket, l4: usize, protocol: u8) {
     assert!(packet.checksum_is_partial);
     let field = l4 + checksum_field(protocol);
     let sum = Sum16BitWords::new().add_slice(&packet.bytes[l4..]);

@@ -1,106 +1,28 @@
 //! Whatever arrives: nothing panics, and what is not ours is not written to.
 
+use crate::fixture::{
+    DNS, LAPTOP, LOCAL_POD, MYSQL, NAT, NODE, OUTSIDER, PC, POD, TUNNEL, VIP, WORKER, fixture,
+    forward, only_flow, pass,
+};
+use crate::packets::{Wire, at, icmp_error};
 use bridge_common::abi::Ipv4;
 use bridge_common::packet::parse::tcp_flag;
-use bridge_common::path::stack::depart;
+use bridge_common::path::stack;
 use bridge_common::path::tc::{Side, run};
-use bridge_common::sim::{BytePacket, HostTables};
+use bridge_common::sim::{SimPacket, SimTables};
 use bridge_common::verdict::Verdict;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use crate::wire::{Wire, at, icmp_error};
-use crate::world::{
-    DNS, LAPTOP, LOCAL_POD, MYSQL, NAT, NODE, OUTSIDER, PC, POD, TUNNEL, VIP, WORKER, forward,
-    only_flow, pass, world,
-};
-
 const SIDES: [Side; 2] = [Side::Uplink, Side::Cluster];
-
-/// Packets of every kind, and tables in which some of them have a flow.
-fn busy_world() -> (HostTables, Vec<Vec<u8>>) {
-    let tables = world();
-    let from_client = [
-        Wire::tcp(at(PC, 40_000), at(POD, 80), tcp_flag::SYN),
-        Wire::tcp(at(PC, 40_000), at(POD, 80), tcp_flag::ACK),
-        Wire::tcp(at(LAPTOP, 40_000), MYSQL, tcp_flag::SYN),
-        Wire::udp(at(PC, 5000), DNS).ip_options(&[7, 7, 4, 0, 0, 0, 0, 0]),
-        Wire::udp(at(PC, 5001), at(LOCAL_POD, 53)),
-        Wire::ping(PC, POD, 1),
-        Wire::ping(PC, VIP, 1),
-        Wire::tcp(at(PC, 40_001), MYSQL, tcp_flag::ACK),
-    ];
-    let mut packets = Vec::new();
-    for wire in &from_client {
-        let bytes = wire.bytes();
-        let mut packet = BytePacket::new(bytes.clone());
-        if let Verdict::Forward { .. } = run(&mut packet, &tables, Side::Uplink) {
-            packets.push(icmp_error(WORKER, NAT, [11, 0], [0; 4], &packet.bytes));
-            let mut reply = packet.bytes;
-            reply.copy_within(12..16, 16);
-            reply[12..16].copy_from_slice(&wire.destination.address);
-            packets.push(reply);
-        }
-        packets.push(bytes);
-    }
-    packets.push(Wire::tcp(at(POD, 33_000), at(PC, 80), tcp_flag::SYN).bytes());
-    packets.push(Wire::udp(at(OUTSIDER, 53), at(NODE, 5000)).bytes());
-    packets.extend(
-        Wire::udp(at(PC, 5002), at(POD, 53))
-            .fragmentable(7)
-            .payload([0; 64])
-            .fragments(24),
-    );
-    (tables, packets)
-}
-
-/// Sends a packet in from both sides, and out, whole and as a segmented one.
-fn check(tables: &HostTables, bytes: &[u8]) {
-    let ways: [fn(&mut BytePacket, &HostTables) -> Verdict; 3] = [
-        |packet, tables| run(packet, tables, Side::Uplink),
-        |packet, tables| run(packet, tables, Side::Cluster),
-        depart,
-    ];
-    for way in ways {
-        for (segment_size, checksum_is_partial) in [(0, false), (0, true), (500, true)] {
-            let mut packet = BytePacket {
-                bytes: bytes.to_vec(),
-                segment_size,
-                checksum_is_partial,
-                neighbour: None,
-            };
-            let ttl = match way(&mut packet, tables) {
-                Verdict::Pass | Verdict::ToStack => {
-                    assert_eq!(packet.bytes, bytes, "written to, then passed");
-                    continue;
-                }
-                Verdict::Forward { .. } => bytes[8] - 1,
-                Verdict::Continue => bytes[8],
-                Verdict::Bounce | Verdict::Drop(_) => continue,
-                unfinished => panic!("{unfinished:?} is no end"),
-            };
-            assert_eq!(
-                packet.bytes.len(),
-                bytes.len(),
-                "goes on with another length"
-            );
-            assert_eq!(
-                packet.bytes[..8],
-                bytes[..8],
-                "fields that no translation touches"
-            );
-            assert_eq!(packet.bytes[8], ttl, "TTL");
-        }
-    }
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn arbitrary_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..200)) {
-        check(&world(), &bytes);
+        check(&fixture(), &bytes);
     }
 
     #[test]
@@ -119,7 +41,7 @@ proptest! {
         bytes.extend(source);
         bytes.extend(destination);
         bytes.extend(rest);
-        check(&world(), &bytes);
+        check(&fixture(), &bytes);
     }
 
     #[test]
@@ -166,7 +88,7 @@ proptest! {
 
 #[test]
 fn office_traffic_to_the_internet_and_to_the_node_passes() {
-    let tables = world();
+    let tables = fixture();
     for side in SIDES {
         for destination in [OUTSIDER, NODE, LAPTOP] {
             pass(
@@ -186,7 +108,7 @@ fn office_traffic_to_the_internet_and_to_the_node_passes() {
 
 #[test]
 fn pods_talking_to_services_and_to_each_other_pass() {
-    let tables = world();
+    let tables = fixture();
     for destination in [MYSQL, at(POD, 80), at(LOCAL_POD, 80)] {
         pass(
             &tables,
@@ -199,7 +121,7 @@ fn pods_talking_to_services_and_to_each_other_pass() {
 
 #[test]
 fn a_stranger_cannot_use_the_port_of_a_flow() {
-    let tables = world();
+    let tables = fixture();
     forward(
         &tables,
         Side::Uplink,
@@ -221,11 +143,11 @@ fn a_stranger_cannot_use_the_port_of_a_flow() {
 
 #[test]
 fn other_protocols_take_the_stack_path_to_pods_and_stop_at_services() {
-    use crate::wire::ip_packet;
-    use crate::world::{send, to_stack};
+    use crate::fixture::{send, to_stack};
+    use crate::packets::ip_packet;
     use bridge_common::drops::DropReason;
     const SCTP: u8 = 132;
-    let tables = world();
+    let tables = fixture();
     let to = |destination| ip_packet(&Wire::udp(at(PC, 0), destination), SCTP, &[0; 32], 0, false);
     to_stack(&tables, to(at(POD, 0)));
     let addresses = Wire::udp(at(PC, 0), at(POD, 0));
@@ -234,12 +156,89 @@ fn other_protocols_take_the_stack_path_to_pods_and_stop_at_services() {
     }
     let (verdict, _) = send(&tables, Side::Uplink, to(MYSQL));
     assert_eq!(verdict, Verdict::Drop(DropReason::UnsupportedProtocol));
-    let with_proxy = HostTables {
+    let with_proxy = SimTables {
         settings: bridge_common::abi::Settings {
             authoritative: 0,
             ..tables.settings
         },
-        ..world()
+        ..fixture()
     };
     to_stack(&with_proxy, to(MYSQL));
+}
+
+/// Packets of every kind, and tables in which some of them have a flow.
+fn busy_world() -> (SimTables, Vec<Vec<u8>>) {
+    let tables = fixture();
+    let from_client = [
+        Wire::tcp(at(PC, 40_000), at(POD, 80), tcp_flag::SYN),
+        Wire::tcp(at(PC, 40_000), at(POD, 80), tcp_flag::ACK),
+        Wire::tcp(at(LAPTOP, 40_000), MYSQL, tcp_flag::SYN),
+        Wire::udp(at(PC, 5000), DNS).ip_options(&[7, 7, 4, 0, 0, 0, 0, 0]),
+        Wire::udp(at(PC, 5001), at(LOCAL_POD, 53)),
+        Wire::ping(PC, POD, 1),
+        Wire::ping(PC, VIP, 1),
+        Wire::tcp(at(PC, 40_001), MYSQL, tcp_flag::ACK),
+    ];
+    let mut packets = Vec::new();
+    for wire in &from_client {
+        let bytes = wire.bytes();
+        let mut packet = SimPacket::new(bytes.clone());
+        if let Verdict::Forward { .. } = run(&mut packet, &tables, Side::Uplink) {
+            packets.push(icmp_error(WORKER, NAT, [11, 0], [0; 4], &packet.bytes));
+            let mut reply = packet.bytes;
+            reply.copy_within(12..16, 16);
+            reply[12..16].copy_from_slice(&wire.destination.address);
+            packets.push(reply);
+        }
+        packets.push(bytes);
+    }
+    packets.push(Wire::tcp(at(POD, 33_000), at(PC, 80), tcp_flag::SYN).bytes());
+    packets.push(Wire::udp(at(OUTSIDER, 53), at(NODE, 5000)).bytes());
+    packets.extend(
+        Wire::udp(at(PC, 5002), at(POD, 53))
+            .fragmentable(7)
+            .payload([0; 64])
+            .fragments(24),
+    );
+    (tables, packets)
+}
+
+/// Sends a packet in from both sides, and out, whole and as a segmented one.
+fn check(tables: &SimTables, bytes: &[u8]) {
+    let ways: [fn(&mut SimPacket, &SimTables) -> Verdict; 3] = [
+        |packet, tables| run(packet, tables, Side::Uplink),
+        |packet, tables| run(packet, tables, Side::Cluster),
+        stack::run,
+    ];
+    for way in ways {
+        for (segment_size, checksum_is_partial) in [(0, false), (0, true), (500, true)] {
+            let mut packet = SimPacket {
+                bytes: bytes.to_vec(),
+                segment_size,
+                checksum_is_partial,
+                neighbour: None,
+            };
+            let ttl = match way(&mut packet, tables) {
+                Verdict::Pass | Verdict::ToStack => {
+                    assert_eq!(packet.bytes, bytes, "written to, then passed");
+                    continue;
+                }
+                Verdict::Forward { .. } => bytes[8] - 1,
+                Verdict::Continue => bytes[8],
+                Verdict::Reflect | Verdict::Drop(_) => continue,
+                unfinished => panic!("{unfinished:?} is no end"),
+            };
+            assert_eq!(
+                packet.bytes.len(),
+                bytes.len(),
+                "goes on with another length"
+            );
+            assert_eq!(
+                packet.bytes[..8],
+                bytes[..8],
+                "fields that no translation touches"
+            );
+            assert_eq!(packet.bytes[8], ttl, "TTL");
+        }
+    }
 }
