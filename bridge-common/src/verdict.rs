@@ -39,7 +39,7 @@ pub struct LocalReply {
     pub mtu: u32,
 }
 
-/// The kinds of replies.
+/// What the bridge itself sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum LocalReplyKind {

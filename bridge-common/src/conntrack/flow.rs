@@ -1,8 +1,8 @@
-//! Finding the flow of a packet from a client, or opening one.
+//! Flow lookup, accounting and repair.
 //!
-//! A flow is two entries: `flows`, found by what the client wrote, and `replies`, found by what the
-//! backend wrote. The reply entry is claimed first, so that a forward entry never points nowhere;
-//! of two CPUs that open the same flow, the one that comes second uses the mapping of the first.
+//! A flow is two entries: one in `flows`, with the addresses and ports that the client wrote as its key, and one in
+//! `replies`, with those that the backend wrote. Either may be lost: [`find`] compares the two every few seconds, and puts
+//! a missing reply entry back.
 
 use crate::abi::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, since};
 use crate::conntrack::lifetime::{FlowState, is_expired, untranslated_timeout};
@@ -118,8 +118,8 @@ pub fn record_reply(reply: &mut Reply, now: Seconds, tcp_flags: u8, packets: u32
     reply.count(packets, bytes);
 }
 
-/// Adds the counters of a reply entry to those of its flow. A packet of the client that comes by on another CPU in the
-/// same instant may cost them: they are statistics.
+/// Adds the counters of a reply entry to those of its flow. Without a lock, so a packet that the client sends through
+/// another CPU at the same time may overwrite the sum: these are statistics only.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn flush_counters<T: Tables>(tables: &T, key: &ReplyKey) {
     let Some(slot) = tables.reply(key) else {
@@ -131,8 +131,8 @@ pub fn flush_counters<T: Tables>(tables: &T, key: &ReplyKey) {
     }
 }
 
-/// Notes when and with which flags a direction was last used. A second reset does not refresh
-/// (RFC 7857 section 2.2).
+/// Sets when a direction was last used, and with which TCP flags. A second reset does not refresh the flow (RFC 7857
+/// section 2.2).
 #[inline(always)]
 pub fn refresh(last_seen: &mut Seconds, tcp_seen: &mut u8, now: Seconds, tcp_flags: u8) {
     let repeated_reset = tcp_flags & tcp_flag::RST != 0 && *tcp_seen & Seen::RST != 0;
@@ -142,8 +142,8 @@ pub fn refresh(last_seen: &mut Seconds, tcp_seen: &mut u8, now: Seconds, tcp_fla
     *tcp_seen = Seen(*tcp_seen).and(tcp_flags).0;
 }
 
-/// Whether both halves of a flow are still there, belong together and have not run out. What is left
-/// of one that is not is removed; a lost reply entry is put back.
+/// Whether both entries of a flow exist, belong together and have not expired. Puts back a lost reply entry of a live
+/// flow, and removes what is left of any other.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
     let (Some(slot), Some(settings)) = (tables.flow(key), tables.settings()) else {
@@ -169,7 +169,7 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
         let restored = since(now, flow.last_seen) < settings.timeouts.tcp_transitory
             && match tables.insert_reply(&reply_key, &reply_of(key, now, flow.layer)) {
                 Insertion::Done => true,
-                // Another CPU has put it back, unless it is another flow's by now.
+                // Either another CPU has put it back, or another flow has claimed it.
                 Insertion::Exists => tables
                     .reply(&reply_key)
                     .is_some_and(|slot| slot.with(|reply| reply_key.flow_key(reply)) == *key),

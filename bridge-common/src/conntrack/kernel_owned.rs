@@ -1,11 +1,13 @@
-//! Connections that are none of ours: the kernel, or kube-proxy, carries them, and their packets pass.
+//! Connections that the bridge does not translate, because the kernel or kube-proxy does: an entry in `flows` marks them,
+//! and their packets pass.
 
 use crate::abi::{DestinationKind, Flow, FlowKey, Layer};
 use crate::packet::Packet;
 use crate::packet::parse::{Datagram, Payload, Transport};
 use crate::tables::{Slot, Tables};
 
-/// Notes that a pod sends to the office by itself: the answers, which look like new flows, are not ours.
+/// Marks the connection of a packet that a pod sends to the office by itself. Without the mark, the office's packets of that
+/// connection would look like the first of a new flow.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn mark_connection_of_pod<P: Packet, T: Tables>(packet: &P, tables: &T) {
     // Whatever can't be read opens nothing.
@@ -62,6 +64,6 @@ pub fn mark<T: Tables>(tables: &T, key: &FlowKey) {
         layer: Layer::Kernel as u8,
         ..Flow::default()
     };
-    // Should the table be full, the answers are taken for new flows, as they were without this.
+    // With a full table the office's packets are taken for new flows, as without a mark.
     let _ = tables.insert_flow(key, &flow);
 }

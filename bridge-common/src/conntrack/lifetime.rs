@@ -1,4 +1,4 @@
-//! How long a flow lives. The sweep in userspace and the datapath ask the same question here.
+//! How long a flow lives: one rule for the datapath and for the garbage collection in userspace.
 
 use network_types::ip::IpProto;
 

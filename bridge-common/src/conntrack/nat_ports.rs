@@ -63,8 +63,8 @@ pub fn claim<T: Tables>(
     if !matches!(key.protocol, TCP | UDP | ICMP) {
         return Err(Refused::NoPort);
     }
-    // Looking at who holds a port is most of the work, the kernel's verifier's too, and rarely worth it here: while
-    // most ports are free, the next one is sooner found.
+    // Without a look at who holds a taken port: that is most of the work, for the kernel's verifier too, and while most
+    // ports are free the next probe finds one sooner.
     for _ in 0..PROBES {
         let Some(port) = random(tables, key.protocol) else {
             break;

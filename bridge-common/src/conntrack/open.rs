@@ -1,4 +1,7 @@
 //! Opening a flow for the first packet of a client.
+//!
+//! The reply entry is claimed first, so that there is never a forward entry without one. When two CPUs open the same flow,
+//! the second one uses the mapping of the first.
 
 use crate::abi::{
     DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, Route, Settings, capacity,
@@ -47,7 +50,7 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
         fragments::remember(tables, &datagram, transport);
     }
     if is_service && is_delegated_to_kube_proxy(tables, key, settings) {
-        // From the first packet to the last, whatever is known of the service by then.
+        // Marked, so that the connection stays with kube-proxy even when the service becomes known.
         if key.protocol != ICMP && transport.tcp_flags & tcp_flag::RST == 0 {
             kernel_owned::mark(tables, key);
         }
@@ -133,9 +136,9 @@ pub fn open_on_stack_path<T: Tables>(
     add(tables, key, flow)
 }
 
-/// A segment from the middle of a TCP connection, or a reset, that belongs to no flow. An answer to a pod's own SYN means that the CNI does
-/// not masquerade: from then on the connection is the kernel's. Anything else is the rest of a
-/// connection that is no more; the client is told at once.
+/// The verdict on a TCP segment, not a SYN, that belongs to no flow. A SYN-ACK answers a pod's own SYN: the CNI does not
+/// masquerade, and the connection is marked as the kernel's. Anything else belongs to a connection that has expired or
+/// was never seen; the client gets a reset, so that it need not wait for a timeout.
 #[inline(always)]
 fn mid_stream<T: Tables>(
     tables: &T,
@@ -159,8 +162,9 @@ fn mid_stream<T: Tables>(
     Err(Verdict::Pass)
 }
 
-/// Whether kube-proxy is to translate what goes to a service: whatever it alone knows, and on the stack path every
-/// known service. What nothing translates must not be passed up, and nor must pings: they would come back.
+/// Whether kube-proxy is to translate a packet to a service. It is where only kube-proxy knows the services, and on the
+/// stack path for every known service. Pings, and packets that nothing would translate, must not be passed up: the
+/// kernel would route them back to the office router, which would send them here again.
 #[inline(always)]
 fn is_delegated_to_kube_proxy<T: Tables>(tables: &T, key: &FlowKey, settings: &Settings) -> bool {
     if settings.authoritative == 0 {
@@ -171,8 +175,8 @@ fn is_delegated_to_kube_proxy<T: Tables>(tables: &T, key: &FlowKey, settings: &S
         && load_balancing::is_known(tables, key.destination, key.destination_port, key.protocol)
 }
 
-/// The source address that the backend sees, from which its reply gets back to this node. From a configured pool each client always
-/// gets the same one (RFC 4787 REQ-2, paired pooling).
+/// The source address that the backend sees, and to which it replies. From a configured pool each client always gets the
+/// same one (RFC 4787 REQ-2, paired pooling).
 #[inline(always)]
 fn nat_address(key: &FlowKey, route: &Route, settings: &Settings) -> Ipv4 {
     let count = settings.snat_address_count;
@@ -230,7 +234,7 @@ fn add<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), Verdi
     }
 }
 
-/// Refuses a flow for want of room: userspace is told, so that it sweeps, and so is the client
+/// Refuses a flow for lack of a port or an entry. The event makes userspace collect expired flows; the client is told too
 /// (RFC 5508 REQ-8).
 #[inline(always)]
 fn refuse<T: Tables>(

@@ -124,7 +124,7 @@ impl Quote {
     }
 }
 
-/// How an error is translated.
+/// How an ICMP error is translated: outer addresses, and the packet that it quotes.
 #[derive(Clone, Copy, Default)]
 pub struct ErrorTranslation {
     /// What the quoted packet's source and destination become.
@@ -173,7 +173,8 @@ pub fn find<P: Packet, T: Tables>(
     }
 }
 
-/// The verdict on an error that is none of ours: it passes, but not to a service, from where it would come back.
+/// The verdict on an error that no flow knows. It passes, but not to a service address: the kernel would route it back to
+/// the office router.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn unmatched_verdict<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
     let Some(datagram) = Datagram::parse(packet) else {
@@ -214,7 +215,7 @@ fn try_translate<P: Packet, T: Tables>(
         return Verdict::Pass;
     }
     if found.layer != Layer::Tc as u8 && !found.in_place {
-        // To be translated where it leaves, if at all.
+        // The stack path translates it at egress, if at all.
         return tables
             .destination(outer.destination())
             .map_or(Verdict::Pass, |kind| other_layer_verdict(found.layer, kind));

@@ -25,8 +25,8 @@ const TTL: u8 = 64;
 const IP_HEADER: usize = Ipv4Hdr::LEN;
 const ICMP_HEADER: usize = Icmpv4Hdr::LEN;
 
-/// Turns the packet, still as it arrived, into the reply to its sender. `false` where none is due or possible; the packet may be
-/// spoilt then and must not go on. `kind` is an [`LocalReplyKind`] as a number.
+/// Turns the packet, still as it arrived, into the reply to its sender. `false` where none is due or possible: the packet
+/// may be half written then and must not go on. `kind` is a [`LocalReplyKind`] as a number.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn write<P: Resizable, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu: u32) -> bool {
     let Some(kind) = LocalReplyKind::from_number(kind) else {
@@ -116,7 +116,7 @@ fn tcp_reset<P: Resizable, T: Tables>(
     let Payload::Transport(transport) = Payload::of(packet, datagram) else {
         return Err(OutOfBounds);
     };
-    // A header with options would leave the checksum of a sender without its own where it was.
+    // With IPv4 options the TCP checksum, which a network card may have to complete, would stand at another offset.
     if datagram.protocol() != TCP
         || transport.tcp_flags & tcp_flag::RST != 0
         || datagram.header_len != IP_HEADER as u32

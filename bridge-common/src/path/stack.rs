@@ -20,9 +20,10 @@ use crate::path::stages::{count_drop, translate_icmp_error, with_flow};
 use crate::tables::{Slot, Tables};
 use crate::verdict::{LocalReplyKind, PackedVerdict, SlowPath, Verdict, tag};
 
-/// Handles a packet that came in as [`Verdict::ToStack`] and leaves by an interface behind which pods are, routed by the kernel.
+/// Handles a packet that came in as [`Verdict::ToStack`], was routed by the kernel, and leaves by an interface behind
+/// which pods are.
 ///
-/// [`Verdict::Reflect`] is an answer that has to come in by this interface as if from the pod.
+/// [`Verdict::Reflect`] is a reset that has to come in by this interface, as if the pod had sent it.
 pub fn run<P: Resizable, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     handle(packet, tables).into()
 }
@@ -111,7 +112,7 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     verdict
 }
 
-/// What tells the packet's flow from others, or what becomes of a packet that has nothing of that kind.
+/// Ports or identifier of the packet, or the verdict on a packet that has none.
 #[inline(always)]
 fn transport<P: Packet, T: Tables>(
     packet: &P,

@@ -61,7 +61,7 @@ fn tell_sender<P: Resizable, T: Tables>(
     if local_reply::write(packet, tables, verdict.reply_kind(), verdict.value()) {
         return PackedVerdict::REFLECT;
     }
-    // The sender isn't told after all. A rejection is counted already.
+    // No reply could be made. A rejection is counted already.
     match verdict.reason() {
         Some(reason) if verdict.tag() == tag::REJECT => PackedVerdict::drop(reason),
         _ => {
@@ -131,7 +131,7 @@ fn from_client<P: Packet, T: Tables>(
         slot.with(|flow| flow::record(flow, now, transport.tcp_flags, packets, bytes));
     };
     if mapping.layer != Layer::Tc as u8 {
-        // What the stack path carries is recorded where it leaves.
+        // The stack path counts its packets at egress.
         if mapping.layer == Layer::Kernel as u8 {
             record();
         }

@@ -39,7 +39,8 @@ pub enum Step {
 }
 
 /// A step in one register, the way in which it crosses function calls in the kernel; see
-/// [`crate::verdict::PackedVerdict`]. The index of the interface to redirect to, or one of the steps above all indices.
+/// [`crate::verdict::PackedVerdict`]. The lower 32 bits are the index of the interface to redirect to; values above them are the
+/// other steps.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PackedStep(u64);
 
@@ -120,7 +121,8 @@ fn forward_first<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> PackedStep {
     forward(frame, tables).into()
 }
 
-/// Sends a frame of a flow that is there; [`Step::OpenFlow`] for one that is the first of its flow.
+/// The stages of the path, in order: sends a frame of a flow that is there; [`Step::OpenFlow`] for one that is the first
+/// of its flow.
 ///
 /// In the kernel a program of its own, without a call that every packet would make: to return from one takes as long as
 /// looking a flow up, on CPUs that must not predict where it returns to.
@@ -145,10 +147,7 @@ pub fn forward<F: Frame, T: Tables>(frame: &mut F, tables: &T) -> Step {
         let Some(inner) = plain_header(&Inside::<F, INNER>(frame)) else {
             return Step::Pass;
         };
-        // Bytes behind the outer packet are not the inner one's, and the kernel cuts them off.
-        let ends_inside = inner.total_len + (INNER - ETHERNET) > outer.total_len;
-        let has_more = frame.len() != outer.total_len + ETHERNET;
-        if ends_inside | has_more | !outer.has_sound_checksum() {
+        if !is_sound_tunnel_packet(frame, &outer, &inner) {
             return Step::Pass;
         }
         return match destination(tables, fast, inner.destination()) {
@@ -191,6 +190,15 @@ fn comes_from_tunnel<F: Frame>(frame: &F, fast: &FastPath, outer: &Datagram) -> 
     fast.tunnels
         .iter()
         .any(|tunnel: &Tunnel| vxlan::belongs(frame, outer, tunnel))
+}
+
+/// Whether the outer packet of a tunnel fills the frame and holds all of the inner one. Bytes behind it are not the inner
+/// one's, and the kernel cuts them off.
+#[inline(always)]
+fn is_sound_tunnel_packet<F: Frame>(frame: &F, outer: &Datagram, inner: &Datagram) -> bool {
+    let ends_inside = inner.total_len + (INNER - ETHERNET) > outer.total_len;
+    let has_more = frame.len() != outer.total_len + ETHERNET;
+    !(ends_inside | has_more | !outer.has_sound_checksum())
 }
 
 #[inline(always)]
@@ -269,7 +277,7 @@ fn from_backend<F: Frame, T: Tables, const AT: u32>(
         return Step::Pass;
     }
     let key = flow::reply_key(&datagram, &transport);
-    // The node's own traffic, mostly; a flow that the port was left to is TC's.
+    // Reserved ports mostly carry the node's own traffic. TC handles a flow that got such a port before it was reserved.
     if matches!(key.protocol, TCP | UDP)
         && tables
             .nat_port(key.nat_port)
@@ -283,7 +291,7 @@ fn from_backend<F: Frame, T: Tables, const AT: u32>(
     let now = tables.now();
     let (translation, seen, layer) =
         slot.with(|reply| (to_client(reply), reply.last_seen, reply.layer));
-    // TC looks whether a silent flow has run out.
+    // TC checks whether an idle flow has expired.
     if layer != Layer::Tc as u8 || since(now, seen) >= EXPIRY_CHECK_AFTER || now > fast.valid_until
     {
         return Step::Pass;
@@ -360,7 +368,7 @@ fn clamp<T: Tables>(tables: &T, datagram: &Datagram, transport: &Transport, hop:
 #[inline(always)]
 fn send_native<F: Frame, T: Tables>(frame: &mut F, tables: &T, plan: &ForwardPlan) -> Step {
     let hop = plan.hop;
-    // What pads a short frame goes into the tunnel too.
+    // The whole frame is encapsulated, with the padding of a short one.
     if frame.len() - ETHERNET > hop.mtu {
         return Step::Pass;
     }

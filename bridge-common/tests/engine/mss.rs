@@ -4,6 +4,7 @@ use crate::fixture::{
     PC, POD, ROUTED_POD, TUNNEL, TUNNEL_MTU, UPLINK, depart, fixture, forward, send,
 };
 use crate::packets::{Segment, Wire, assert_sound, at, complete, endpoints};
+use bridge_common::abi::Route;
 use bridge_common::packet::parse::TCP;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
 use bridge_common::packet::rewrite::Endpoint;
@@ -136,6 +137,20 @@ fn a_route_without_a_tunnel_leaves_an_ordinary_mss() {
         mss(1460),
         "jumbo frames don't reach the office"
     );
+}
+
+#[test]
+fn a_route_without_an_mtu_sets_no_limit() {
+    // A source that is an address of the node itself: such routes have no MTU.
+    let mut tables = fixture();
+    let of_the_node = Route {
+        flags: Route::LOCAL,
+        ..Route::default()
+    };
+    tables.routes.push((PC, 32, of_the_node));
+    let syn = segment(SYN, &mss(1460)).bytes();
+    let bytes = forward(&tables, Side::Uplink, syn, TUNNEL);
+    assert_eq!(bytes[40..], mss(CLAMPED));
 }
 
 #[test]
