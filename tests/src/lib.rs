@@ -14,15 +14,15 @@
 //!
 //! | room | |
 //! |---|---|
-//! | [`plan`], [`variant`], [`wait`] | the addressing plan; which datapath and overlay a lab is for; waiting for what has to come |
-//! | `machine` | what a lab takes of this machine: [`netns`] makes and enters namespaces, [`process`] holds child processes, [`run_dir`] removes what a lab leaves |
+//! | [`plan`], [`variant`], [`wait`] | the addressing plan; which datapath and overlay a lab is for; waiting for a condition |
+//! | `machine` | what a lab uses of this machine: [`netns`] makes and enters namespaces, [`process`] holds child processes, [`run_dir`] removes what a lab leaves |
 //! | [`cluster`] | nodes, services and backends; [`manifests`] writes them as YAML, [`objects`] makes Kubernetes objects of them |
 //! | [`serve`] | what the pods serve |
 //! | `hosts` | [`host`] is what a test does on a host, [`capture`] what it sees on a wire; [`node`] builds a node with its overlay and pods, [`netfilter`] its rules, [`dns`] the office DNS and kube-dns |
 //! | `api` | a real API server, whose programs [`envtest`] finds, and the real [`kube_proxy`] |
 //! | `lab` | [`Lab`] puts all of it together |
 //! | [`bridge`] | the program under test on node-30, its commands, and which of its layers has [`carried`] a flow |
-//! | `traffic` | [`reach`] is what has to get through; [`stream`] tells how long a flow is interrupted; [`frames`] and [`portless`] are what no ordinary program sends |
+//! | `traffic` | [`reach`] asserts that traffic gets through; [`stream`] tells how long a flow is interrupted; [`frames`] and [`portless`] are what no ordinary program sends |
 //! | [`pod`] | a pod of applied manifests |
 //! | [`demo`] | the office developer's day |
 //!

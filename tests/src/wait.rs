@@ -1,4 +1,4 @@
-//! Waiting for what has to come.
+//! Waiting for a condition, with a limit.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

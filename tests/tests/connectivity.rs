@@ -1,4 +1,4 @@
-//! What the office wants first: to reach pods and services from any desk, and to be reached by pods.
+//! Office hosts reach pods and services; pods reach office hosts.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What `cargo xtask run` shows.
+//! The demonstration of `cargo xtask run`, on manifests.
 
 use lab::{LabOptions, demo};
 

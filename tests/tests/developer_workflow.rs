@@ -1,5 +1,4 @@
-//! The story that the recipe was written for: a developer starts one service on the own machine, lets
-//! it register in the cluster, and debugs it against everything else there.
+//! A developer runs one service on an office host, registers it in the cluster, and debugs it against the services there.
 
 use std::net::SocketAddrV4;
 

@@ -1,4 +1,4 @@
-//! Names: the three ways in which offices wire their DNS to the cluster's, and the relay of the third.
+//! DNS: the three ways in which an office forwards names to the cluster, and the relay of the third.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -234,7 +234,7 @@ fn open(dns: DnsPlan) -> Lab {
     .open()
 }
 
-/// What the recipe's users do to see that it works: ask, also in capitals, then use the answer.
+/// Resolves names from both office hosts, in mixed case and over TCP too, and opens a session to the answer.
 #[track_caller]
 fn names_work(lab: &Lab) {
     let dns = lab.options().dns.listen();

@@ -1,5 +1,5 @@
-//! What has to be measured, in a file of its own: `cargo test` runs one file after the other, so that
-//! nothing else of the suite runs meanwhile.
+//! The rate of the DNS relay. In a file of its own, as `cargo test` runs files one after the other: no other test runs
+//! during the measurement.
 
 use lab::LabOptions;
 use lab::plan::{MYSQL_NAME, NODE_30};

@@ -1,4 +1,4 @@
-//! What the bridge does by itself, time and again: sweeping, making room, and mending what was damaged.
+//! Periodic work: garbage collection, eviction from full tables, and repair of entries and attachments.
 
 use std::fs;
 use std::net::SocketAddrV4;
@@ -68,7 +68,7 @@ fn a_flow_whose_reply_entry_is_lost_goes_on() {
     let bridge = lab.start_bridge(&[]).unwrap();
     let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"before").unwrap();
-    // The entry is looked at when the client sends after a while: the pod's answer must not come before.
+    // The reply entry is checked when the client sends after a pause: the pod's answer must not come first.
     std::thread::sleep(Duration::from_secs(9));
     bridge.client().delete_all("replies").unwrap();
     exchange(&mut session, b"after").unwrap();
@@ -113,7 +113,7 @@ fn a_network_of_the_cluster_that_claims_the_office_is_left_out_and_the_rest_foll
     eventually(PERIODIC, "the contradiction is told", || {
         problems(&bridge).contains("left out") && problems(&bridge).contains("Node odd")
     });
-    // The next turn must not apply it either.
+    // Nor may the next periodic check apply it.
     std::thread::sleep(Duration::from_secs(11));
     lab.office_pc().tcp_echo(ECHO_SERVICE, b"still").unwrap();
     let status = bridge.status().unwrap();

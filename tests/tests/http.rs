@@ -1,4 +1,4 @@
-//! What `run` serves over HTTP: health, readiness as the kernel has it, and metrics of real packets.
+//! The HTTP endpoints: `/healthz`, `/readyz`, which looks at the attachments in the kernel, and `/metrics`.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -11,9 +11,9 @@ use lab::plan::{self, MYSQL_NAME, port};
 use lab::serve::http::Response;
 use lab::{Bridge, Lab, LabOptions};
 
-/// Where `run` serves unless told otherwise.
+/// The default of `--http-listen`.
 const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9530);
-/// How long a change may take until it is told.
+/// How long `/readyz` may take to follow a change.
 const FOLLOWS: Duration = Duration::from_secs(10);
 
 #[test]
@@ -24,8 +24,8 @@ fn readyz_tells_that_a_link_is_gone_and_healthz_stays_well() {
     assert_eq!(get(&lab, "/healthz"), Response::ok("ok\n"));
 
     let detached = r#"office_bridge_interface_mode{iface="eth0",side="uplink",hook="tc-ingress",mode="detached"}"#;
-    // The bridge puts the link back at its next turn, which may come between two looks: one of three tries is
-    // between two turns.
+    // The next periodic check attaches the program again, and may do so before the requests below: one of three tries
+    // has time for them.
     let is_told = (0..3).any(|_| {
         // The pin is all that holds the link.
         fs::remove_file(uplink_pin(&lab)).unwrap();

@@ -1,4 +1,4 @@
-//! What `cargo xtask run` shows where an API server is found.
+//! The demonstration of `cargo xtask run`, on an API server.
 
 use lab::{LabOptions, demo};
 

@@ -1,4 +1,4 @@
-//! The manifests in `deploy/kustomize`, applied to an API server, and the pods that come of them.
+//! The manifests in `deploy/kustomize`, applied to an API server, and the pods that a kubelet would start from them.
 
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
@@ -93,7 +93,7 @@ fn the_uninstall_job_waits_for_the_bridge_and_leaves_nothing_in_the_kernel() {
         .unwrap();
     let job = uninstall(&lab);
 
-    // Kubernetes would try again.
+    // Kubernetes starts a failed Job again.
     let mut refused = Pod::start(&lab, &root, NAMESPACE, &job).unwrap();
     let ended = refused.wait(Duration::from_secs(10)).unwrap();
     assert_eq!(ended.code(), Some(1), "{}", refused.log());

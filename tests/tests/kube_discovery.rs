@@ -1,4 +1,4 @@
-//! The cluster's networks and the bridge's rights, as the API server has them.
+//! What the bridge discovers through the API server: the cluster's networks, and which rights (RBAC) that takes.
 
 use std::fs;
 use std::path::Path;

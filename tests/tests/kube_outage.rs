@@ -1,4 +1,4 @@
-//! The API server goes away and comes back, under traffic.
+//! An outage of the API server, under traffic.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use lab::plan::{self, ECHO_SERVICE, WEB_SERVICE, port};
 use lab::{Bridge, Lab, LabOptions, eventually};
 use serde_json::Value;
 
-/// Between tries to reach an API server that is away the bridge waits up to 10 s.
+/// The bridge waits up to 10 s between two attempts to reach the API server.
 const RETURN: Duration = Duration::from_secs(30);
 
 #[test]

@@ -1,4 +1,4 @@
-//! Many services, many changes, many connections.
+//! Scale: ten thousand services, hundreds of changes, ten thousand flows.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -24,7 +24,7 @@ fn a_change_is_in_the_kernel_within_a_second_among_a_thousand_services() {
     let admin = lab.api().admin();
     let mut latencies: Vec<Duration> = (0..CHANGES)
         .map(|change| {
-            // Another one each time, all over the table.
+            // A different service each time, spread over the table.
             let changed = service(change.wrapping_mul(37) % 1_000, 3);
             let slice = objects::endpoint_slice(&changed);
             let begun = Instant::now();
@@ -44,9 +44,9 @@ fn a_change_is_in_the_kernel_within_a_second_among_a_thousand_services() {
 #[test]
 fn ten_thousand_services_are_loaded_in_seconds_and_a_resync_changes_nothing() {
     const SERVICES: u16 = 10_000;
-    /// On the clock, the API server and whatever else is busy beside it included.
+    /// Wall clock, including the API server and other tests.
     const PATIENCE: Duration = Duration::from_mins(1);
-    /// On the CPU, in a build for development: a release build is there after 3 s on the clock.
+    /// CPU time, in a build for development.
     const BOUND: Duration = Duration::from_secs(10);
     let mut lab = LabOptions::default_variant().with_api_server().open();
     let services: Vec<Service> = (0..SERVICES).map(|number| service(number, 10)).collect();

@@ -1,4 +1,4 @@
-//! Services that come, scale and go, followed through the API server.
+//! Services that are created, scaled and deleted in the API server.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddrV4;
@@ -10,7 +10,7 @@ use lab::{Bridge, Lab, LabOptions, eventually};
 
 const FRESH: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(10, 96, 20, 50), port::ECHO);
 
-/// A change is in the kernel after some ten milliseconds; a busy machine gets more.
+/// Time for a change to reach the kernel: some ten milliseconds, more on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
 
 #[test]

@@ -1,5 +1,5 @@
-//! The lab itself: it stands for the real thing only if the recipe of old works in it as it does in
-//! offices today, and if nothing gets through where nobody lets it.
+//! The lab itself: forwarding by `MASQUERADE` rules works in it as in a real office, a node that does not forward lets
+//! nothing through, and a lab leaves nothing behind.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddrV4;

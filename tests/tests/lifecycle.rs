@@ -1,5 +1,4 @@
-//! What outlives what: forwarding outlives the process, flows outlive a restart, and nothing outlives
-//! `uninstall`; while it runs, the bridge follows what changes on the node.
+//! Start, stop, crash, restart and `uninstall`; and changes on the node while the bridge runs.
 
 use std::collections::HashSet;
 use std::fs;
@@ -60,7 +59,7 @@ fn a_start_that_fails_leaves_a_predecessor_of_another_layout_alone() {
     let text = fail_to_start(&lab);
     assert!(others.exists() && !tables.exists(), "{text}");
     all_work(&lab, &mut sessions, "after a start that failed");
-    // For the removal of all.
+    // `uninstall` looks for the tables there.
     fs::rename(&others, &tables).unwrap();
 }
 
@@ -141,7 +140,7 @@ fn uninstall_leaves_nothing() {
     assert!(!lab.is_bridged(ECHO_SERVICE));
     let qdiscs = lab.node_30().run("tc", &["qdisc", "show"]).unwrap();
     assert!(!qdiscs.contains("clsact"), "{qdiscs}");
-    // A second time there is nothing to do, and that is no failure.
+    // A second `uninstall` finds nothing, and succeeds.
     bridge.client().uninstall().unwrap();
 }
 

@@ -1,4 +1,5 @@
-//! What the paths cost, beside each other in one run. Not a test of this machine's speed, so only on demand:
+//! Connections and responses on the TC path and on the stack path, measured in one run. It asserts no speed, and runs only
+//! on demand:
 //! `cargo nextest run -p tests --run-ignored only -E 'binary(microbench)' --no-capture`.
 
 use std::net::{SocketAddr, SocketAddrV4, TcpStream};

@@ -1,5 +1,5 @@
-//! What a person can get wrong: each ends with a message that says what to do, exit code 2 for wrong
-//! usage and 1 otherwise, and nothing attached.
+//! Wrong usage, wrong configuration and unfit nodes: `run` ends with a message that says what to do, with exit code 2
+//! for wrong usage and 1 otherwise, and leaves nothing attached.
 
 use std::fs;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Packet sizes and hops: what gets through a VXLAN whose packets are 50 octets shorter, and what the
-//! office is told of it.
+//! Packet sizes and hops: MSS clamping, fragments and large transfers through a VXLAN, whose packets are 50 octets
+//! shorter, and traceroute.
 
 use std::net::SocketAddrV4;
 

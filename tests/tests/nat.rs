@@ -1,5 +1,4 @@
-//! What pods see of the office: one NAT address that replies come home to, and every client kept apart
-//! from the others.
+//! Source NAT: the address and port that pods see of an office host.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -38,7 +37,7 @@ fn pods_see_the_address_that_replies_come_home_to() {
 #[test]
 fn a_configured_nat_address_is_what_pods_see() {
     let lab = LabOptions::default().open();
-    // An address in node-30's pod CIDR comes home by the workers' own routes.
+    // The workers have a route to each address in node-30's pod CIDR.
     let address = Ipv4Addr::new(10, 244, 30, 250);
     let _bridge = lab
         .start_bridge(&["--snat-address", &address.to_string()])

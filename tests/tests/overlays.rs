@@ -1,5 +1,5 @@
-//! What is about one overlay: its tunnel, its routes, its MTU. And on host-gw what every office needs first, so that a
-//! run on VXLAN alone knows of it.
+//! What depends on one overlay: its tunnel, its routes, its MTU. And basic connectivity on host-gw, for runs of the
+//! suite on VXLAN only.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -116,7 +116,7 @@ fn a_gibibyte_of_tcp_crosses_host_gw_without_a_retransmission_storm() {
 fn the_tunnel_may_be_deleted_and_made_again() {
     let lab = open(Overlay::Vxlan);
     let (_bridge, mut session) = with_a_session(&lab);
-    // More than once: the bridge may look at any moment in between.
+    // Three times: the bridge may read the kernel at any moment in between.
     for _ in 0..3 {
         lab.recreate_flannel().unwrap();
         eventually(FOLLOWS, "a pod behind the new flannel.1", || {
@@ -128,7 +128,7 @@ fn the_tunnel_may_be_deleted_and_made_again() {
 
 #[test]
 fn a_tunnel_may_be_away_for_longer_than_a_turn_of_the_sweep() {
-    /// The bridge sweeps every 10 s.
+    /// Garbage collection runs every 10 s.
     const AWAY: Duration = Duration::from_secs(12);
     let lab = open(Overlay::Vxlan);
     let (bridge, mut session) = with_a_session(&lab);

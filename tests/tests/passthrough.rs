@@ -1,5 +1,5 @@
-//! What is not office-to-cluster passes as if no bridge were there, octet for octet; and what cannot be
-//! translated is never translated half.
+//! Traffic that is not between office and cluster passes unchanged, octet for octet; a packet that can't be translated
+//! is never translated in part.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -167,7 +167,7 @@ fn broken_packets_are_never_translated() {
     let translated: Vec<&Summary> = seen.iter().filter(is_translated).collect();
     assert!(translated.is_empty(), "{translated:?}");
 
-    // And after all of that it still works.
+    // Valid packets are still forwarded.
     lab.office_pc()
         .tcp_echo(lab.at("echo-1", port::ECHO), b"still here")
         .unwrap();

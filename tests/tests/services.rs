@@ -1,4 +1,4 @@
-//! Services as the bridge itself translates them. Not on the stack path, where that is up to kube-proxy.
+//! Services that the bridge translates. Not on the stack path, where kube-proxy does.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -135,7 +135,7 @@ fn a_client_of_a_service_with_session_affinity_comes_to_one_pod_until_that_is_go
     });
     assert_eq!(answering(&lab, "office-pc"), HashSet::from([first]));
 
-    // Its pod goes: another, and from then on that.
+    // Without its pod the client gets another one, and keeps it.
     lab.cluster_mut().service_mut("echo").scale_to(&others);
     lab.publish().unwrap();
     let gone = || {

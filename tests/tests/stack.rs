@@ -64,7 +64,7 @@ fn older_kernels_way_of_attaching_works_on_the_stack_path_too() {
     assert_eq!(layers(&bridge), HashSet::from(["stack".to_owned()]));
     bridge.kill().unwrap();
     bridge.leave_installed();
-    // The next one puts its programs in their place.
+    // The next bridge replaces the programs.
     let bridge = Bridge::start(&lab, &arguments).unwrap();
     reach::everything(&lab, lab.office_pc());
     let status = bridge.status().unwrap();

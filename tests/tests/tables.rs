@@ -1,5 +1,4 @@
-//! The kernel's tables and programs as an administrator sees them with bpftool, and what the commands
-//! tell of them.
+//! Tables and programs in the kernel as bpftool shows them, and as `status`, `flows` and `services` do.
 
 use std::net::SocketAddrV4;
 use std::path::Path;
@@ -18,7 +17,7 @@ fn bpftool_prints_flows_by_field_names() {
 
     let pod = lab.pod("web-0").address();
     let nat = json!(lab.nat_address(pod).octets());
-    // On the stack path a flow is one with the pod, and the service is noted beside it.
+    // On the stack path the flow is to the pod, and a second entry has the service.
     let is_stack = lab.options().datapath.is_stack();
     let (destination, destination_port) = if is_stack {
         (pod, port::HTTP)

@@ -1,5 +1,4 @@
-//! Office traffic through XDP: it carries what it can by itself, in both directions, and leaves the rest to TC, packet
-//! by packet within the same flow.
+//! The XDP path in both directions, and what it leaves to TC, packet by packet within the same flow.
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
@@ -427,7 +426,7 @@ fn both_directions(options: LabOptions) {
     });
 }
 
-/// A flow of datagrams that XDP carries, whenever asked.
+/// A flow of UDP that XDP carries.
 struct Flow<'a> {
     bridge: &'a Bridge,
     socket: UdpSocket,

@@ -1,5 +1,5 @@
-//! XDP on node-30's cards: attached in the driver, taken over, mended, removed, and told of where it is not to be had.
-//! The cards are veths, whose driver has native XDP.
+//! Attachment of XDP to node-30's interfaces: in the driver, adopted by a restart, repaired, removed, and reported where it
+//! is not possible. The interfaces are veths, whose driver has native XDP.
 
 use lab::bridge::arguments::with;
 use lab::bridge::refused;

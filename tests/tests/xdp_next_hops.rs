@@ -1,5 +1,5 @@
-//! XDP follows the network: what it writes in front of packets is what the kernel would write now. The kernel's tables
-//! change as flannel and ARP change them, the other end really moves, and a flow goes on within a second.
+//! XDP follows the next hops of the kernel: neighbours, routes and FDB change as flannel and ARP change them, the other
+//! end moves, and a flow goes on within a second.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::thread;
@@ -14,11 +14,11 @@ use lab::{Bridge, Datapath, Host, Lab, LabOptions, Overlay, Variant, eventually,
 
 /// How long a flow may be interrupted.
 const INTERRUPTION: Duration = Duration::from_secs(1);
-/// For how long XDP believes next hops that nobody has compared with the kernel's (`fast_path.valid_until`).
+/// How long XDP uses next hops that no process has compared with the kernel's (`fast_path.valid_until`).
 const VALIDITY: Duration = Duration::from_secs(30);
 /// How long it may take until all neighbours are known.
 const GETS_READY: Duration = Duration::from_secs(5);
-/// The kernel takes no news of a neighbour for a second after the last (`locktime` in arp(7)).
+/// The kernel ignores a changed address of a neighbour within a second of the last change (`locktime` in arp(7)).
 const LOCKTIME: Duration = Duration::from_millis(1100);
 /// Where worker-1 moves to.
 const NEW_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 60, 20, 131);
@@ -224,7 +224,8 @@ fn change_mac(host: &Host, interface: &str) {
     ip(host, &format!("link set dev {interface} address {NEW_MAC}"));
 }
 
-/// Moves worker-1 to another card with another address, and says nothing: whoever sends to the old one is not heard.
+/// Gives worker-1 another hardware address and another address, without an announcement: packets to the old ones are
+/// lost.
 fn move_worker(lab: &Lab) {
     let worker = lab.worker_1();
     let keep_others = ("net/ipv4/conf/eth0/promote_secondaries", "1");

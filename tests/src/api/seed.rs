@@ -35,8 +35,8 @@ pub fn seed(namespace: &Namespace, objects: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// Writes which addresses of the services' network are taken. Without, a server that starts would find each service
-/// that lacks there, and repair one in a millisecond.
+/// Writes which addresses of the services' network are allocated. A server that starts repairs each service whose address
+/// is missing there, at most one in a millisecond.
 pub fn take(namespace: &Namespace, network: &str, addresses: &[Ipv4Addr]) -> Result<()> {
     let (base, _) = network
         .split_once('/')

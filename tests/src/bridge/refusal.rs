@@ -1,4 +1,4 @@
-//! Starts that have to fail.
+//! Starts that must fail.
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The cluster: what runs where, and the same as Kubernetes objects.
+//! The cluster: nodes, services and backends, as values and as Kubernetes objects.
 
 pub mod manifests;
 mod model;

@@ -1,4 +1,4 @@
-//! What a lab takes of this machine, and gives back: namespaces, processes, containers, a directory.
+//! What a lab uses of this machine, and removes: namespaces, processes, containers, a directory.
 
 pub(crate) mod containers;
 pub mod netns;

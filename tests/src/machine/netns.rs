@@ -50,8 +50,7 @@ impl Namespace {
         command
     }
 
-    /// A command as [`Namespace::command`] makes it, that is killed when the thread ends which starts
-    /// it, however that comes to pass.
+    /// The same as [`Namespace::command`], killed by the kernel when the thread that starts it ends.
     #[must_use]
     pub fn bound_command(&self, program: &Path) -> Command {
         let mut command = Command::new("setpriv");

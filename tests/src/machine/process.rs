@@ -43,7 +43,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// The time that all its threads have had on a CPU: unlike the time on the clock it is not of those beside it.
+    /// The CPU time of all its threads, which other processes do not lengthen as they do the wall clock.
     pub fn cpu_time(&self) -> Result<Duration> {
         let spent = clock_getcpuclockid(self.pid()?).and_then(ClockId::now);
         Ok(Duration::from(spent.with_context(|| {
@@ -63,7 +63,7 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The end of what it has written: the kernel's verifier alone can tell megabytes.
+    /// The last lines of what it has written: the kernel's verifier alone can write megabytes.
     #[must_use]
     pub fn log_end(&self) -> String {
         const LINES: usize = 60;

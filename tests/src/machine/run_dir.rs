@@ -82,7 +82,7 @@ impl Drop for RunDir {
     }
 }
 
-/// Mounts bpffs where everybody expects it, if nobody has.
+/// Mounts bpffs at its usual place, unless it is there.
 pub fn mount_bpffs() -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("read the mounts")?;
     if mounts

@@ -1,4 +1,4 @@
-//! Traffic that tests send: what has to get through, whole frames, packets without ports, steady streams.
+//! Traffic that tests send: assertions that it gets through, whole frames, packets without ports, steady streams.
 
 pub mod frames;
 pub mod portless;

@@ -1,5 +1,4 @@
-//! What the office wants first: to reach pods and services, and to be reached by pods. Each of these panics where
-//! something does not get through.
+//! Assertions that traffic gets through: between office hosts, pods and services. Each panics where something does not.
 
 use std::net::{SocketAddrV4, TcpStream, UdpSocket};
 use std::time::Duration;
