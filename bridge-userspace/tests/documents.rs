@@ -291,7 +291,7 @@ fn the_tests_that_the_rfc_page_names_are_there() {
     {
         for line in fs::read_to_string(&file).unwrap().lines() {
             if let Some((_, rest)) = line.split_once("fn ")
-                && let Some((name, _)) = rest.split_once("()")
+                && let Some((name, _)) = rest.split_once('(')
             {
                 tests.insert(format!("{}::{name}", named(&file)));
             }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 
 use crate::markdown::{code, codes, table};
-use crate::source::{Kind, Source};
+use crate::source::{Kind, Member, Source};
 
 /// Each command, what it prints, and the struct behind it.
 const COMMANDS: [(&str, &str, &str); 4] = [
@@ -65,11 +65,21 @@ fn rows_of(
             if source.has_struct(&inner) {
                 nested = Some(inner);
             } else {
-                shape = shape.replace("object", "text");
-                let values: Vec<String> = source
-                    .variants(&inner)?
+                let variants = source.variants(&inner)?;
+                // serde writes a variant with data as an object with one field.
+                let has_data = |variant: &Member| variant.kind != Kind::Text;
+                let is_object = variants.iter().any(has_data);
+                shape = shape.replace("object", if is_object { "text or object" } else { "text" });
+                let values: Vec<String> = variants
                     .iter()
-                    .map(|variant| variant.name.clone())
+                    .map(|variant| {
+                        let name = &variant.name;
+                        if has_data(variant) {
+                            format!("{{\"{name}\": …}}")
+                        } else {
+                            name.clone()
+                        }
+                    })
                     .collect();
                 if !values.iter().all(|value| meaning.contains(value)) {
                     meaning = format!("{meaning} One of {}.", codes(values));

@@ -33,8 +33,8 @@ const PAGES: [Page; 6] = [
     ("configuration.md", configuration::page),
     ("json.md", json::page),
     ("metrics.md", metrics::page),
-    ("drop-reasons.md", packets::drop_reasons),
-    ("tables.md", |_| Ok(packets::tables())),
+    ("drop-reasons.md", |_| Ok(packets::drop_reasons())),
+    ("tables.md", |_| packets::tables()),
 ];
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {

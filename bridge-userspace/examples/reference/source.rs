@@ -18,7 +18,7 @@ pub struct Member {
     pub name: String,
     /// Its doc comment, on one line.
     pub doc: String,
-    /// A field's type.
+    /// A field's type; of a variant, whether it is a text or has data.
     pub kind: Kind,
 }
 
@@ -118,7 +118,10 @@ impl Source {
                         Member {
                             name: name.unwrap_or_else(|| rename(&ident, &case)),
                             doc: doc(&variant.attrs),
-                            kind: Kind::Text,
+                            kind: match variant.fields {
+                                Fields::Unit => Kind::Text,
+                                _ => Kind::Map(Box::new(Kind::Text)),
+                            },
                             ident,
                         }
                     });
@@ -197,7 +200,9 @@ fn rename(ident: &str, case: &str) -> String {
     match case {
         "camelCase" => {
             let mut words = ident.split('_');
-            let first = words.next().unwrap_or_default().to_owned();
+            let first = words.next().unwrap_or_default();
+            // A variant's name is one word to serde, whose first letter becomes small.
+            let first = first[..1].to_lowercase() + &first[1..];
             words.fold(first, |name, word| {
                 name + &word[..1].to_uppercase() + &word[1..]
             })
@@ -244,6 +249,7 @@ fn kind(of: &Type) -> Kind {
                 name => Kind::Named(name.to_owned()),
             }
         }
+        Type::Array(array) => Kind::Array(Box::new(kind(&array.elem))),
         _ => Kind::Text,
     }
 }
