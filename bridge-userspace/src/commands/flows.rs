@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{endpoint, print_json, protocol_name, table};
 use crate::commands::cli::{FlowFilter, OutputFormat};
 use crate::conntrack::connections::{Connection, connections};
-use crate::conntrack::gc;
+use crate::conntrack::removal::remove;
 use crate::kernel::clock;
 use crate::maps::{TableError, Tables};
 
@@ -167,7 +167,7 @@ pub fn flush(tables: &Tables, filter: &FlowFilter, output: OutputFormat) -> anyh
         .iter()
         .map(|connection| connection.key.reply_key(&connection.flow))
         .collect();
-    gc::remove(tables, &keys, &replies)?;
+    remove(tables, &keys, &replies)?;
     match output {
         OutputFormat::Json => print_json(&Flushed {
             flushed: keys.len(),

@@ -14,8 +14,9 @@ use bridge_common::packet::parse::{TCP, UDP};
 use ipnet::Ipv4Net;
 
 use crate::cluster::{self, CidrKind, DesiredState, Protocol, ServicePort};
+use crate::conntrack::removal::remove;
 use crate::kernel::clock::now;
-use crate::maps::{TableError, Tables, access, gone};
+use crate::maps::{TableError, Tables};
 
 /// Above this share of the capacity flows are removed before their time.
 const HIGH_WATER_PERCENT: usize = 95;
@@ -338,23 +339,6 @@ impl Sweeper {
         });
         Ok(())
     }
-}
-
-/// Removes entries. Reply entries go last: a forward entry without its other half is noticed by the datapath
-/// sooner than the reverse.
-///
-/// # Errors
-/// When a table can't be written.
-pub fn remove(tables: &Tables, flows: &[FlowKey], replies: &[ReplyKey]) -> Result<(), TableError> {
-    let mut flow_table = tables.hash::<FlowKey, Flow>(name::FLOWS)?;
-    for key in flows {
-        gone(flow_table.remove(key)).map_err(access(name::FLOWS))?;
-    }
-    let mut reply_table = tables.hash::<ReplyKey, Reply>(name::REPLIES)?;
-    for key in replies {
-        gone(reply_table.remove(key)).map_err(access(name::REPLIES))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,39 +1,26 @@
 //! Session affinity, as far as userspace has a part in it: clients must not come back to a backend that their
 //! service has lost.
 
-use bridge_common::abi::{Affinity, AffinityKey, ServiceKey, name};
+use bridge_common::abi::{Affinity, AffinityKey};
 
-use crate::maps::{Hash, TableError, access, gone};
-use crate::plan::map_state::ServiceEntry;
+use super::image::Image;
+use super::write::Write;
 
 /// Removes the entries that lead to a backend which is no more among those of the service, and those of services
-/// without affinity. The datapath chooses anew for their clients. Gives how many went.
-///
-/// # Errors
-/// When the table can't be read or written.
-pub fn forget_lost<'a>(
-    table: &mut Hash<AffinityKey, Affinity>,
-    service: impl Fn(&ServiceKey) -> Option<&'a ServiceEntry>,
-) -> Result<usize, TableError> {
-    let mut lost = Vec::new();
-    for entry in table.iter() {
-        let (key, affinity) = entry.map_err(access(name::AFFINITY))?;
-        if !service(&key.service).is_some_and(|entry| leads_to(entry, &affinity)) {
-            lost.push(key);
-        }
-    }
-    for key in &lost {
-        gone(table.remove(key)).map_err(access(name::AFFINITY))?;
-    }
-    Ok(lost.len())
+/// without affinity. The datapath chooses anew for their clients.
+pub(super) fn forget_lost(tables: &Image, entries: &[(AffinityKey, Affinity)]) -> Vec<Write> {
+    entries
+        .iter()
+        .filter(|(key, affinity)| !is_kept(tables, key, affinity))
+        .map(|(key, _)| Write::RemoveAffinity(*key))
+        .collect()
 }
 
-fn leads_to(entry: &ServiceEntry, affinity: &Affinity) -> bool {
-    match entry {
-        ServiceEntry::Port {
-            backends,
-            affinity_seconds,
-        } => *affinity_seconds != 0 && backends.contains(&affinity.backend),
-        ServiceEntry::Address(_) => false,
-    }
+fn is_kept(tables: &Image, key: &AffinityKey, affinity: &Affinity) -> bool {
+    tables.services.get(&key.service).is_some_and(|service| {
+        service.affinity_seconds != 0
+            && tables
+                .list(service.id)
+                .any(|(_, backend)| backend == affinity.backend)
+    })
 }
