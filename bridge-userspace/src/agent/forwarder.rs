@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::inputs::Facts;
+use crate::checks::check_nat_ports;
 use crate::cluster::DesiredState;
 use crate::config::{Config, Datapath as Layer};
 use crate::conntrack::gc::Policy;
@@ -145,12 +146,7 @@ impl Forwarder {
         let ports = self.attachments.xdp_ports(&obstacles);
         let contents = self.contents(facts, &ports);
         self.probe(&contents, &mut applied.notices);
-        if contents.settings.nat_port_count == 0 {
-            bail!(
-                "no port is left for NAT: net.ipv4.ip_local_port_range, net.ipv4.ip_local_reserved_ports and \
-                 listening sockets cover all from 1024 on; narrow the range, for example to `32768 60999`"
-            );
-        }
+        check_nat_ports(contents.settings.nat_port_count)?;
         let reconciled = self.reconciler.apply(&contents, facts.read_at);
         applied.is_reconciled = reconciled.is_ok();
         log_changes(reconciled.as_ref().copied().unwrap_or_default());

@@ -185,7 +185,7 @@ pub(super) fn take(feed: &mut Feed) -> Option<(Arc<DesiredState>, Instant)> {
 /// the rest from being followed.
 pub(super) fn without_conflicts(cluster: Arc<DesiredState>, config: &Config) -> Arc<DesiredState> {
     let office = &config.office_cidrs;
-    if cluster.check_against_office(office).is_ok() {
+    if cluster.conflicts_with_office(office).is_empty() {
         return cluster;
     }
     Arc::new(cluster.without_conflicts(office, &config.cluster_cidrs))

@@ -7,6 +7,7 @@ use crate::agent::supervisor::Supervisor;
 use crate::config::Config;
 use crate::dns;
 use crate::maps::Pins;
+use crate::model::{Finding, Findings};
 use crate::observe::http;
 use crate::observe::report::{DnsState, Report};
 
@@ -20,12 +21,17 @@ impl Listeners {
     /// Binds what the configuration asks for.
     ///
     /// # Errors
-    /// Names the address that can't be had and who has it.
-    pub fn bind(config: &Config) -> anyhow::Result<Self> {
-        Ok(Self {
-            relay: bind_relay(config)?,
-            http: config.http_listen.map(http::Server::bind).transpose()?,
-        })
+    /// Names all addresses that can't be had and who has them.
+    pub fn bind(config: &Config) -> Result<Self, Findings> {
+        let relay = bind_relay(config);
+        let http = config.http_listen.map(http::Server::bind).transpose();
+        match (relay, http) {
+            (Ok(relay), Ok(http)) => Ok(Self { relay, http }),
+            (relay, http) => {
+                let relay = relay.err().into_iter().flatten().map(Finding::from);
+                Err(relay.chain(http.err().map(Finding::from)).collect())
+            }
+        }
     }
 
     /// Serves health and metrics at once: the verifier takes its time, and the process lives meanwhile.
@@ -102,7 +108,7 @@ impl Served {
     }
 }
 
-fn bind_relay(config: &Config) -> anyhow::Result<Option<dns::Relay>> {
+fn bind_relay(config: &Config) -> Result<Option<dns::Relay>, dns::BindErrors> {
     let Some(settings) = &config.dns else {
         return Ok(None);
     };

@@ -1,6 +1,6 @@
 //! `office-bridge run`.
 //!
-//! [`startup`] checks, loads, fills and attaches; [`event_loop`] follows [`inputs`] and has the [`forwarder`] apply
+//! [`startup`] has `preflight` check everything, then loads, fills and attaches; [`event_loop`] follows [`inputs`] and has the [`forwarder`] apply
 //! them; [`supervisor`] watches over every task that must live.
 
 pub mod event_loop;
@@ -8,6 +8,7 @@ pub mod forwarder;
 mod gc_task;
 pub mod inputs;
 pub mod listeners;
+mod preflight;
 mod signals;
 pub mod startup;
 pub mod supervisor;
@@ -16,21 +17,17 @@ use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::warn;
 
-use crate::checks::check_machine;
 use crate::config::{Config, Environment, RunArgs};
-use crate::maps::InstanceLock;
 
 /// Runs until SIGTERM or SIGINT; links and tables stay.
 ///
 /// # Errors
 /// When the configuration is wrong (nothing was touched then) or the kernel refuses (what was new is removed).
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
-    let (config, remarks) = Config::load(args, Environment::of_this_process())?;
-    for remark in remarks {
-        warn!("{remark}");
+    let (config, warnings) = Config::load(args, Environment::of_this_process())?;
+    for warning in warnings {
+        warn!("{warning}");
     }
-    check_machine(&config.pin_path)?;
-    let _lock = InstanceLock::acquire(&config.pin_path)?;
     // Whoever started us may have held these back for itself, which a child inherits.
     SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM])
         .thread_unblock()

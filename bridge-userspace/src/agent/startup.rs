@@ -3,23 +3,21 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use ipnet::Ipv4Net;
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::event_loop::{EventLoop, Reports, cluster_cidrs};
 use super::forwarder::Forwarder;
 use super::gc_task::GcTask;
 use super::inputs::{Inputs, take, without_conflicts};
-use super::listeners::{Listeners, Served};
+use super::listeners::Served;
+use super::preflight::{Network, Preflight};
 use super::signals::Signals;
 use super::supervisor::Supervisor;
-use crate::checks::{check_network, check_xdp, forwarding};
-use crate::cluster::{self, CidrKind, Connection, DesiredState, Feed, Rules, static_state};
+use crate::cluster::{Connection, DesiredState, Feed};
 use crate::config::Config;
 use crate::conntrack::gc::Sweeper;
 use crate::datapath::{Datapath, Mode, detach_filters, has_filter};
-use crate::kernel::netlink::{Mirror, MirrorView, Prober};
+use crate::kernel::netlink::Prober;
 use crate::kernel::reserved_ports;
 use crate::maps::{Pins, Tables};
 use crate::observe::datapath_events::{DatapathLog, Events};
@@ -27,7 +25,6 @@ use crate::observe::event_log::EventLog;
 use crate::observe::report::{ClusterState, Event, Report};
 use crate::observe::reporter::Reporter;
 use crate::observe::state_file::StateFile;
-use crate::plan::map_state::watched_prefixes;
 
 /// Starts, and runs until SIGTERM or SIGINT.
 ///
@@ -35,27 +32,19 @@ use crate::plan::map_state::watched_prefixes;
 /// When a check fails, or the kernel refuses (what was new is removed), or there is no going on.
 pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    let rules = Rules {
-        explicit: config.cluster_cidrs.clone(),
-        internal_traffic_policy: config.internal_traffic_policy.clone(),
-    };
-    let (source, mut feed) = cluster::open(&config.cluster, rules.clone()).await?;
+    let Preflight {
+        lock: _lock,
+        source,
+        mut feed,
+        first,
+        mut network,
+        listeners,
+    } = Preflight::run(&config).await?;
     let mut supervisor = Supervisor::default();
     supervisor.restart("the follower of the cluster", source, |source| async move {
         source.follow().await
     });
-    let first = take(&mut feed).map(|(state, _)| state);
-    // An API server may be away: what can be checked without it is.
-    let known = first
-        .clone()
-        .unwrap_or_else(|| Arc::new(static_state(&rules)));
-    let mut network = Network::check(&config, &known).await?;
-    let listeners = Listeners::bind(&config)?;
-    if let Some(remark) = forwarding(config.datapath, config.manage_sysctls)? {
-        warn!("{remark}");
-    }
     let pins = Pins::new(&config.pin_path);
-    check_xdp(&config, &pins, &network.view.state.borrow().clone()).await?;
     for other in pins.other_layouts() {
         warn!(
             "tables of another version are pinned below {}/{other}",
@@ -112,29 +101,6 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     event_loop.answer_dns();
     info!(uplink = %config.uplink, cluster = %config.cluster, "office-bridge is forwarding");
     event_loop.run(signals.next()).await
-}
-
-/// The kernel's routes to the networks that matter, and where to say which do.
-struct Network {
-    mirror: Mirror,
-    view: MirrorView,
-    watched: watch::Sender<Vec<Ipv4Net>>,
-}
-
-impl Network {
-    /// Reads the kernel's network, and checks configuration and cluster against it.
-    async fn check(config: &Config, cluster: &DesiredState) -> anyhow::Result<Self> {
-        cluster.check_against_office(&config.office_cidrs)?;
-        let (watched, receiver) = watch::channel(watched_prefixes(config, cluster));
-        let (mirror, mut view) = Mirror::open(receiver).await?;
-        let pod_cidrs: Vec<Ipv4Net> = cluster.cidrs_of(CidrKind::Pod).collect();
-        check_network(config, &pod_cidrs, &view.state.borrow_and_update().clone())?;
-        Ok(Self {
-            mirror,
-            view,
-            watched,
-        })
-    }
 }
 
 /// What a start puts together.

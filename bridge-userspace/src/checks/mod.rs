@@ -1,10 +1,32 @@
-//! Whether this machine can do what `run` is asked for, found out before anything in the kernel is
-//! touched.
+//! Whether this host can do what `run` is asked for, found out before anything in the kernel is touched.
+//!
+//! Each check judges facts that were read before, changes nothing, and adds what it finds to [`Findings`]. So they can be
+//! asked at any time, whether a bridge runs or not, and be tested without the host that they judge. `run` refuses to
+//! start on errors and shows all of them; warnings are logged.
+//!
+//! | file | facts | judges |
+//! |---|---|---|
+//! | `machine` | [`MachineFacts`] | capabilities, kernel, BTF, bpf filesystem |
+//! | `instance` | process that holds the lock | whether another bridge works on the same tables |
+//! | `network` | [`NetworkState`], [`DesiredState`] | uplink, overlapping networks, the DNS relay's addresses |
+//! | `forwarding` | `net.ipv4.ip_forward` | whether the kernel forwards what is left to it |
+//! | `nat_ports` | ports in use | whether any is left for NAT |
+//! | `xdp` | [`XdpFacts`] | whether the uplink can have XDP, if that is asked for |
+//!
+//! [`Findings`]: crate::model::Findings
+//! [`NetworkState`]: crate::kernel::netlink::NetworkState
+//! [`DesiredState`]: crate::cluster::DesiredState
 
+mod forwarding;
+mod instance;
 mod machine;
+mod nat_ports;
 mod network;
 mod xdp;
 
-pub use self::machine::{MachineError, check_bpffs, check_machine};
-pub use self::network::{ForwardingError, NetworkError, check_network, forwarding};
-pub use self::xdp::check_xdp;
+pub use self::forwarding::{Forwarding, check_forwarding};
+pub use self::instance::check_instance;
+pub use self::machine::{Fact, MachineFacts, check_bpffs, check_machine};
+pub use self::nat_ports::check_nat_ports;
+pub use self::network::{check_network, check_office};
+pub use self::xdp::{XdpFacts, check_xdp};

@@ -34,13 +34,11 @@ impl DesiredState {
             .map(|cidr| cidr.cidr)
     }
 
-    /// Whether the cluster's networks and these office networks can live together.
-    ///
-    /// # Errors
-    /// When networks of two roles share an address, such as an office network that contains a
+    /// Networks of two roles that share an address, such as an office network that contains a
     /// node's pod CIDR. The cluster's networks are found while running, so this has to be asked
     /// for every new state.
-    pub fn check_against_office(&self, office: &[Ipv4Net]) -> Result<(), Conflict> {
+    #[must_use]
+    pub fn conflicts_with_office(&self, office: &[Ipv4Net]) -> Vec<Conflict> {
         let mut networks: Vec<Labelled> = office
             .iter()
             .map(|network| Labelled {
@@ -50,7 +48,7 @@ impl DesiredState {
             })
             .collect();
         networks.extend(self.cidrs.iter().map(ClusterCidr::labelled));
-        networks::check_roles(&networks)
+        networks::role_conflicts(&networks).collect()
     }
 
     /// This state without the networks that contradict the office's, the configuration's (`explicit`) or those
@@ -70,7 +68,7 @@ impl DesiredState {
                 ..Self::default()
             };
             with.cidrs.push(cidr);
-            if let Err(conflict) = with.check_against_office(office) {
+            if let Some(conflict) = with.conflicts_with_office(office).first() {
                 problems.push(Problem::new(
                     Subject::Cluster,
                     format!("left out: {conflict}"),

@@ -10,15 +10,16 @@ use super::feed::{self, Feed, Publisher};
 use super::rules::Rules;
 use super::source::{Source, SourceSpec};
 use super::{kube, manifests};
+use crate::model::Findings;
 
 /// Opens a source. The desired state only changes when it really does. Whatever happens to the source later, the last
 /// good state stays. Directories are read before this returns; an API server may be away.
 ///
 /// # Errors
 /// When a directory cannot be read at first: a state with holes in it would have the reconciler
-/// remove services that exist. A [`UsageError`](crate::commands::exit::UsageError) when what should lead to the API server
-/// doesn't.
-pub async fn open(spec: &SourceSpec, rules: Rules) -> anyhow::Result<(Arc<dyn Source>, Feed)> {
+/// remove services that exist. Wrong usage, as a [`Finding`](crate::model::Finding), when what should lead to the
+/// API server doesn't.
+pub async fn open(spec: &SourceSpec, rules: Rules) -> Result<(Arc<dyn Source>, Feed), Findings> {
     let (publisher, feed) = feed::channel();
     let source: Arc<dyn Source> = match spec {
         SourceSpec::Static => Arc::new(Static::open(publisher, &rules)),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::model::UsageError;
+use crate::model::{Finding, Findings};
 
 /// Everything that was asked for was done.
 pub const SUCCESS: u8 = 0;
@@ -12,14 +12,14 @@ pub const FAILURE: u8 = 1;
 /// between them. The same number that clap uses.
 pub const USAGE: u8 = 2;
 
-/// The exit code for an error, wherever in its chain of causes the [`UsageError`] is.
+/// The exit code for an error, wherever in its chain of causes a [`Finding`] of wrong usage is.
 #[must_use]
 pub fn code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(<dyn std::error::Error>::is::<UsageError>) {
-        USAGE
-    } else {
-        FAILURE
-    }
+    let is_usage = error.chain().any(|cause| {
+        let finding = cause.downcast_ref().is_some_and(Finding::is_usage);
+        finding || cause.downcast_ref().is_some_and(Findings::is_usage)
+    });
+    if is_usage { USAGE } else { FAILURE }
 }
 
 /// Prints the error with its causes on standard error and gives the exit code for it.
@@ -39,17 +39,35 @@ mod tests {
     use anyhow::Context;
 
     use super::*;
+    use crate::model::Subject;
+
+    fn no_such_datapath() -> Finding {
+        let setting = Subject::Setting("datapath".into());
+        Finding::usage(setting, "`x` is no datapath", "write `auto`")
+    }
+
+    fn no_btf() -> Finding {
+        Finding::failure(Subject::Kernel, "the kernel has no BTF", "boot another one")
+    }
 
     #[test]
     fn wrong_usage_is_2_even_under_context() {
-        let error = Err::<(), _>(UsageError::new("no such datapath"))
+        let error = Err::<(), _>(no_such_datapath())
             .context("reading bridge.yaml")
             .unwrap_err();
         assert_eq!(code(&error), USAGE);
     }
 
     #[test]
+    fn wrong_usage_among_other_findings_is_2() {
+        let findings: Findings = [no_btf(), no_such_datapath()].into_iter().collect();
+        assert_eq!(code(&findings.into()), USAGE);
+        assert_eq!(code(&Findings::from(no_btf()).into()), FAILURE);
+    }
+
+    #[test]
     fn any_other_error_is_1() {
         assert_eq!(code(&anyhow::anyhow!("no such interface")), FAILURE);
+        assert_eq!(code(&no_btf().into()), FAILURE);
     }
 }

@@ -6,6 +6,7 @@ use crate::checks::check_bpffs;
 use crate::datapath::{self, Mode};
 use crate::maps::InstanceLock;
 use crate::maps::Pins;
+use crate::model::Finding;
 use crate::observe::state_file::StateFile;
 
 /// Detaches from every interface and removes all tables, flows included.
@@ -16,7 +17,7 @@ pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
     if pins.root().exists() {
         check_bpffs(pins.root())?;
     }
-    let _lock = InstanceLock::acquire(pins.root())?;
+    let _lock = InstanceLock::acquire(pins.root()).map_err(Finding::from)?;
     let file = StateFile::new(pins.root());
     let state = file.read()?;
     let points = state.as_ref().map(|state| &state.attach_points[..]);

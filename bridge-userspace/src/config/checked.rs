@@ -5,9 +5,16 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
+use super::datapath::Datapath;
+use super::dns::DnsConfig;
+use super::environment::Environment;
+use super::settings::Settings;
 use super::timeouts::Timeouts;
-use crate::cluster::{ClusterCidr, InternalTrafficPolicy, SourceSpec};
+use super::{cluster, datapath, dns, host, http, nat, networks, timeouts};
+use crate::cluster::{CidrKind, ClusterCidr, InternalTrafficPolicy, SourceSpec};
 use crate::datapath::TcAttach;
+use crate::model::Findings;
+use crate::model::networks::Labelled;
 
 /// What `run` has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,27 +54,57 @@ pub struct Config {
     pub timeouts: Timeouts,
 }
 
-/// Which layers of the datapath new flows take. Flows that are there stay on theirs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Datapath {
-    /// The fastest that works on each interface, and the stack path for what the tables don't know.
-    #[default]
-    Auto,
-    /// As `Auto`, but XDP on the uplink or nothing.
-    Xdp,
-    /// The TC path, and the stack path for what the tables don't know.
-    Tc,
-    /// The stack path alone: the kernel routes, netfilter sees everything.
-    Stack,
+impl Config {
+    /// The settings as a configuration, which is of use only if no error is among the findings.
+    pub(super) fn check(
+        settings: &Settings,
+        environment: Environment,
+        findings: &mut Findings,
+    ) -> Self {
+        let networks = networks::check(settings, findings);
+        let cluster = cluster::source(settings, &environment, findings);
+        let foreign = networks.office.iter().chain(&networks.services);
+        let snat_addresses = nat::check(settings, &foreign, findings);
+        Self {
+            uplink: networks.uplink,
+            office_cidrs: networks
+                .office
+                .iter()
+                .map(|office| office.network)
+                .collect(),
+            cluster_cidrs: [
+                cluster_cidrs(CidrKind::Pod, networks.pods),
+                cluster_cidrs(CidrKind::Service, networks.services),
+            ]
+            .concat(),
+            cluster,
+            internal_traffic_policy: cluster::internal_traffic_policy(
+                settings,
+                environment,
+                findings,
+            ),
+            datapath: datapath::layer(settings, findings),
+            snat_addresses,
+            answer_ping: datapath::answers_ping(settings),
+            dns: dns::check(settings, findings),
+            cluster_domain: dns::cluster_domain(settings, findings),
+            http_listen: http::check(settings, findings),
+            pin_path: host::pin_path(settings, findings),
+            manage_sysctls: host::manages_sysctls(settings),
+            tc_attach: datapath::tc_attach(settings, findings),
+            flow_capacity: datapath::flow_capacity(settings, findings),
+            timeouts: timeouts::check(settings, findings),
+        }
+    }
 }
 
-/// What the DNS relay has to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DnsConfig {
-    /// Where queries are taken, UDP and TCP; at least one.
-    pub listen: Vec<SocketAddrV4>,
-    /// Who answers them, in order of preference; at least one, none of them one of `listen`.
-    pub upstream: Vec<SocketAddrV4>,
-    /// Whose queries are taken besides those of the office.
-    pub allow: Vec<Ipv4Net>,
+fn cluster_cidrs(kind: CidrKind, networks: Vec<Labelled>) -> Vec<ClusterCidr> {
+    networks
+        .into_iter()
+        .map(|labelled| ClusterCidr {
+            kind,
+            cidr: labelled.network,
+            source: labelled.source,
+        })
+        .collect()
 }

@@ -2,35 +2,22 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
+use clap::{Arg, CommandFactory};
 
 use super::*;
 use crate::cluster::{ApiAccess, InternalTrafficPolicy, SourceSpec};
-use crate::commands::cli::{Cli, Command};
+use crate::commands::cli::Cli;
 
 /// A command line that is complete; more can be added to it.
 const BASE: &str = "--uplink eth0 --office-cidr 192.168.0.0/22 --pod-cidr 10.244.0.0/16 \
                     --service-cidr 10.96.0.0/12";
 
-fn flags(line: &str) -> RunArgs {
-    let words = ["office-bridge", "run"]
-        .into_iter()
-        .chain(line.split_whitespace());
-    match Cli::try_parse_from(words)
-        .unwrap_or_else(|error| panic!("{error}"))
-        .command
-    {
-        Command::Run(flags) => *flags,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn load(line: &str) -> Result<(Config, Vec<String>), String> {
+fn load(line: &str) -> Result<(Config, Findings), String> {
     load_in(line, Environment::default())
 }
 
-fn load_in(line: &str, environment: Environment) -> Result<(Config, Vec<String>), String> {
-    Config::load(flags(line), environment).map_err(|error| error.to_string())
+fn load_in(line: &str, environment: Environment) -> Result<(Config, Findings), String> {
+    Config::load(RunArgs::of(line), environment).map_err(|error| error.to_string())
 }
 
 fn config(line: &str) -> Config {
@@ -48,7 +35,7 @@ fn refused_with_base(line: &str, expected: &str) {
     refused(&format!("{BASE} {line}"), expected);
 }
 
-fn from_file(yaml: &str, line: &str) -> Result<(Config, Vec<String>), String> {
+fn from_file(yaml: &str, line: &str) -> Result<(Config, Findings), String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bridge.yaml");
     fs::write(&path, yaml).unwrap();
@@ -161,46 +148,174 @@ fn a_node_that_honors_traffic_policies_knows_its_name() {
     assert_eq!(policy(flag, pod.clone()), honor("node-30"));
     assert_eq!(policy(&format!("{flag} --node-name n1"), pod), honor("n1"));
     refused_with_base(flag, "give --node-name");
-    refused_with_base("--internal-traffic-policy local", "say `ignore` or `honor`");
+    refused_with_base(
+        "--internal-traffic-policy local",
+        "write `ignore` or `honor`",
+    );
 }
 
 #[test]
-fn every_flag_has_a_field_of_the_same_name() {
+fn every_setting_can_be_read_from_the_file_and_most_from_a_flag_of_the_same_name() {
     let command = Cli::command();
     let run = command.find_subcommand("run").unwrap();
-    let mut seen = 0;
-    for argument in run.get_arguments() {
-        let Some(flag) = argument.get_long() else {
+    let known: Vec<&str> = run.get_arguments().filter_map(Arg::get_long).collect();
+    for facts in settings() {
+        let value = match facts.kind {
+            Kind::Switch => "true",
+            Kind::Number => "4096",
+            Kind::Text | Kind::Path | Kind::List => "x",
+        };
+        let yaml = match facts.field.split_once('.') {
+            Some((group, field)) => format!("{group}:\n  {field}: {value}\n"),
+            None => format!("{}: {value}\n", facts.field),
+        };
+        let mut findings = Findings::default();
+        let read = file::parse(Path::new("f"), &yaml, &mut findings).unwrap();
+        assert_eq!(findings, Findings::default(), "{yaml}");
+        assert_ne!(read, Settings::default(), "{yaml} is read and forgotten");
+        assert_eq!(Settings::default().over(read.clone()), read);
+
+        let Some(flag) = facts.flag else {
             continue;
         };
-        if matches!(flag, "config" | "help" | "version") {
-            continue;
-        }
-        seen += 1;
-        let mut field = String::new();
-        let mut after_dash = false;
-        for letter in flag.chars() {
-            match (letter, after_dash) {
-                ('-', _) => after_dash = true,
-                (letter, true) => {
-                    field.push(letter.to_ascii_uppercase());
-                    after_dash = false;
-                }
-                (letter, false) => field.push(letter),
-            }
-        }
-        let value = match flag {
-            "answer-ping" | "no-dns" | "no-http" | "manage-sysctls" => "true",
-            "flow-capacity" => "4096",
-            "cluster" => "static",
-            _ => "x",
-        };
-        let parsed = file::parse(Path::new("f"), &format!("{field}: {value}")).unwrap();
-        assert_ne!(parsed, RunArgs::default(), "{field} is read and forgotten");
-        let merged = check::Settings::merge(RunArgs::default(), Some((parsed.clone(), "f".into())));
-        assert_eq!(merged.args(), &parsed, "{field} is lost in the merge");
+        assert_eq!(flag.name, kebab_case(facts.field));
+        assert!(known.contains(&flag.name), "{}", flag.name);
+        let given = RunArgs::of(&format!("--{}={value}", flag.name)).settings;
+        assert_ne!(given, Settings::default(), "--{} is forgotten", flag.name);
+        assert_eq!(given.clone().over(read), given, "a flag wins");
     }
-    assert!(seen >= 15, "{seen}");
+    assert!(settings().count() >= 25);
+}
+
+fn kebab_case(field: &str) -> String {
+    let mut flag = String::new();
+    for letter in field.chars() {
+        if letter.is_ascii_uppercase() {
+            flag.push('-');
+        }
+        flag.push(letter.to_ascii_lowercase());
+    }
+    flag
+}
+
+#[test]
+fn defaults_in_the_help_are_those_that_hold() {
+    let help = Cli::command()
+        .find_subcommand_mut("run")
+        .unwrap()
+        .render_long_help()
+        .to_string();
+    let config = config("");
+    for shown in [
+        config.flow_capacity.to_string(),
+        config.http_listen.unwrap().to_string(),
+        config.pin_path.display().to_string(),
+        config.cluster_domain,
+        config.answer_ping.to_string(),
+    ] {
+        assert!(
+            help.contains(&format!("[default: {shown}]")),
+            "{shown}: {help}"
+        );
+    }
+    let seconds = |field: &str| {
+        let facts = settings().find(|facts| facts.field == field).unwrap();
+        facts.default.shown().unwrap()
+    };
+    let timeouts = config.timeouts;
+    assert_eq!(
+        seconds("timeouts.tcpEstablished"),
+        timeouts.tcp_established.as_secs().to_string()
+    );
+    assert_eq!(
+        seconds("timeouts.icmp"),
+        timeouts.icmp.as_secs().to_string()
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let findings = Config::load(
+        RunArgs::of("--uplink a/b --office-cidr 192.168.0.0/33 --pod-cidr 10.244.0.0 --flow-capacity 1 --datapath dpdk"),
+        Environment::default(),
+    )
+    .unwrap_err();
+    let subjects: Vec<String> = findings
+        .iter()
+        .map(|finding| finding.subject.to_string())
+        .collect();
+    assert_eq!(
+        subjects,
+        [
+            "setting uplink",
+            "setting officeCidr",
+            "setting podCidr",
+            "setting datapath",
+            "setting flowCapacity"
+        ]
+    );
+    assert!(findings.is_usage());
+    assert!(
+        findings
+            .to_string()
+            .starts_with("5 errors:\n- --uplink: `a/b`"),
+        "{findings}"
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_in_a_file_is_told_with_its_line() {
+    let yaml = "uplink: eth0
+officeCidrs: [192.168.0.0/22]
+podCidr: [10.244.0.0/40]
+flowCapacity: many
+timeouts:
+  udp: soon
+  tcp: 5
+  icmp: 0
+manageSysctls: perhaps
+";
+    let error = from_file(yaml, "").unwrap_err();
+    let causes: Vec<&str> = error
+        .lines()
+        .filter_map(|line| line.strip_prefix("- "))
+        .collect();
+    let starts = [
+        "bridge.yaml:2: ",
+        "bridge.yaml:4: ",
+        "bridge.yaml:6: ",
+        "bridge.yaml:7: ",
+        "bridge.yaml:9: ",
+        "--office-cidr is missing",
+        "bridge.yaml:3: podCidr (",
+        "bridge.yaml:8: timeouts.icmp is 0",
+    ];
+    assert_eq!(causes.len(), starts.len(), "{error}");
+    for (cause, start) in causes.iter().zip(starts) {
+        assert!(cause.starts_with(start), "{start} in {error}");
+    }
+    for remedy in [
+        "remedy: `flowCapacity` takes a whole number",
+        "remedy: the fields here are `tcpEstablished`, ",
+        "remedy: `manageSysctls` takes `true` or `false`",
+    ] {
+        assert!(error.contains(remedy), "{remedy}: {error}");
+    }
+}
+
+#[test]
+fn a_flag_is_read_where_its_field_is_wrong_and_the_field_is_told_all_the_same() {
+    let yaml = "uplink: [eth0]\n";
+    let error = from_file(yaml, BASE).unwrap_err();
+    assert!(error.starts_with("bridge.yaml:1: "), "{error}");
+    assert!(error.ends_with("`uplink` takes a text"), "{error}");
+    // That it is missing would be no news.
+    let error = from_file(
+        yaml,
+        "--office-cidr 192.168.0.0/22 --pod-cidr 10.244.0.0/16",
+    )
+    .unwrap_err();
+    assert!(error.starts_with("bridge.yaml:1: "), "{error}");
 }
 
 #[test]
@@ -237,7 +352,7 @@ fn an_unknown_field_is_reported_with_file_and_line() {
     assert!(error.starts_with("bridge.yaml:7: "), "{error}");
     assert!(error.contains("officeCidrs"), "{error}");
     assert!(error.contains("officeCidr"), "{error}");
-    let error = from_file("timeouts:\n  tcp: 5\n", "").unwrap_err();
+    let error = from_file("timeouts:\n  tcp: 5\n", BASE).unwrap_err();
     assert!(error.starts_with("bridge.yaml:2: "), "{error}");
 }
 
@@ -252,17 +367,30 @@ fn a_file_that_is_no_yaml_or_has_wrong_types_is_reported_with_its_line() {
         "uplink: eth0\ncluster: api\n",
         "uplink: eth0\nuplink: eth1\n",
     ] {
-        let error = from_file(yaml, "").unwrap_err();
+        let error = from_file(
+            yaml,
+            "--office-cidr 192.168.0.0/22 --pod-cidr 10.244.0.0/16",
+        )
+        .unwrap_err();
         assert!(
             error.starts_with("bridge.yaml:2: ") || error.starts_with("bridge.yaml:3: "),
             "{error}"
         );
     }
     let error = load("--config /nonexistent/bridge.yaml").unwrap_err();
-    assert_eq!(
-        error,
-        "cannot read /nonexistent/bridge.yaml: No such file or directory (os error 2)"
+    assert!(
+        error.starts_with(
+            "cannot read /nonexistent/bridge.yaml: No such file or directory (os error 2)"
+        ),
+        "{error}"
     );
+}
+
+#[test]
+fn a_file_that_is_no_yaml_is_one_error() {
+    let error = from_file("uplink: eth0\nofficeCidr: [\n", "").unwrap_err();
+    assert!(error.starts_with("bridge.yaml:2: unclosed"), "{error}");
+    assert!(error.ends_with("correct the YAML there"), "{error}");
 }
 
 #[test]
@@ -297,13 +425,13 @@ fn a_name_that_no_interface_can_have_is_refused() {
 #[test]
 fn cidrs_are_checked_with_the_flag_in_the_message() {
     refused(
-        "--uplink eth0 --office-cidr 192.168.1.7/22",
+        "--uplink eth0 --office-cidr 192.168.1.7/22 --pod-cidr 10.244.0.0/16",
         "--office-cidr (command line): `192.168.1.7/22` is a host's address; its network is \
          192.168.0.0/22",
     );
     refused("--uplink eth0 --office-cidr fd00::/8", "is IPv6");
     refused_with_base("--pod-cidr 10.244.0.0", "has no prefix length");
-    refused_with_base("--dns-allow 10.0.0.1/8", "--dns-allow (configuration)");
+    refused_with_base("--dns-allow 10.0.0.1/8", "--dns-allow (command line)");
 }
 
 #[test]
@@ -343,9 +471,7 @@ fn sources_and_datapaths_that_do_not_exist_are_refused() {
         ("static=x", "is no cluster source"),
         ("kube=x", "is no cluster source"),
     ] {
-        let error = Cli::try_parse_from(["office-bridge", "run", "--cluster", value]).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains(expected), "{error}");
+        refused_with_base(&format!("--cluster {value}"), expected);
     }
     refused_with_base("--datapath dpdk", "`dpdk` is no datapath");
     for (name, datapath) in [
@@ -359,7 +485,7 @@ fn sources_and_datapaths_that_do_not_exist_are_refused() {
 }
 
 #[test]
-fn translated_addresses_must_let_replies_come_home() {
+fn translated_addresses_must_let_replies_come_back() {
     assert_eq!(
         config("--snat-address 10.244.30.0 --snat-address 10.60.20.30")
             .snat_addresses
@@ -369,8 +495,8 @@ fn translated_addresses_must_let_replies_come_home() {
     for (address, expected) in [
         ("10.60.20", "no IPv4 address"),
         ("fd00::1", "IPv6"),
-        ("127.0.0.1", "no reply can come home"),
-        ("0.0.0.0", "no reply can come home"),
+        ("127.0.0.1", "no reply can come back"),
+        ("0.0.0.0", "no reply can come back"),
         ("192.168.0.9", "lies in office CIDR 192.168.0.0/22"),
         ("10.96.0.1", "lies in service CIDR"),
     ] {
@@ -437,13 +563,19 @@ fn status_and_metrics_can_be_served_elsewhere_or_not_at_all() {
 #[test]
 fn sockets_are_an_ipv4_address_and_a_port() {
     for (socket, expected) in [
-        ("10.60.20.30", "the port is missing, as in 10.60.20.30:53"),
+        (
+            "10.60.20.30",
+            "the port is missing; write it as in 10.60.20.30:53",
+        ),
         (":53", "this is not ADDR:PORT"),
         ("10.60.20.30:0", "port 0"),
         ("10.60.20.30:99999", "this is not ADDR:PORT"),
         ("[fd00::1]:53", "this is IPv6"),
     ] {
-        refused_with_base(&format!("--dns-listen {socket}"), expected);
+        refused_with_base(
+            &format!("--dns-listen {socket} --dns-upstream 10.96.0.10:53"),
+            expected,
+        );
         refused_with_base(&format!("--http-listen {socket}"), expected);
     }
 }
@@ -455,8 +587,11 @@ fn timeouts_below_the_rfcs_are_allowed_with_a_remark() {
     assert_eq!(config.timeouts.udp, Duration::from_secs(30));
     assert_eq!(config.timeouts.icmp, Duration::from_secs(90));
     assert_eq!(config.timeouts.udp_unreplied, Duration::from_mins(2));
-    assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].contains("RFC 4787 REQ-5"), "{warnings:?}");
+    let [warning] = &warnings.into_iter().collect::<Vec<_>>()[..] else {
+        panic!("one warning expected")
+    };
+    assert!(warning.cause.contains("RFC 4787 REQ-5"), "{warning}");
+    assert!(!warning.is_error());
     let error = from_file(&format!("{FILE}timeouts: {{icmp: 0}}\n"), "").unwrap_err();
     assert!(error.contains("timeouts.icmp is 0"), "{error}");
     let error = from_file(

@@ -2,106 +2,135 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use super::setting::{DefaultValue, Setting, SettingFacts};
+use super::settings::Settings;
+use crate::model::{Finding, Findings, Subject};
 
-use crate::model::UsageError;
+pub(super) const SETTINGS: &[SettingFacts] = &[
+    TCP_ESTABLISHED.setting.facts,
+    TCP_TRANSITORY.setting.facts,
+    UDP.setting.facts,
+    UDP_UNREPLIED.setting.facts,
+    ICMP.setting.facts,
+];
 
-/// Idle times in seconds, as the file has them; absent ones keep their default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct TimeoutArgs {
-    /// TCP, established.
-    pub tcp_established: Option<u32>,
-    /// TCP, opening, closing or reset.
-    pub tcp_transitory: Option<u32>,
-    /// UDP that has been answered.
-    pub udp: Option<u32>,
-    /// UDP without an answer so far.
-    pub udp_unreplied: Option<u32>,
-    /// ICMP echo.
-    pub icmp: Option<u32>,
-}
-
-/// Idle times of flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// TCP, established. A day by default, so that an idle database session survives the night;
-    /// RFC 5382 REQ-5 asks for at least 2 h 4 min.
-    pub tcp_established: Duration,
-    /// TCP, opening, closing or reset: 4 min by default, which is also the least that RFC 5382
-    /// REQ-5 and RFC 7857 section 2.2 ask for.
-    pub tcp_transitory: Duration,
-    /// UDP that has been answered: 5 min by default, as RFC 4787 REQ-5c recommends; at least
-    /// 2 min by REQ-5.
-    pub udp: Duration,
-    /// UDP without an answer so far: 2 min by default, the least by RFC 4787 REQ-5.
-    pub udp_unreplied: Duration,
-    /// ICMP echo: 60 s by default, the least by RFC 5508 REQ-2.
-    pub icmp: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            tcp_established: Duration::from_hours(24),
-            tcp_transitory: Duration::from_mins(4),
-            udp: Duration::from_mins(5),
-            udp_unreplied: Duration::from_mins(2),
-            icmp: Duration::from_mins(1),
-        }
-    }
-}
+const TCP_ESTABLISHED: Timeout = Timeout::new(
+    "timeouts.tcpEstablished",
+    86_400,
+    7_440,
+    "RFC 5382 REQ-5",
+    "Seconds that an established TCP connection may be silent: a day, so that an idle database session survives the \
+     night; RFC 5382 REQ-5 asks for at least 2 h 4 min",
+);
+const TCP_TRANSITORY: Timeout = Timeout::new(
+    "timeouts.tcpTransitory",
+    240,
+    240,
+    "RFC 5382 REQ-5",
+    "Seconds that a TCP connection may be silent while it is opened or closed, or after it was reset; at least 4 min \
+     by RFC 5382 REQ-5 and RFC 7857 section 2.2",
+);
+const UDP: Timeout = Timeout::new(
+    "timeouts.udp",
+    300,
+    120,
+    "RFC 4787 REQ-5",
+    "Seconds that a UDP flow may be silent after an answer: 5 min as RFC 4787 REQ-5c recommends, at least 2 min by REQ-5",
+);
+const UDP_UNREPLIED: Timeout = Timeout::new(
+    "timeouts.udpUnreplied",
+    120,
+    120,
+    "RFC 4787 REQ-5",
+    "Seconds that a UDP flow may be silent without an answer so far; at least 2 min by RFC 4787 REQ-5",
+);
+const ICMP: Timeout = Timeout::new(
+    "timeouts.icmp",
+    60,
+    60,
+    "RFC 5508 REQ-2",
+    "Seconds that a ping may be silent; at least 60 s by RFC 5508 REQ-2",
+);
 
 /// The longest timeout that makes sense: `nf_conntrack`'s for established TCP, five days, with
 /// room to spare.
 const LONGEST: u32 = 30 * 86_400;
 
-impl TimeoutArgs {
-    pub(super) fn check(self, warnings: &mut Vec<String>) -> Result<Timeouts, UsageError> {
-        let defaults = Timeouts::default();
-        let mut one = |field: &str, value, default, least: u32, rfc: &str| match value {
-            None => Ok(default),
-            Some(0) => Err(UsageError::new(format!(
-                "timeouts.{field} is 0: every flow would end at once"
-            ))),
-            Some(seconds) if seconds > LONGEST => Err(UsageError::new(format!(
-                "timeouts.{field} is {seconds} s, more than 30 days ({LONGEST} s)"
-            ))),
-            Some(seconds) => {
-                if seconds < least {
-                    warnings.push(format!(
-                        "timeouts.{field} is {seconds} s, less than the {least} s of {rfc}: \
-                         silent connections will break"
-                    ));
-                }
-                Ok(Duration::from_secs(seconds.into()))
-            }
-        };
-        let timeouts = Timeouts {
-            tcp_established: one(
-                "tcpEstablished",
-                self.tcp_established,
-                defaults.tcp_established,
-                7_440,
-                "RFC 5382 REQ-5",
-            )?,
-            tcp_transitory: one(
-                "tcpTransitory",
-                self.tcp_transitory,
-                defaults.tcp_transitory,
-                240,
-                "RFC 5382 REQ-5",
-            )?,
-            udp: one("udp", self.udp, defaults.udp, 120, "RFC 4787 REQ-5")?,
-            udp_unreplied: one(
-                "udpUnreplied",
-                self.udp_unreplied,
-                defaults.udp_unreplied,
-                120,
-                "RFC 4787 REQ-5",
-            )?,
-            icmp: one("icmp", self.icmp, defaults.icmp, 60, "RFC 5508 REQ-2")?,
-        };
-        Ok(timeouts)
+/// A setting in seconds, with the least value that an RFC asks for.
+struct Timeout {
+    setting: Setting<u32>,
+    default: u32,
+    least: u32,
+    rfc: &'static str,
+}
+
+impl Timeout {
+    const fn new(
+        field: &'static str,
+        default: u32,
+        least: u32,
+        rfc: &'static str,
+        doc: &'static str,
+    ) -> Self {
+        Self {
+            setting: Setting::in_file_only(field, DefaultValue::Number(default), doc),
+            default,
+            least,
+            rfc,
+        }
+    }
+
+    fn check(&self, settings: &Settings, findings: &mut Findings) -> Duration {
+        let seconds = settings.get(&self.setting).copied();
+        let seconds = seconds.unwrap_or(self.default);
+        let &Self {
+            ref setting,
+            default,
+            least,
+            rfc,
+        } = self;
+        if seconds == 0 {
+            let problem = " is 0: every flow would end at once";
+            findings.push(settings.wrong(setting, problem, "give the seconds, or leave it out"));
+        } else if seconds > LONGEST {
+            let problem = format!(" is {seconds} s, more than 30 days ({LONGEST} s)");
+            findings.push(settings.wrong(setting, &problem, "give less, or leave it out"));
+        } else if seconds < least {
+            findings.push(Finding::warning(
+                Subject::Setting(setting.facts.field.into()),
+                format!(
+                    "{} is {seconds} s, less than the {least} s of {rfc}: silent connections will break",
+                    settings.name(setting)
+                ),
+                format!("give at least {least}; the default is {default}"),
+            ));
+        }
+        Duration::from_secs(seconds.into())
+    }
+}
+
+/// Idle times of flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, established.
+    pub tcp_established: Duration,
+    /// TCP, opening, closing or reset.
+    pub tcp_transitory: Duration,
+    /// UDP that has been answered.
+    pub udp: Duration,
+    /// UDP without an answer so far.
+    pub udp_unreplied: Duration,
+    /// ICMP echo.
+    pub icmp: Duration,
+}
+
+pub(super) fn check(settings: &Settings, findings: &mut Findings) -> Timeouts {
+    let mut check = |timeout: Timeout| timeout.check(settings, findings);
+    Timeouts {
+        tcp_established: check(TCP_ESTABLISHED),
+        tcp_transitory: check(TCP_TRANSITORY),
+        udp: check(UDP),
+        udp_unreplied: check(UDP_UNREPLIED),
+        icmp: check(ICMP),
     }
 }

@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::kernel::netlink::{Link, LinkKind, NetworkState, taker_of_tags};
 
-/// Why packets that come in by an interface must not be XDP's.
+/// Why packets that come in by an interface must not be XDP's. As text it is cause and remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}; {}", self.cause(), self.remedy())]
 pub enum XdpObstacle {
     /// Packets of VLANs can't be told from untagged ones.
-    #[error(
-        "no XDP on {interface}: VLAN tags are off the packets before XDP sees them, and those for {taker} would pass for \
-         untagged ones; {}", cure(.interface, .taker, .switches)
-    )]
     HiddenTags {
         /// The interface.
         interface: String,
@@ -21,10 +18,6 @@ pub enum XdpObstacle {
         switches: Vec<&'static str>,
     },
     /// The program would run on other interfaces than the one that it is attached to.
-    #[error(
-        "no XDP on {interface}: it is a bond, and XDP runs on the cards in it, which it doesn't know; use --datapath tc, \
-         or auto"
-    )]
     Bond {
         /// The interface.
         interface: String,
@@ -35,6 +28,41 @@ pub enum XdpObstacle {
 pub type XdpObstacles = BTreeMap<u32, XdpObstacle>;
 
 impl XdpObstacle {
+    /// What is wrong.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::HiddenTags {
+                interface, taker, ..
+            } => format!(
+                "no XDP on {interface}: VLAN tags are off the packets before XDP sees them, and those for {taker} would \
+                 pass for untagged ones"
+            ),
+            Self::Bond { interface } => format!(
+                "no XDP on {interface}: it is a bond, and XDP runs on the cards in it, which it doesn't know"
+            ),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::HiddenTags {
+                taker, switches, ..
+            } if switches.is_empty() => format!("remove {taker}, or use --datapath tc"),
+            Self::HiddenTags {
+                interface,
+                switches,
+                ..
+            } => format!(
+                "have the card leave them on (`ethtool -K {interface} {} off`), or use --datapath tc",
+                switches.join(" off ")
+            ),
+            Self::Bond { .. } => "use --datapath tc, or auto".to_owned(),
+        }
+    }
+
     /// The obstacle at an interface, if there is one.
     #[must_use]
     pub fn at(link: &Link, network: &NetworkState) -> Option<Self> {
@@ -51,16 +79,6 @@ impl XdpObstacle {
             switches: link.strips_tags.clone(),
         })
     }
-}
-
-fn cure(interface: &str, taker: &str, switches: &[&str]) -> String {
-    if switches.is_empty() {
-        return format!("remove {taker}, or use --datapath tc");
-    }
-    let switches = switches.join(" off ");
-    format!(
-        "have the card leave them on (`ethtool -K {interface} {switches} off`), or use --datapath tc"
-    )
 }
 
 #[cfg(test)]

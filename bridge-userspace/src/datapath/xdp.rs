@@ -15,15 +15,13 @@ use crate::kernel::netlink::{NetlinkError, XdpFeatures, xdp_features, xdp_link, 
 use crate::maps::Pins;
 use crate::maps::bpf_syscall::pinned_link;
 use crate::model::program::{AttachPoint, Program};
+use crate::model::{Finding, Subject};
 
-/// Why an interface goes without XDP.
+/// Why an interface goes without XDP. As text it is cause and remedy.
 #[derive(Debug, thiserror::Error)]
+#[error("{}; {}", self.cause(), self.remedy())]
 pub enum XdpRefusal {
     /// Somebody else's program is there.
-    #[error(
-        "{interface} has an XDP program already: `{name}` (id {id}); detach it (`bpftool link` or `ip link set dev \
-         {interface} xdp off`) or use --datapath tc"
-    )]
     Occupied {
         /// The interface.
         interface: String,
@@ -33,16 +31,11 @@ pub enum XdpRefusal {
         id: u32,
     },
     /// The driver knows no XDP.
-    #[error("the driver of {interface} has no native XDP; use --datapath tc, or auto")]
     NoNative {
         /// The interface.
         interface: String,
     },
     /// The driver's buffers are too small for XDP.
-    #[error(
-        "the driver of {interface} takes no XDP program with an MTU of {mtu}{}; lower the MTU (`ip link set dev \
-         {interface} mtu 1500`, or as the driver's documentation says) or use --datapath tc", told(.reason.as_ref())
-    )]
     Mtu {
         /// The interface.
         interface: String,
@@ -52,10 +45,8 @@ pub enum XdpRefusal {
         reason: Option<String>,
     },
     /// It would get packets wrong.
-    #[error(transparent)]
     Obstacle(#[from] XdpObstacle),
     /// There is no place for another interface in the table.
-    #[error("{interface} is one interface too many for XDP: there is room for {room}")]
     NoRoom {
         /// The interface.
         interface: String,
@@ -63,7 +54,6 @@ pub enum XdpRefusal {
         room: usize,
     },
     /// The kernel or the driver has another reason.
-    #[error("no XDP on {interface}: {source}{}", told(.reason.as_ref()))]
     Refused {
         /// The interface.
         interface: String,
@@ -73,16 +63,95 @@ pub enum XdpRefusal {
         reason: Option<String>,
     },
     /// The program could not be loaded.
-    #[error(transparent)]
     Load(#[from] LoadError),
     /// Who is there can't be found out.
-    #[error("no XDP on {interface}: {source}")]
     Unknown {
         /// The interface.
         interface: String,
         /// What the kernel said.
         source: NetlinkError,
     },
+}
+
+impl XdpRefusal {
+    /// What is wrong.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Occupied {
+                interface,
+                name,
+                id,
+            } => format!("{interface} has an XDP program already: `{name}` (id {id})"),
+            Self::NoNative { interface } => {
+                format!("the driver of {interface} has no native XDP")
+            }
+            Self::Mtu {
+                interface,
+                mtu,
+                reason,
+            } => format!(
+                "the driver of {interface} takes no XDP program with an MTU of {mtu}{}",
+                told(reason.as_ref())
+            ),
+            Self::Obstacle(obstacle) => obstacle.cause(),
+            Self::NoRoom { interface, room } => {
+                format!("{interface} is one interface too many for XDP: there is room for {room}")
+            }
+            Self::Refused {
+                interface,
+                source,
+                reason,
+            } => format!("no XDP on {interface}: {source}{}", told(reason.as_ref())),
+            Self::Load(error) => error.to_string(),
+            Self::Unknown { interface, source } => format!("no XDP on {interface}: {source}"),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        const OTHER_PATH: &str = "use --datapath tc, or auto";
+        match self {
+            Self::Occupied { interface, .. } => format!(
+                "detach it (`bpftool link` or `ip link set dev {interface} xdp off`) or use --datapath tc"
+            ),
+            Self::Mtu { interface, .. } => format!(
+                "lower the MTU (`ip link set dev {interface} mtu 1500`, or as the driver's documentation says) or use \
+                 --datapath tc"
+            ),
+            Self::Obstacle(obstacle) => obstacle.remedy(),
+            Self::NoNative { .. }
+            | Self::NoRoom { .. }
+            | Self::Refused { .. }
+            | Self::Load(_)
+            | Self::Unknown { .. } => OTHER_PATH.to_owned(),
+        }
+    }
+
+    fn interface(&self) -> Option<&String> {
+        match self {
+            Self::Occupied { interface, .. }
+            | Self::NoNative { interface }
+            | Self::Mtu { interface, .. }
+            | Self::NoRoom { interface, .. }
+            | Self::Refused { interface, .. }
+            | Self::Unknown { interface, .. }
+            | Self::Obstacle(
+                XdpObstacle::HiddenTags { interface, .. } | XdpObstacle::Bond { interface },
+            ) => Some(interface),
+            Self::Load(_) => None,
+        }
+    }
+}
+
+impl From<XdpRefusal> for Finding {
+    fn from(refusal: XdpRefusal) -> Self {
+        let subject = refusal
+            .interface()
+            .map_or(Subject::Kernel, |name| Subject::Interface(name.clone()));
+        Self::failure(subject, refusal.cause(), refusal.remedy())
+    }
 }
 
 fn told(reason: Option<&String>) -> String {

@@ -8,6 +8,7 @@ use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 
 use crate::kernel::sockets::{self, Holder, Transport, by};
+use crate::model::{Finding, Subject};
 
 /// Room for a burst of queries: some 5,000 small ones at the kernel's bookkeeping of 768 bytes each.
 /// The default of 208 KiB loses queries while the relay is not scheduled.
@@ -23,16 +24,14 @@ const PORT_CHOICES: usize = 16;
 #[derive(Debug, Error)]
 pub enum BindError {
     /// There is nothing to listen on.
-    #[error("the DNS relay has no address to listen on: give --dns-listen ADDR:PORT, or --no-dns")]
+    #[error("the DNS relay has no address to listen on")]
     NoListenAddress,
     /// There is nobody to ask.
-    #[error(
-        "the DNS relay has no upstream: give --dns-upstream ADDR:PORT (the cluster's DNS service), or --no-dns"
-    )]
+    #[error("the DNS relay has no upstream")]
     NoUpstream,
     /// An upstream is the relay itself.
     #[error(
-        "DNS upstream {upstream} is the relay's own address {listen}: every query would go round in a circle; name the cluster's DNS service instead"
+        "DNS upstream {upstream} is the relay's own address {listen}: every query would go round in a circle"
     )]
     Loop {
         /// The upstream.
@@ -47,7 +46,7 @@ pub enum BindError {
         domain: String,
     },
     /// Another socket has the port.
-    #[error("{address} ({transport}) is taken{}; stop that service or move it to another address, or choose another --dns-listen", by(holder.as_ref()))]
+    #[error("{address} ({transport}) is taken{}", by(holder.as_ref()))]
     Taken {
         /// The address.
         address: SocketAddr,
@@ -57,15 +56,13 @@ pub enum BindError {
         holder: Option<Holder>,
     },
     /// No interface has the address.
-    #[error(
-        "{address} is no address of this host: `ip address` shows those that it has; add it or choose another --dns-listen"
-    )]
+    #[error("{address} is no address of this host")]
     NotLocal {
         /// The address.
         address: SocketAddr,
     },
     /// A port below 1024 without the capability.
-    #[error("may not listen on {address}: run as root or with CAP_NET_BIND_SERVICE")]
+    #[error("may not listen on {address}")]
     NotPermitted {
         /// The address.
         address: SocketAddr,
@@ -101,6 +98,83 @@ impl BindError {
             | Self::LocalAddresses(_) => false,
         }
     }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NoListenAddress => "give --dns-listen ADDR:PORT, or --no-dns",
+            Self::NoUpstream => {
+                "give --dns-upstream ADDR:PORT (the cluster's DNS service), or --no-dns"
+            }
+            Self::Loop { .. } => "name the cluster's DNS service instead",
+            Self::ProbeDomain { .. } => "correct --cluster-domain",
+            Self::Taken { .. } => {
+                "stop that service or move it to another address, or choose another --dns-listen"
+            }
+            Self::NotLocal { .. } => {
+                "`ip address` shows those that it has; add it or choose another --dns-listen"
+            }
+            Self::NotPermitted { .. } => "run as root or with CAP_NET_BIND_SERVICE",
+            Self::Io { .. } => "choose another --dns-listen, or --no-dns",
+            Self::LocalAddresses(_) => "run without --dns-listen, or with --no-dns",
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        match self {
+            Self::NoListenAddress => Subject::Setting("dnsListen".into()),
+            Self::NoUpstream => Subject::Setting("dnsUpstream".into()),
+            Self::ProbeDomain { .. } => Subject::Setting("clusterDomain".into()),
+            Self::Loop {
+                upstream: address, ..
+            }
+            | Self::Taken { address, .. }
+            | Self::NotLocal { address }
+            | Self::NotPermitted { address }
+            | Self::Io { address, .. } => Subject::Socket(*address),
+            Self::LocalAddresses(_) => Subject::KernelNetwork,
+        }
+    }
+}
+
+impl From<BindError> for Finding {
+    fn from(error: BindError) -> Self {
+        let finding = if error.is_usage() {
+            Self::usage
+        } else {
+            Self::failure
+        };
+        finding(error.subject(), error.to_string(), error.remedy())
+    }
+}
+
+/// All that keeps the relay from starting; at least one.
+#[derive(Debug, Error)]
+#[error("{}", .0.iter().map(BindError::to_string).collect::<Vec<_>>().join("; "))]
+pub struct BindErrors(Vec<BindError>);
+
+impl BindErrors {
+    /// Whether the configuration itself is wrong (exit code 2), rather than the host (1).
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        self.0.iter().any(BindError::is_usage)
+    }
+}
+
+impl From<BindError> for BindErrors {
+    fn from(error: BindError) -> Self {
+        Self(vec![error])
+    }
+}
+
+impl IntoIterator for BindErrors {
+    type Item = BindError;
+    type IntoIter = std::vec::IntoIter<BindError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
 }
 
 /// Both sockets of one listening address, not blocking.
@@ -117,12 +191,24 @@ pub struct Listener {
 /// Binds every address over both transports, or none.
 ///
 /// # Errors
-/// Says which address can't be had, and why.
-pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<Listener>, BindError> {
+/// Says which addresses can't be had, and why.
+pub fn bind(addresses: &[SocketAddr]) -> Result<Vec<Listener>, BindErrors> {
     if addresses.is_empty() {
-        return Err(BindError::NoListenAddress);
+        return Err(BindError::NoListenAddress.into());
     }
-    addresses.iter().map(|address| bind_one(*address)).collect()
+    let mut listeners = Vec::new();
+    let mut errors = Vec::new();
+    for &address in addresses {
+        match bind_one(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() {
+        Ok(listeners)
+    } else {
+        Err(BindErrors(errors))
+    }
 }
 
 fn bind_one(address: SocketAddr) -> Result<Listener, BindError> {
@@ -200,13 +286,14 @@ fn explain(address: SocketAddr, transport: Transport, error: io::Error) -> BindE
 /// Refuses upstreams that are the relay itself.
 ///
 /// # Errors
-/// Names the first upstream that loops, or says that there is none at all.
-pub fn check_upstreams(upstreams: &[SocketAddr], listen: &[SocketAddr]) -> Result<(), BindError> {
+/// Names the upstreams that loop, or says that there is none at all.
+pub fn check_upstreams(upstreams: &[SocketAddr], listen: &[SocketAddr]) -> Result<(), BindErrors> {
     if upstreams.is_empty() {
-        return Err(BindError::NoUpstream);
+        return Err(BindError::NoUpstream.into());
     }
     let own = own_addresses().map_err(BindError::LocalAddresses)?;
     let is_own = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified() || own.contains(&ip);
+    let mut loops = Vec::new();
     for upstream in upstreams {
         let ip = upstream.ip().to_canonical();
         for listen in listen {
@@ -217,14 +304,18 @@ pub fn check_upstreams(upstreams: &[SocketAddr], listen: &[SocketAddr]) -> Resul
                 ip == listen.ip() || ip.is_unspecified()
             };
             if reaches && upstream.port() == listen.port() {
-                return Err(BindError::Loop {
+                loops.push(BindError::Loop {
                     upstream: *upstream,
                     listen: *listen,
                 });
             }
         }
     }
-    Ok(())
+    if loops.is_empty() {
+        Ok(())
+    } else {
+        Err(BindErrors(loops))
+    }
 }
 
 fn own_addresses() -> io::Result<Vec<IpAddr>> {
@@ -279,8 +370,33 @@ mod tests {
 
     #[test]
     fn an_address_of_another_host_is_told_from_a_taken_one() {
-        let error = bind(&[address("192.0.2.1:5300")]).unwrap_err();
-        assert!(matches!(error, BindError::NotLocal { .. }), "{error}");
+        let errors = bind(&[address("192.0.2.1:5300")]).unwrap_err();
+        assert!(
+            matches!(errors.0[..], [BindError::NotLocal { .. }]),
+            "{errors}"
+        );
+    }
+
+    #[test]
+    fn every_address_that_can_not_be_had_is_told_with_what_helps() {
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addresses = [
+            address("127.0.0.1:0"),
+            taken.local_addr().unwrap(),
+            address("192.0.2.1:5300"),
+        ];
+        let errors = bind(&addresses).unwrap_err();
+        let findings: Vec<Finding> = errors.into_iter().map(Finding::from).collect();
+        let subjects: Vec<&Subject> = findings.iter().map(|finding| &finding.subject).collect();
+        assert_eq!(
+            subjects,
+            [
+                &Subject::Socket(addresses[1]),
+                &Subject::Socket(addresses[2])
+            ]
+        );
+        assert!(findings[0].remedy.contains("--dns-listen"));
+        assert!(!findings.iter().any(Finding::is_usage));
     }
 
     #[test]
@@ -295,7 +411,7 @@ mod tests {
             let error = check_upstreams(&[address(upstream)], &[address(listen)]).unwrap_err();
             assert!(error.is_usage());
             assert!(
-                matches!(error, BindError::Loop { .. }),
+                matches!(error.0[..], [BindError::Loop { .. }]),
                 "{upstream} {listen}: {error}"
             );
         }

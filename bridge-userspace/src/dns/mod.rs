@@ -55,7 +55,7 @@ use tokio::time::timeout;
 
 pub use self::config::{Config, Limits};
 pub use self::counters::{ByTransport, Snapshot, UpstreamSnapshot};
-pub use self::listen::BindError;
+pub use self::listen::{BindError, BindErrors};
 
 use self::listen::Listener;
 use self::relay::{Settings, Shared};
@@ -81,7 +81,7 @@ impl Relay {
     ///
     /// # Errors
     /// Says what is wrong and what to do; nothing stays bound then.
-    pub fn bind(config: &Config) -> Result<Self, BindError> {
+    pub fn bind(config: &Config) -> Result<Self, BindErrors> {
         let probe_domain =
             Name::from_ascii(&config.probe_domain).map_err(|_| BindError::ProbeDomain {
                 domain: config.probe_domain.clone(),
@@ -179,7 +179,7 @@ impl RelayHandle {
         &self,
         allow: Vec<IpNet>,
         upstreams: &[SocketAddr],
-    ) -> Result<(), BindError> {
+    ) -> Result<(), BindErrors> {
         listen::check_upstreams(upstreams, &self.shared.listen)?;
         let old = self.shared.settings();
         self.shared

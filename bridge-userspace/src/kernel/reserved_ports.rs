@@ -9,6 +9,7 @@ use procfs::process::Process;
 
 use crate::kernel::sysctl::{SysctlError, local_port_range, local_reserved_ports};
 use crate::model::ports::PortSet;
+use crate::model::{Finding, Subject};
 
 /// Kubernetes' `NodePorts` (kube-apiserver `--service-node-port-range`).
 pub const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
@@ -25,6 +26,19 @@ pub enum ReservedPortsError {
     /// From the kernel's list of sockets.
     #[error("cannot read which ports are in use: {0}")]
     Sockets(#[from] ProcError),
+}
+
+impl From<ReservedPortsError> for Finding {
+    fn from(error: ReservedPortsError) -> Self {
+        match error {
+            ReservedPortsError::Sysctl(error) => error.into(),
+            ReservedPortsError::Sockets(_) => Self::failure(
+                Subject::NatPorts,
+                error.to_string(),
+                "run as root, with /proc mounted",
+            ),
+        }
+    }
 }
 
 /// The ports that belong to the node in the network namespace of the calling thread: those that

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use crate::model::ports::PortSet;
+use crate::model::{Finding, Subject};
 
 /// A setting under `/proc/sys`, by its dotted name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,28 @@ pub enum SysctlError {
     },
 }
 
+impl From<SysctlError> for Finding {
+    fn from(error: SysctlError) -> Self {
+        let (name, remedy) = match &error {
+            SysctlError::Io {
+                action: "set",
+                name,
+                ..
+            } => (
+                name,
+                "set it by hand (`sysctl -w`) and leave out --manage-sysctls",
+            ),
+            SysctlError::Io { name, .. } => (name, "run as root, with /proc/sys mounted"),
+            SysctlError::Value { name, .. } => (name, "set it to a value as documented"),
+        };
+        Self::failure(
+            Subject::Sysctl(name.name().into()),
+            error.to_string(),
+            remedy,
+        )
+    }
+}
+
 impl fmt::Display for Sysctl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
@@ -51,6 +74,12 @@ impl fmt::Display for Sysctl {
 }
 
 impl Sysctl {
+    /// Its dotted name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.0
+    }
+
     fn path(self) -> PathBuf {
         PathBuf::from("/proc/sys").join(self.0.replace('.', "/"))
     }

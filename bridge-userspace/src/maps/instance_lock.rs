@@ -8,6 +8,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::model::{Finding, Subject};
+
 /// A bpf filesystem cannot hold ordinary files, so the locks are here.
 const DIRECTORY: &str = "/run/office-bridge";
 /// Whoever asks who holds a lock takes it for a moment, so one look is not enough to call it taken.
@@ -19,8 +21,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 pub enum LockError {
     /// Another one is at work.
     #[error(
-        "another office-bridge{} already works on {pin_path}: stop it first, or give this one \
-         another --pin-path",
+        "another office-bridge{} already works on {pin_path}",
         .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
     )]
     Taken {
@@ -37,6 +38,27 @@ pub enum LockError {
         /// What the system says.
         error: io::Error,
     },
+}
+
+impl LockError {
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Taken { .. } => "stop it first, or give this one another --pin-path",
+            Self::Io { .. } => "run as root, with a /run that can be written to",
+        }
+    }
+}
+
+impl From<LockError> for Finding {
+    fn from(error: LockError) -> Self {
+        let subject = match &error {
+            LockError::Taken { .. } => Subject::Instance,
+            LockError::Io { .. } => Subject::Privileges,
+        };
+        Self::failure(subject, error.to_string(), error.remedy())
+    }
 }
 
 /// The right to work on a pin path, held until this is dropped or the process ends in whatever way.
@@ -152,7 +174,7 @@ mod tests {
         let first = InstanceLock::acquire_in(directory.path(), pins).unwrap();
         let error = InstanceLock::acquire_in(directory.path(), pins).unwrap_err();
         assert_eq!(
-            error.to_string(),
+            Finding::from(error).to_string(),
             format!(
                 "another office-bridge (process {}) already works on /sys/fs/bpf/office-bridge: \
                  stop it first, or give this one another --pin-path",

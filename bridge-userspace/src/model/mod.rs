@@ -1,10 +1,12 @@
-//! Networks, ports, programs, problems and the error of wrong usage: values without input and output.
+//! Networks, ports, programs, problems and findings: values without input and output.
 
+mod finding;
 pub mod networks;
 pub mod ports;
 mod problem;
 pub mod program;
-mod usage_error;
+mod subject;
 
-pub use self::problem::{Problem, Subject};
-pub use self::usage_error::UsageError;
+pub use self::finding::{Fault, Finding, Findings, Severity};
+pub use self::problem::Problem;
+pub use self::subject::Subject;

@@ -1,24 +1,21 @@
 //! IPv4 networks as people write them, and the ways in which two of them contradict each other.
 
+use std::error::Error;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-/// Why a text is no usable IPv4 network.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a text is no usable IPv4 network. As text it is cause and remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CidrError {
     /// Not `address/prefix` at all.
-    #[error("`{0}` is not an IPv4 network; write it like 192.168.0.0/22")]
     Malformed(String),
     /// An address without a prefix length.
-    #[error("`{0}` has no prefix length; write {0}/32 for this one host")]
     NoPrefix(Ipv4Addr),
     /// The prefix length is above 32.
-    #[error("`{0}` has a prefix length above 32")]
     PrefixTooLong(String),
     /// Bits to the right of the prefix are set.
-    #[error("`{given}` is a host's address; its network is {network}")]
     HostBits {
         /// What was written.
         given: String,
@@ -26,10 +23,8 @@ pub enum CidrError {
         network: Ipv4Net,
     },
     /// An IPv6 network or address.
-    #[error("`{0}` is IPv6; office-bridge joins IPv4 networks only and lets IPv6 pass untouched")]
     Ipv6(String),
     /// A network whose packets never come from or go to ordinary hosts.
-    #[error("`{network}` is {what} and cannot be used here")]
     Unusable {
         /// The network.
         network: Ipv4Net,
@@ -37,6 +32,46 @@ pub enum CidrError {
         what: &'static str,
     },
 }
+
+impl CidrError {
+    /// What is wrong.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Malformed(text) => format!("`{text}` is not an IPv4 network"),
+            Self::NoPrefix(address) => format!("`{address}` has no prefix length"),
+            Self::PrefixTooLong(text) => format!("`{text}` has a prefix length above 32"),
+            Self::HostBits { given, .. } => format!("`{given}` is a host's address"),
+            Self::Ipv6(text) => format!("`{text}` is IPv6"),
+            Self::Unusable { network, what } => {
+                format!("`{network}` is {what} and cannot be used here")
+            }
+        }
+    }
+
+    /// What to write instead.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Malformed(_) => "write it like 192.168.0.0/22".to_owned(),
+            Self::NoPrefix(address) => format!("write {address}/32 for this one host"),
+            Self::PrefixTooLong(_) => "write one from 1 to 32".to_owned(),
+            Self::HostBits { network, .. } => format!("its network is {network}"),
+            Self::Ipv6(_) => {
+                "office-bridge joins IPv4 networks only and lets IPv6 pass untouched".to_owned()
+            }
+            Self::Unusable { .. } => "give only networks that hosts really have".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for CidrError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.cause(), self.remedy())
+    }
+}
+
+impl Error for CidrError {}
 
 /// Reads an IPv4 network in CIDR notation.
 ///
@@ -138,14 +173,12 @@ impl fmt::Display for Labelled {
     }
 }
 
-/// Two networks that must not share an address, but do.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Two networks that must not share an address, but do. As text it is cause and remedy.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Conflict {
     /// The same network twice for the same purpose.
-    #[error("{0} is given twice; remove one")]
     Duplicate(Labelled),
     /// One lies inside the other, for the same purpose.
-    #[error("{inner} lies inside {outer}; remove one of the two")]
     Nested {
         /// The bigger network.
         outer: Labelled,
@@ -153,46 +186,102 @@ pub enum Conflict {
         inner: Labelled,
     },
     /// The same addresses for two purposes.
-    #[error(
-        "{outer} contains {inner}: the same address would be on both sides of the bridge; {advice}"
-    )]
     TwoRoles {
         /// The bigger network, or either one if they are equal.
         outer: Labelled,
         /// The smaller network.
         inner: Labelled,
-        /// What to do.
-        advice: &'static str,
     },
 }
 
-/// The first contradiction between explicitly given networks, in the order given.
-///
-/// # Errors
-/// For duplicates, for networks nested within their own role, and for networks of two roles
-/// that overlap.
-pub fn check_disjoint(networks: &[Labelled]) -> Result<(), Conflict> {
-    for (index, second) in networks.iter().enumerate() {
-        for first in &networks[..index] {
-            if !overlaps(first.network, second.network) {
-                continue;
+impl Conflict {
+    /// The conflict between two networks that are explicitly given, if there is one.
+    fn between(first: &Labelled, second: &Labelled) -> Option<Self> {
+        if !overlaps(first.network, second.network) {
+            return None;
+        }
+        let (outer, inner) = if first.network.contains(&second.network) {
+            (first.clone(), second.clone())
+        } else {
+            (second.clone(), first.clone())
+        };
+        Some(if first.role != second.role {
+            Self::TwoRoles { outer, inner }
+        } else if first.network == second.network {
+            Self::Duplicate(inner)
+        } else {
+            Self::Nested { outer, inner }
+        })
+    }
+
+    /// The smaller network.
+    #[must_use]
+    pub fn network(&self) -> Ipv4Net {
+        match self {
+            Self::Duplicate(inner) | Self::Nested { inner, .. } | Self::TwoRoles { inner, .. } => {
+                inner.network
             }
-            let (outer, inner) = if first.network.contains(&second.network) {
-                (first.clone(), second.clone())
-            } else {
-                (second.clone(), first.clone())
-            };
-            if first.role != second.role {
-                return Err(two_roles(outer, inner));
-            }
-            return Err(if first.network == second.network {
-                Conflict::Duplicate(inner)
-            } else {
-                Conflict::Nested { outer, inner }
-            });
         }
     }
-    Ok(())
+
+    /// What is wrong.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Duplicate(network) => format!("{network} is given twice"),
+            Self::Nested { outer, inner } => format!("{inner} lies inside {outer}"),
+            Self::TwoRoles { outer, inner } => format!(
+                "{outer} contains {inner}: the same address would be on both sides of the bridge"
+            ),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Duplicate(_) => "remove one",
+            Self::Nested { .. } => "remove one of the two",
+            Self::TwoRoles { outer, .. } if outer.role == OFFICE => {
+                "give only the networks that office hosts really have"
+            }
+            Self::TwoRoles { inner, .. } if inner.role == OFFICE => {
+                "an office network inside the cluster's needs another address plan"
+            }
+            Self::TwoRoles { .. } => "pods and services cannot share addresses",
+        }
+    }
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.cause(), self.remedy())
+    }
+}
+
+impl Error for Conflict {}
+
+/// The conflicts between explicitly given networks, in the order given: duplicates, networks nested within their own
+/// role, and networks of two roles that overlap.
+pub fn conflicts(networks: &[Labelled]) -> impl Iterator<Item = Conflict> + '_ {
+    pairs(networks).filter_map(|(first, second)| Conflict::between(first, second))
+}
+
+/// The conflicts between networks of different roles.
+///
+/// Unlike [`conflicts`] this lets networks of one role nest: what a cluster reports about
+/// itself may repeat itself.
+pub fn role_conflicts(networks: &[Labelled]) -> impl Iterator<Item = Conflict> + '_ {
+    pairs(networks)
+        .filter(|(first, second)| first.role != second.role)
+        .filter_map(|(first, second)| Conflict::between(first, second))
+}
+
+fn pairs(networks: &[Labelled]) -> impl Iterator<Item = (&Labelled, &Labelled)> {
+    networks
+        .iter()
+        .enumerate()
+        .flat_map(|(index, second)| networks[..index].iter().map(move |first| (first, second)))
 }
 
 /// Role of the networks that clients come from.
@@ -201,44 +290,6 @@ pub const OFFICE: &str = "office CIDR";
 pub const POD: &str = "pod CIDR";
 /// Role of the networks that service VIPs come from.
 pub const SERVICE: &str = "service CIDR";
-
-/// The first network of one side that overlaps one of the other side.
-///
-/// Unlike [`check_disjoint`] this lets networks of one role nest: what a cluster reports about
-/// itself may repeat itself.
-///
-/// # Errors
-/// When two networks of different roles overlap.
-pub fn check_roles(networks: &[Labelled]) -> Result<(), Conflict> {
-    for (index, second) in networks.iter().enumerate() {
-        for first in &networks[..index] {
-            if first.role != second.role && overlaps(first.network, second.network) {
-                let (outer, inner) = if first.network.contains(&second.network) {
-                    (first, second)
-                } else {
-                    (second, first)
-                };
-                return Err(two_roles(outer.clone(), inner.clone()));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn two_roles(outer: Labelled, inner: Labelled) -> Conflict {
-    let advice = if outer.role == OFFICE {
-        "give only the networks that office hosts really have"
-    } else if inner.role == OFFICE {
-        "an office network inside the cluster's needs another address plan"
-    } else {
-        "pods and services cannot share addresses"
-    };
-    Conflict::TwoRoles {
-        outer,
-        inner,
-        advice,
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -343,13 +394,13 @@ mod tests {
 
     #[test]
     fn an_office_network_that_contains_the_pods_is_a_conflict() {
-        let error = check_disjoint(&[
+        let networks = [
             labelled("10.0.0.0/8", OFFICE),
             labelled("10.244.30.0/24", POD),
-        ])
-        .unwrap_err();
+        ];
+        let found: Vec<Conflict> = conflicts(&networks).collect();
         assert_eq!(
-            error.to_string(),
+            found[0].to_string(),
             "office CIDR 10.0.0.0/8 (command line) contains pod CIDR 10.244.30.0/24 (command \
              line): the same address would be on both sides of the bridge; give only the \
              networks that office hosts really have"
@@ -358,16 +409,29 @@ mod tests {
 
     #[test]
     fn duplicates_and_nested_networks_of_one_role_are_conflicts() {
+        let same = [labelled("10.0.0.0/8", POD), labelled("10.0.0.0/8", POD)];
         assert!(matches!(
-            check_disjoint(&[labelled("10.0.0.0/8", POD), labelled("10.0.0.0/8", POD)]),
-            Err(Conflict::Duplicate(_))
+            conflicts(&same).next(),
+            Some(Conflict::Duplicate(_))
         ));
         let nested = [labelled("10.1.0.0/16", POD), labelled("10.0.0.0/8", POD)];
         assert!(matches!(
-            check_disjoint(&nested),
-            Err(Conflict::Nested { outer, .. }) if outer.network == net("10.0.0.0/8")
+            conflicts(&nested).next(),
+            Some(Conflict::Nested { outer, .. }) if outer.network == net("10.0.0.0/8")
         ));
-        assert_eq!(check_roles(&nested), Ok(()));
+        assert_eq!(role_conflicts(&nested).next(), None);
+    }
+
+    #[test]
+    fn every_conflict_is_found() {
+        let networks = [
+            labelled("10.0.0.0/8", OFFICE),
+            labelled("10.244.0.0/16", POD),
+            labelled("10.244.0.0/16", POD),
+            labelled("10.96.0.0/12", SERVICE),
+        ];
+        assert_eq!(conflicts(&networks).count(), 4);
+        assert_eq!(role_conflicts(&networks).count(), 3);
     }
 
     fn any_net() -> impl Strategy<Value = Ipv4Net> {

@@ -87,9 +87,6 @@ impl Contents {
     ) -> Self {
         let routes = routes(network);
         let nat_ports = nat_ports(reserved);
-        let candidates = (0..=u16::MAX)
-            .filter(|&port| !is_reserved(reserved, port))
-            .count();
         Self {
             office: config
                 .office_cidrs
@@ -108,11 +105,7 @@ impl Contents {
             routes,
             services: services(desired),
             nat_ports,
-            settings: settings(
-                config,
-                desired,
-                u32::try_from(candidates).unwrap_or_default(),
-            ),
+            settings: settings(config, desired, free_nat_ports(reserved)),
         }
     }
 
@@ -248,6 +241,13 @@ const FIRST_NAT_PORT: u16 = 1024;
 
 fn is_reserved(reserved: &PortSet, port: u16) -> bool {
     port < FIRST_NAT_PORT || reserved.contains(port)
+}
+
+/// How many ports are left to translate connections to, beside the node's own.
+#[must_use]
+pub fn free_nat_ports(reserved: &PortSet) -> u32 {
+    let free = (0..=u16::MAX).filter(|&port| !is_reserved(reserved, port));
+    u32::try_from(free.count()).unwrap_or(u32::MAX)
 }
 
 fn nat_ports(reserved: &PortSet) -> Vec<NatPort> {

@@ -1,4 +1,3 @@
-use std::path::PathBuf;
 use std::sync::Mutex;
 
 use anyhow::anyhow;
@@ -10,7 +9,6 @@ use tokio::time::timeout;
 use super::*;
 use crate::agent::listeners::Listeners;
 use crate::cluster::{Publisher, channel};
-use crate::config::{Environment, RunArgs};
 use crate::datapath::Mode;
 use crate::kernel::netlink::{MirrorView, NetworkState};
 use crate::maps::Pins;
@@ -255,15 +253,7 @@ impl Forward for Recorder {
 }
 
 fn config() -> Config {
-    let args = RunArgs {
-        uplink: Some("eth0".to_owned()),
-        office_cidrs: vec!["192.168.0.0/22".to_owned()],
-        pod_cidrs: vec!["10.244.0.0/16".to_owned()],
-        no_http: Some(true),
-        pin_path: Some(PathBuf::from("/sys/fs/bpf/office-bridge-event-loop")),
-        ..RunArgs::default()
-    };
-    Config::load(args, Environment::default()).unwrap().0
+    Config::example("--no-http --pin-path /sys/fs/bpf/office-bridge-event-loop")
 }
 
 /// A cluster that has nothing but a problem.

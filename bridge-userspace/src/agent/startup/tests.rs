@@ -1,10 +1,10 @@
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::*;
 use crate::cluster::channel;
-use crate::config::{Environment, RunArgs};
 
 #[tokio::test]
 async fn a_start_waits_for_the_cluster_and_shows_meanwhile_why() {
@@ -49,7 +49,7 @@ async fn a_start_does_not_wait_for_a_source_that_nobody_follows() {
 
 #[test]
 fn what_an_earlier_process_has_left_is_shown_until_the_cluster_is_known() {
-    let config = config();
+    let config = Config::example("");
     let connection = channel().1.connection.borrow().clone();
     let before = Report::example(7);
     let report = waiting_report(&config, Some(&before), &connection);
@@ -66,7 +66,7 @@ fn what_an_earlier_process_has_left_is_shown_until_the_cluster_is_known() {
 
 #[test]
 fn events_of_another_cluster_are_not_gone_on_with() {
-    let config = config();
+    let config = Config::example("");
     let event = Event {
         time: String::new(),
         message: "changes of the cluster don't come in".to_owned(),
@@ -79,14 +79,4 @@ fn events_of_another_cluster_are_not_gone_on_with() {
     assert_eq!(events_of(Some(&of("static")), &config).len(), 1);
     assert!(events_of(Some(&of("kube")), &config).is_empty());
     assert!(events_of(None, &config).is_empty());
-}
-
-fn config() -> Config {
-    let args = RunArgs {
-        uplink: Some("eth0".to_owned()),
-        office_cidrs: vec!["192.168.0.0/22".to_owned()],
-        pod_cidrs: vec!["10.244.0.0/16".to_owned()],
-        ..RunArgs::default()
-    };
-    Config::load(args, Environment::default()).unwrap().0
 }

@@ -1,19 +1,6 @@
-use clap::Parser;
-
 use super::*;
-use crate::commands::cli::{Cli, Command};
-use crate::config::Environment;
+use crate::cluster::ClusterCidr;
 use crate::kernel::netlink::{InterfaceAddress, Link, Route};
-
-fn config(line: &str) -> Config {
-    let base = "office-bridge run --uplink eth0 --office-cidr 192.168.0.0/22 \
-                --pod-cidr 10.244.0.0/16";
-    let words = base.split_whitespace().chain(line.split_whitespace());
-    let Command::Run(flags) = Cli::try_parse_from(words).unwrap().command else {
-        panic!("not run");
-    };
-    Config::load(*flags, Environment::default()).unwrap().0
-}
 
 fn link(index: u32, name: &str, kind: LinkKind) -> Link {
     Link {
@@ -63,72 +50,158 @@ fn node_30() -> NetworkState {
     }
 }
 
-fn pods() -> Vec<Ipv4Net> {
-    vec!["10.244.0.0/16".parse().unwrap()]
+/// What is found with the pods of 10.244.0.0/16.
+fn found(config: &Config, state: &NetworkState) -> Findings {
+    let pods = ClusterCidr {
+        kind: CidrKind::Pod,
+        cidr: "10.244.0.0/16".parse().unwrap(),
+        source: "command line".to_owned(),
+    };
+    let cluster = DesiredState {
+        cidrs: vec![pods],
+        ..DesiredState::default()
+    };
+    let mut findings = Findings::default();
+    check_network(config, &cluster, state, &mut findings);
+    findings
+}
+
+#[track_caller]
+fn finds(config: &Config, state: &NetworkState, expected: &[&str]) {
+    let findings = found(config, state);
+    let texts: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, expected);
+    assert!(findings.iter().all(Finding::is_error) && !findings.is_usage());
 }
 
 #[test]
 fn the_recipes_node_passes() {
-    let config = config("--dns-listen 10.60.20.30:53 --dns-upstream 10.96.0.10:53");
-    assert_eq!(check_network(&config, &pods(), &node_30()), Ok(()));
+    let config = Config::example("--dns-listen 10.60.20.30:53 --dns-upstream 10.96.0.10:53");
+    finds(&config, &node_30(), &[]);
 }
 
 #[test]
 fn uplinks_that_no_office_packet_comes_in_on_are_refused() {
-    let mut config = config("");
-    config.uplink = "eth7".to_owned();
-    let error = check_network(&config, &pods(), &node_30()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "there is no interface `eth7`; this host has eth0, flannel.1, cni0, wg0"
+    let with_uplink = |uplink: &str| Config {
+        uplink: uplink.to_owned(),
+        ..Config::example("")
+    };
+    finds(
+        &with_uplink("eth7"),
+        &node_30(),
+        &["there is no interface `eth7`: this host has eth0, flannel.1, cni0, wg0"],
     );
-    config.uplink = "lo".to_owned();
-    assert!(matches!(
-        check_network(&config, &pods(), &node_30()),
-        Err(NetworkError::Loopback(_))
-    ));
-    config.uplink = "wg0".to_owned();
-    assert!(matches!(
-        check_network(&config, &pods(), &node_30()),
-        Err(NetworkError::NotEthernet(_))
-    ));
+    finds(
+        &with_uplink("lo"),
+        &node_30(),
+        &[
+            "the uplink `lo` is the loopback device, where no office packet comes in: this host has eth0, flannel.1, \
+             cni0, wg0",
+        ],
+    );
+    finds(
+        &with_uplink("wg0"),
+        &node_30(),
+        &[
+            "the uplink `wg0` is no Ethernet device, and office packets have to come in on one: this host has eth0, \
+             flannel.1, cni0, wg0",
+        ],
+    );
 }
 
 #[test]
-fn an_office_network_with_the_nodes_own_pod_address_is_refused() {
-    let mut config = config("");
+fn an_office_network_with_the_nodes_own_pod_addresses_is_refused_with_all_of_them() {
+    let mut config = Config::example("");
     config.office_cidrs = vec!["10.240.0.0/12".parse().unwrap()];
-    let error = check_network(&config, &pods(), &node_30()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "office CIDR 10.240.0.0/12 contains 10.244.30.0/32, this node's own address on flannel.1 \
-         towards the pods: give only the networks that office hosts really have"
+    let remedy = "give only the networks that office hosts really have";
+    finds(
+        &config,
+        &node_30(),
+        &[
+            &format!(
+                "office CIDR 10.240.0.0/12 contains 10.244.30.0/32, this node's own address on flannel.1 towards the \
+                 pods: {remedy}"
+            ),
+            &format!(
+                "office CIDR 10.240.0.0/12 contains 10.244.30.1/24, this node's own address on cni0 towards the \
+                 pods: {remedy}"
+            ),
+        ],
     );
 }
 
 #[test]
 fn a_node_in_the_office_network_itself_is_fine() {
-    let mut config = config("");
+    let mut config = Config::example("");
     config.office_cidrs = vec!["10.60.20.0/24".parse().unwrap()];
     let mut host_gateway = node_30();
     for route in &mut host_gateway.routes {
         route.ifindex = 2;
     }
-    assert_eq!(check_network(&config, &pods(), &host_gateway), Ok(()));
+    finds(&config, &host_gateway, &[]);
 }
 
 #[test]
-fn a_dns_relay_on_any_address_must_not_ask_the_node_itself() {
-    let looping = config("--dns-listen 0.0.0.0:53 --dns-upstream 10.60.20.30:53");
-    assert!(matches!(
-        check_network(&looping, &pods(), &node_30()),
-        Err(NetworkError::DnsLoop { .. })
-    ));
-    let elsewhere = config("--dns-listen 10.60.20.31:53 --dns-upstream 10.96.0.10:53");
-    assert_eq!(
-        check_network(&elsewhere, &pods(), &node_30())
-            .unwrap_err()
-            .to_string(),
-        "--dns-listen 10.60.20.31:53: this is no address of this node"
+fn a_dns_relay_must_not_ask_the_node_itself_nor_listen_elsewhere() {
+    finds(
+        &Config::example("--dns-listen 0.0.0.0:53 --dns-upstream 10.60.20.30:53"),
+        &node_30(),
+        &[
+            "--dns-upstream 10.60.20.30:53 is this node's own address and leads back to --dns-listen 0.0.0.0:53: every \
+             query would go round in circles; name the cluster's DNS service",
+        ],
     );
+    finds(
+        &Config::example(
+            "--dns-listen 10.60.20.31:53 --dns-listen 10.60.20.32:53 --dns-upstream 10.96.0.10:53",
+        ),
+        &node_30(),
+        &[
+            "--dns-listen 10.60.20.31:53: this is no address of this node; `ip address` shows those that it has",
+            "--dns-listen 10.60.20.32:53: this is no address of this node; `ip address` shows those that it has",
+        ],
+    );
+}
+
+#[test]
+fn all_that_does_not_fit_the_host_is_told_at_once() {
+    let mut config = Config::example("--dns-listen 10.60.20.31:53 --dns-upstream 10.96.0.10:53");
+    config.uplink = "eth7".to_owned();
+    config.office_cidrs = vec!["10.244.30.1/32".parse().unwrap()];
+    let findings = found(&config, &node_30());
+    let subjects: Vec<&Subject> = findings.iter().map(|finding| &finding.subject).collect();
+    assert_eq!(
+        subjects,
+        [
+            &Subject::Interface("eth7".to_owned()),
+            &Subject::Address([10, 244, 30, 1].into()),
+            &Subject::Socket("10.60.20.31:53".parse().unwrap()),
+        ]
+    );
+}
+
+#[test]
+fn an_office_network_that_contains_those_of_many_nodes_is_told_once() {
+    let node = |third: u8| ClusterCidr {
+        kind: CidrKind::Pod,
+        cidr: format!("10.244.{third}.0/24").parse().unwrap(),
+        source: format!("Node worker-{third} spec.podCIDRs"),
+    };
+    let cluster = DesiredState {
+        cidrs: (0..9).map(node).collect(),
+        ..DesiredState::default()
+    };
+    let mut config = Config::example("");
+    config.office_cidrs = ["10.244.0.0/16", "10.244.3.0/25", "192.168.0.0/22"]
+        .map(|cidr| cidr.parse().unwrap())
+        .to_vec();
+    let mut findings = Findings::default();
+    check_office(&config, &cluster, &mut findings);
+    let networks: Vec<&Subject> = findings.iter().map(|finding| &finding.subject).collect();
+    let network = |cidr: &str| Subject::Network(cidr.parse().unwrap());
+    assert_eq!(
+        networks,
+        [&network("10.244.0.0/24"), &network("10.244.3.0/25")]
+    );
+    assert!(!findings.is_usage());
 }

@@ -10,7 +10,7 @@ use kube::{Client, Config};
 use tokio::time::timeout;
 
 use super::super::ApiAccess;
-use crate::model::UsageError;
+use crate::model::{Finding, Subject};
 
 /// Longest time for a TCP and TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When the configuration leads nowhere.
-pub(super) async fn client(access: &ApiAccess) -> Result<Client, UsageError> {
+pub(super) async fn client(access: &ApiAccess) -> Result<Client, Finding> {
     let (mut config, origin) = match access {
         ApiAccess::Kubeconfig(file) => {
             let origin = format!("--kubeconfig {}", file.display());
@@ -33,18 +33,23 @@ pub(super) async fn client(access: &ApiAccess) -> Result<Client, UsageError> {
         }
         ApiAccess::ServiceAccount => {
             let origin = "the pod's service account".to_owned();
-            let config = Config::incluster().map_err(|error| {
-                UsageError::new(format!("{origin} can't be used: {}", chain(&error)))
-            })?;
+            let config = Config::incluster().map_err(|error| unusable(&origin, &chain(&error)))?;
             (config, origin)
         }
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Client::try_from(config)
-        .map_err(|error| UsageError::new(format!("{origin} can't be used: {}", chain(&error))))
+    Client::try_from(config).map_err(|error| unusable(&origin, &chain(&error)))
 }
 
-fn kubeconfig(origin: &str) -> impl Fn(KubeconfigError) -> UsageError {
+fn unusable(origin: &str, what: &str) -> Finding {
+    Finding::usage(
+        Subject::Cluster,
+        format!("{origin} can't be used: {what}"),
+        "correct it, or name another kubeconfig with --kubeconfig",
+    )
+}
+
+fn kubeconfig(origin: &str) -> impl Fn(KubeconfigError) -> Finding {
     move |error| {
         let what = match &error {
             KubeconfigError::CurrentContextNotSet => "it has no current-context".to_owned(),
@@ -56,7 +61,7 @@ fn kubeconfig(origin: &str) -> impl Fn(KubeconfigError) -> UsageError {
             }
             other => chain(other),
         };
-        UsageError::new(format!("{origin} can't be used: {what}"))
+        unusable(origin, &what)
     }
 }
 
@@ -152,7 +157,6 @@ mod tests {
 
     use super::*;
     use crate::cluster::{InternalTrafficPolicy, Rules, SourceSpec, open};
-    use crate::commands::exit;
 
     #[tokio::test]
     async fn a_kubeconfig_that_leads_nowhere_is_wrong_usage_and_told_by_name() {
@@ -185,7 +189,7 @@ mod tests {
                 message.contains(&format!("--kubeconfig {}", file.display())),
                 "{message}"
             );
-            assert_eq!(exit::code(&error), exit::USAGE, "{message}");
+            assert!(error.is_usage(), "{message}");
         }
     }
 }

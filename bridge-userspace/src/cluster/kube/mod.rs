@@ -26,7 +26,7 @@ use super::derive::Deriver;
 use super::feed::Publisher;
 use super::rules::Rules;
 use super::{ApiAccess, Change, CidrKind, Kind, Source};
-use crate::model::{Problem, Subject, UsageError};
+use crate::model::{Finding, Problem, Subject};
 
 /// How often to ask the API server whether it is well.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ impl ApiServer {
         access: &ApiAccess,
         rules: Rules,
         publisher: Publisher,
-    ) -> Result<Self, UsageError> {
+    ) -> Result<Self, Finding> {
         access::client(access).await?;
         Ok(Self {
             access: access.clone(),
@@ -76,7 +76,7 @@ impl ApiServer {
                     Ok(()) => session(client, &mut known, publisher).await,
                     Err(why) => why,
                 },
-                Err(error) => error.to_string(),
+                Err(error) => error.cause.clone(),
             };
             if publisher.lost(why.clone()) {
                 warn!("{why}; the state of the cluster stays as it was until that is mended");

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::model::{Finding, Subject};
+
 /// Why a directory of manifests cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -30,5 +32,17 @@ fn location(path: &Path, line: Option<u64>) -> String {
     match line {
         Some(line) => format!("{}:{line}", path.display()),
         None => path.display().to_string(),
+    }
+}
+
+impl From<ManifestError> for Finding {
+    fn from(error: ManifestError) -> Self {
+        let remedy = match &error {
+            ManifestError::Read { .. } => {
+                "name a directory that can be read with --cluster manifests=DIR"
+            }
+            ManifestError::Parse { .. } => "correct it, or move it out of the directory",
+        };
+        Self::failure(Subject::Cluster, error.to_string(), remedy)
     }
 }

@@ -19,6 +19,7 @@ pub use self::error::ManifestError;
 use self::follow::Follow;
 use super::feed::Publisher;
 use super::{Rules, Source, desired_state};
+use crate::model::{Finding, Findings};
 
 /// A directory of manifests.
 pub(super) struct Manifests {
@@ -34,18 +35,14 @@ impl Manifests {
     ///
     /// # Errors
     /// When the directory or a file in it can't be read.
-    pub(super) fn open(
-        path: &Path,
-        rules: Rules,
-        publisher: Publisher,
-    ) -> Result<Self, ManifestError> {
+    pub(super) fn open(path: &Path, rules: Rules, publisher: Publisher) -> Result<Self, Findings> {
         // Following starts before the first reading, so that no change falls between the two.
         let follow = Follow::start(path)?;
         let mut directory = Directory::new(path);
         let begun = Instant::now();
         let errors = directory.read()?;
-        if let Some(error) = errors.into_iter().next() {
-            return Err(error);
+        if !errors.is_empty() {
+            return Err(errors.into_iter().map(Finding::from).collect());
         }
         publisher.publish(desired_state(directory.objects(), &rules), begun);
         publisher.in_touch();

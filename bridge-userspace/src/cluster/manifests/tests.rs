@@ -14,7 +14,7 @@ fn node(name: &str, pods: &str) -> String {
     )
 }
 
-fn follow(path: &Path) -> Result<Receiver<Option<Update>>, ManifestError> {
+fn follow(path: &Path) -> Result<Receiver<Option<Update>>, Findings> {
     let rules = Rules {
         explicit: Vec::new(),
         internal_traffic_policy: InternalTrafficPolicy::Ignore,

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::kernel::sysctl::SysctlError;
+use crate::model::{Finding, Subject};
 
 /// Why the kernel's state cannot be mirrored.
 #[derive(Debug, thiserror::Error)]
@@ -21,4 +22,17 @@ pub enum NetlinkError {
     /// A setting cannot be read.
     #[error(transparent)]
     Setting(#[from] SysctlError),
+}
+
+impl From<NetlinkError> for Finding {
+    fn from(error: NetlinkError) -> Self {
+        match error {
+            NetlinkError::Setting(error) => error.into(),
+            error => Self::failure(
+                Subject::KernelNetwork,
+                error.to_string(),
+                "run as root, where netlink sockets are allowed",
+            ),
+        }
+    }
 }

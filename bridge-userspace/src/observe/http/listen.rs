@@ -4,15 +4,13 @@ use std::io;
 use std::net::{SocketAddr, SocketAddrV4, TcpListener};
 
 use crate::kernel::sockets::{Holder, Transport, by, holder};
+use crate::model::{Finding, Subject};
 
 /// Why status and metrics can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another socket has the port.
-    #[error(
-        "--http-listen {address} is taken{}; stop that process, choose another --http-listen, or \
-         serve nothing with --no-http", by(holder.as_ref())
-    )]
+    #[error("--http-listen {address} is taken{}", by(holder.as_ref()))]
     Taken {
         /// The address.
         address: SocketAddrV4,
@@ -30,6 +28,23 @@ pub enum BindError {
         /// The kernel's error.
         source: io::Error,
     },
+}
+
+impl From<BindError> for Finding {
+    fn from(error: BindError) -> Self {
+        let (BindError::Taken { address, .. }
+        | BindError::NotLocal(address)
+        | BindError::Io { address, .. }) = &error;
+        let subject = Subject::Socket(SocketAddr::V4(*address));
+        let remedy = match &error {
+            BindError::Taken { .. } => {
+                "stop that process, choose another --http-listen, or serve nothing with --no-http"
+            }
+            BindError::NotLocal(_) => "`ip address` shows those that it has",
+            BindError::Io { .. } => "choose another --http-listen, or serve nothing with --no-http",
+        };
+        Self::failure(subject, error.to_string(), remedy)
+    }
 }
 
 /// A listening socket that doesn't block.

@@ -1,22 +1,8 @@
 use std::collections::BTreeMap;
 
-use clap::Parser as _;
-
 use super::*;
 use crate::cluster::{CidrKind, ClusterCidr};
-use crate::commands::cli::{Cli, Command};
-use crate::config::Environment;
 use crate::kernel::netlink::{Route, Vxlan};
-
-fn config(line: &str) -> Config {
-    let base = "office-bridge run --uplink eth0 --office-cidr 192.168.0.0/22 \
-                --pod-cidr 10.244.0.0/16";
-    let words = base.split_whitespace().chain(line.split_whitespace());
-    let Command::Run(flags) = Cli::try_parse_from(words).unwrap().command else {
-        panic!("not run");
-    };
-    Config::load(*flags, Environment::default()).unwrap().0
-}
 
 fn desired() -> DesiredState {
     DesiredState {
@@ -76,7 +62,7 @@ fn node_30(workers: u32) -> NetworkState {
 }
 
 fn points(line: &str, network: &NetworkState) -> Vec<(String, &'static str)> {
-    attach_points(&config(line), &desired(), network)
+    attach_points(&Config::example(line), &desired(), network)
         .into_values()
         .map(|point| (point.interface, point.program.name()))
         .collect()

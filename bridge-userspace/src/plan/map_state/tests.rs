@@ -1,21 +1,6 @@
-use clap::Parser;
-
 use super::*;
 use crate::cluster::ClusterCidr as Network;
-use crate::commands::cli::{Cli, Command};
 use crate::kernel::netlink::{Link, LinkKind, Route as KernelRoute};
-
-fn config(line: &str) -> Config {
-    let base = "office-bridge run --uplink eth0 --office-cidr 192.168.0.0/22 \
-                --pod-cidr 10.244.0.0/16";
-    let words = base.split_whitespace().chain(line.split_whitespace());
-    let Command::Run(flags) = Cli::try_parse_from(words).unwrap().command else {
-        panic!("not run");
-    };
-    Config::load(*flags, config::Environment::default())
-        .unwrap()
-        .0
-}
 
 fn desired(authoritative: bool) -> DesiredState {
     DesiredState {
@@ -66,7 +51,7 @@ fn node_30(workers: u32) -> NetworkState {
 fn that_all_services_are_known_is_told_with_each_datapath() {
     let settings = |line: &str, is_authoritative: bool| {
         let contents = Contents::new(
-            &config(line),
+            &Config::example(line),
             &desired(is_authoritative),
             &node_30(3),
             &PortSet::default(),
