@@ -115,7 +115,7 @@ fn described(flag: &Arg) -> (String, String) {
 }
 
 /// The paragraphs on one line, with full stops: clap takes them away from doc comments.
-fn sentences(text: &str) -> String {
+pub fn sentences(text: &str) -> String {
     let paragraphs = text.trim().split("\n\n").map(|paragraph| {
         let line = paragraph.replace('\n', " ");
         let line = line.trim();

@@ -92,9 +92,10 @@ async fn a_required_task_that_fails_ends_the_process() {
 
 #[tokio::test]
 async fn a_source_that_nobody_follows_any_more_ends_the_process() {
+    let lab = Lab::start();
     let Lab {
         publisher, running, ..
-    } = Lab::start();
+    } = lab;
     drop(publisher);
     let ended = timeout(Duration::from_secs(10), running).await;
     let error = ended.unwrap().unwrap().unwrap_err();
