@@ -313,7 +313,7 @@ fn invocations(runner: Runner, plan: &Plan) -> Vec<Vec<String>> {
     const HOST: &[&str] = &["--workspace", "--exclude=bridge-ebpf", "--exclude=tests"];
     const LABS: &[&str] = &["--package=tests"];
     // As the group `labs` in `.config/nextest.toml`.
-    const LABS_AT_A_TIME: &[&str] = &["--", "--test-threads=3"];
+    const LABS_AT_A_TIME: &[&str] = &["--", "--test-threads=4"];
     let call = |command: &[&str], crates: &[&str], tests: &[String], arguments: &[&str]| {
         let owned = |words: &[&str]| {
             words
