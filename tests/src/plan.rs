@@ -22,6 +22,9 @@ pub const WORKER_2: Ipv4Addr = Ipv4Addr::new(10, 60, 20, 32);
 /// The API server, where the lab has one.
 pub const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(10, 60, 20, 10);
 
+/// Where the bridge serves HTTP on node-30 (the default of `--http-listen`).
+pub const HTTP_LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9530);
+
 /// All pods (flannel's `Network`).
 pub const POD_CIDR: &str = "10.244.0.0/16";
 /// All services.

@@ -1,18 +1,16 @@
 //! The HTTP endpoints: `/healthz`, `/readyz`, which looks at the attachments in the kernel, and `/metrics`.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lab::bridge::arguments::with;
 use lab::dns::DnsPlan;
-use lab::plan::{self, MYSQL_NAME, port};
+use lab::plan::{self, HTTP_LISTEN, MYSQL_NAME, port};
 use lab::serve::http::Response;
 use lab::{Bridge, Lab, LabOptions};
 
-/// The default of `--http-listen`.
-const LISTEN: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9530);
 /// How long `/readyz` may take to follow a change.
 const FOLLOWS: Duration = Duration::from_secs(10);
 
@@ -117,7 +115,7 @@ fn a_taken_port_is_told_with_the_process_that_has_it() {
     let lab = LabOptions::default().open();
     let _other = lab
         .node_30()
-        .run_in(|| Ok(std::net::TcpListener::bind(LISTEN)?))
+        .run_in(|| Ok(std::net::TcpListener::bind(HTTP_LISTEN)?))
         .unwrap();
     let mut bridge = Bridge::spawn(&lab, &Bridge::default_arguments(&lab)).unwrap();
     bridge.leave_installed();
@@ -135,12 +133,12 @@ fn a_taken_port_is_told_with_the_process_that_has_it() {
 fn no_http_serves_nothing() {
     let lab = LabOptions::default().open();
     let _bridge = lab.start_bridge(&["--no-http"]).unwrap();
-    let (kind, _) = lab.node_30().tcp_refusal(LISTEN).unwrap();
+    let (kind, _) = lab.node_30().tcp_refusal(HTTP_LISTEN).unwrap();
     assert_eq!(kind, std::io::ErrorKind::ConnectionRefused);
 }
 
 fn get(lab: &Lab, path: &str) -> Response {
-    lab.node_30().http_get(LISTEN, path).unwrap()
+    lab.node_30().http_get(HTTP_LISTEN, path).unwrap()
 }
 
 /// The value of one series; 0 where there is none yet.

@@ -1,18 +1,14 @@
-//! A task of `run` that gets no further is noticed: XDP no longer works by what it knew, and `status` and `/readyz` say
-//! why.
+//! A task of `run` that makes no progress is noticed: XDP no longer uses what it knew, and `status` and `/readyz` say why.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 use std::time::Duration;
 
 use lab::carried::Carried;
-use lab::plan::port;
+use lab::plan::{HTTP_LISTEN, port};
 use lab::process::Daemon;
 use lab::{Bridge, Datapath, Lab, LabOptions, Overlay, Variant, eventually};
 
-/// Where `run` serves unless told otherwise.
-const HTTP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9530);
-/// For how long XDP believes next hops after the kernel was last read (`fast_path.valid_until`).
+/// How long XDP uses next hops after the kernel was last read (`fast_path.valid_until`).
 const LEASE: Duration = Duration::from_secs(30);
 /// The kernel is read, and what is known compared with it, at least as often as this.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -20,11 +16,11 @@ const STALE: &str = "the kernel's network has not been read for more than 30 s";
 
 #[test]
 fn a_follower_that_the_kernel_does_not_answer_leaves_xdp_to_tc_and_is_told() {
-    let lab = Lab::open(LabOptions::of(Variant {
+    let lab = LabOptions::of(Variant {
         datapath: Datapath::Xdp,
         overlay: Overlay::Vxlan,
-    }))
-    .unwrap();
+    })
+    .open();
     let bridge = lab.start_bridge(&[]).unwrap();
     eventually(PERIOD, "a datagram by XDP", || {
         carried(&lab, &bridge).xdp() >= 1
@@ -36,13 +32,13 @@ fn a_follower_that_the_kernel_does_not_answer_leaves_xdp_to_tc_and_is_told() {
     eventually(limit, "a datagram by TC", || {
         carried(&lab, &bridge).xdp() == 0
     });
-    eventually(2 * PERIOD, "a word about it", || {
+    eventually(2 * PERIOD, "a problem that names it", || {
         let status = bridge.status().unwrap();
         status["ready"] == false
             && status["not_ready"].to_string().contains(STALE)
             && status["problems"].to_string().contains(STALE)
     });
-    let readyz = lab.node_30().http_get(HTTP, "/readyz").unwrap();
+    let readyz = lab.node_30().http_get(HTTP_LISTEN, "/readyz").unwrap();
     assert_eq!(readyz.status, 503, "{}", readyz.body);
     assert!(readyz.body.contains(STALE), "{}", readyz.body);
     // What XDP leaves is carried, new flows too.

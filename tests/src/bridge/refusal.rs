@@ -53,3 +53,34 @@ pub fn nothing_pinned(lab: &Lab) {
     let left: Vec<_> = entries.collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_refused_start_says_is_given() {
+        assert_eq!(
+            refused(&shell("echo no uplink >&2; exit 1"), 1),
+            "no uplink\n"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "left: Some(0)")]
+    fn a_start_that_succeeds_fails_the_test() {
+        let _ = refused(&shell("exit 0"), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "thread 'main' panicked")]
+    fn a_start_that_panics_fails_the_test() {
+        let _ = refused(&shell("echo \"thread 'main' panicked\" >&2; exit 1"), 1);
+    }
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+}
