@@ -12,7 +12,7 @@ use bridge_common::packet::parse::TCP;
 use bridge_userspace::datapath::Datapath;
 use bridge_userspace::kernel::clock;
 use bridge_userspace::maps::Tables;
-use bridge_userspace::plan::map_state::{Contents, ServiceEntry};
+use bridge_userspace::plan::map_state::{MapState, ServiceEntry};
 use bridge_userspace::plan::next_hops::NextHops;
 use bridge_userspace::reconcile::Reconciler;
 
@@ -33,12 +33,12 @@ fn backend(last: u8) -> Backend {
     }
 }
 
-fn contents(service: Option<(&[u8], Seconds)>) -> Contents {
+fn map_state(service: Option<(&[u8], Seconds)>) -> MapState {
     let entry = |(lasts, affinity_seconds): (&[u8], Seconds)| ServiceEntry::Port {
         backends: lasts.iter().copied().map(backend).collect(),
         affinity_seconds,
     };
-    Contents {
+    MapState {
         office: BTreeMap::new(),
         cluster: BTreeMap::new(),
         routes: BTreeMap::new(),
@@ -60,7 +60,7 @@ fn remembered(test: &str, changed: Option<(&[u8], Seconds)>) -> Vec<u8> {
     let _datapath = Datapath::load(pins, 64).expect("root and a bpf filesystem are needed");
     let tables = Tables::open(pins).unwrap();
     let mut reconciler = Reconciler::open(&tables).unwrap();
-    let first = contents(Some((&[1, 2, 3], 600)));
+    let first = map_state(Some((&[1, 2, 3], 600)));
     reconciler.apply(&first, clock::now()).unwrap();
     let mut affinity = tables
         .hash::<AffinityKey, Affinity>(name::AFFINITY)
@@ -77,7 +77,7 @@ fn remembered(test: &str, changed: Option<(&[u8], Seconds)>) -> Vec<u8> {
         affinity.insert(key, value, 0).unwrap();
     }
     assert!(reconciler.apply(&first, clock::now()).unwrap().is_empty());
-    reconciler.apply(&contents(changed), clock::now()).unwrap();
+    reconciler.apply(&map_state(changed), clock::now()).unwrap();
     let mut left: Vec<u8> = affinity
         .iter()
         .map(|entry| entry.unwrap().0.client[3])

@@ -6,7 +6,9 @@ mod pinned;
 use std::process::Command;
 
 use aya::programs::{SchedClassifier, TcAttachType};
-use bridge_userspace::datapath::{Attachments, Datapath, Mode, TcAttach, XdpObstacles, attached};
+use bridge_userspace::datapath::{
+    Attachments, Datapath, Mode, TcAttach, XdpIncompatibilities, attached,
+};
 use bridge_userspace::maps::Pins;
 use bridge_userspace::model::program::{AttachPoint, AttachPoints, Program};
 use nix::net::if_::if_nametoindex;
@@ -67,7 +69,7 @@ fn an_interface_that_is_gone_is_not_taken_for_its_namesake() {
     let pins = pinned.pins();
     let mut datapath = Datapath::load(pins, 64).expect("root and a bpf filesystem are needed");
     runtime.block_on(async {
-        let none = XdpObstacles::new();
+        let none = XdpIncompatibilities::new();
         let mut attachments = Attachments::new(TcAttach::Auto, pins).await;
         assert_eq!(attachments.tc_mode(), Mode::Tcx, "a kernel with TCX");
         let old = interface();

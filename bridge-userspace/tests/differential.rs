@@ -23,7 +23,7 @@ use bridge_userspace::maps::Tables;
 use bridge_userspace::model::program::Program::{
     self, ClusterEgress, ClusterIngress, UplinkIngress, XdpFast,
 };
-use bridge_userspace::plan::map_state::{Contents, ServiceEntry};
+use bridge_userspace::plan::map_state::{MapState, ServiceEntry};
 use bridge_userspace::plan::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::Reconciler;
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
@@ -56,7 +56,7 @@ fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
 }
 
-fn contents() -> Contents {
+fn map_state() -> MapState {
     let route = |ifindex, source, mtu, flags| Route {
         ifindex,
         source,
@@ -83,7 +83,7 @@ fn contents() -> Contents {
         protocol,
         pad: 0,
     };
-    Contents {
+    MapState {
         next_hops: NextHops::default(),
         office: BTreeMap::from([(net("192.168.0.0/22"), OfficeCidr { index: 0 })]),
         cluster: BTreeMap::from([
@@ -123,13 +123,13 @@ fn contents() -> Contents {
     }
 }
 
-fn host_tables(contents: &Contents) -> SimTables {
+fn host_tables(map_state: &MapState) -> SimTables {
     let mut tables = SimTables {
-        settings: contents.settings,
-        nat_ports: contents.nat_ports.clone(),
+        settings: map_state.settings,
+        nat_ports: map_state.nat_ports.clone(),
         ..SimTables::default()
     };
-    for (prefix, cidr) in &contents.cluster {
+    for (prefix, cidr) in &map_state.cluster {
         let kind = cidr.kind().unwrap();
         tables.destinations.push((
             prefix.network().octets(),
@@ -137,19 +137,19 @@ fn host_tables(contents: &Contents) -> SimTables {
             kind,
         ));
     }
-    for prefix in contents.office.keys() {
+    for prefix in map_state.office.keys() {
         tables
             .office
             .push((prefix.network().octets(), u32::from(prefix.prefix_len())));
     }
-    for (prefix, route) in &contents.routes {
+    for (prefix, route) in &map_state.routes {
         tables.routes.push((
             prefix.network().octets(),
             u32::from(prefix.prefix_len()),
             *route,
         ));
     }
-    for (id, (key, entry)) in (1..).zip(&contents.services) {
+    for (id, (key, entry)) in (1..).zip(&map_state.services) {
         let service = match entry {
             ServiceEntry::Address(ready) => Service {
                 id: 0,
@@ -287,15 +287,15 @@ impl Pair {
             .try_into()
             .unwrap();
         any_egress.load().unwrap();
-        let contents = contents();
+        let map_state = map_state();
         let tables = Tables::open(pins).unwrap();
         Reconciler::open(&tables)
             .unwrap()
-            .apply(&contents, clock::now())
+            .apply(&map_state, clock::now())
             .unwrap();
         Self {
             datapath,
-            host: host_tables(&contents),
+            host: host_tables(&map_state),
             xdp: None,
             _pinned: pinned,
         }
@@ -305,14 +305,14 @@ impl Pair {
     fn behind_xdp(name: &str, way: Way) -> Self {
         let mut pair = Self::new(name);
         pair.datapath.xdp(Buffers::One).unwrap();
-        let contents = Contents {
+        let map_state = MapState {
             next_hops: next_hops(way),
-            ..contents()
+            ..map_state()
         };
         let tables = Tables::open(pair.datapath.pins()).unwrap();
         Reconciler::open(&tables)
             .unwrap()
-            .apply(&contents, clock::now())
+            .apply(&map_state, clock::now())
             .unwrap();
         // The numbers that userspace gave are its own business: the host's engine takes them over.
         let routes = tables.prefixes::<Route>(name::ROUTES).unwrap();

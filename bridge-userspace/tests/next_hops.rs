@@ -13,7 +13,7 @@ use bridge_common::abi::{
 use bridge_userspace::datapath::Datapath;
 use bridge_userspace::kernel::clock;
 use bridge_userspace::maps::{Tables, prefix_key};
-use bridge_userspace::plan::map_state::Contents;
+use bridge_userspace::plan::map_state::MapState;
 use bridge_userspace::plan::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::{Changes, Reconciler};
 use ipnet::Ipv4Net;
@@ -98,7 +98,7 @@ fn hop(mac: u8, remote: u8) -> Hop {
 }
 
 /// Pods of worker n behind next hop n.
-fn contents(hops: &[(u8, Hop)]) -> Contents {
+fn map_state(hops: &[(u8, Hop)]) -> MapState {
     let prefix = |number: u8| Ipv4Net::new_assert([10, 244, number, 0].into(), 24);
     let mut next_hops = NextHops {
         hops: hops
@@ -115,7 +115,7 @@ fn contents(hops: &[(u8, Hop)]) -> Contents {
         ifindex: 7,
         ..Route::default()
     };
-    Contents {
+    MapState {
         office: BTreeMap::new(),
         cluster: BTreeMap::new(),
         routes: (1..=3).map(|number| (prefix(number), route)).collect(),
@@ -133,7 +133,7 @@ const POD_3: Ipv4 = [10, 244, 3, 5];
 #[test]
 fn routes_lead_through_next_hops_to_tunnel_ends_and_a_restart_changes_nothing() {
     let lab = Lab::open("hops");
-    let wanted = contents(&[(1, hop(31, 31)), (2, hop(32, 32))]);
+    let wanted = map_state(&[(1, hop(31, 31)), (2, hop(32, 32))]);
     let mut reconciler = lab.reconciler();
     reconciler.apply(&wanted, clock::now()).unwrap();
     for (pod, last) in [(POD_1, 31), (POD_2, 32)] {
@@ -169,12 +169,12 @@ fn routes_lead_through_next_hops_to_tunnel_ends_and_a_restart_changes_nothing() 
 }
 
 #[test]
-fn a_changed_neighbour_gets_another_number_and_the_old_one_rests() {
+fn a_changed_neighbour_gets_another_number_and_the_old_one_is_quarantined() {
     let lab = Lab::open("rest");
     let mut reconciler = lab.reconciler();
     reconciler
         .apply(
-            &contents(&[(1, hop(31, 31)), (2, hop(32, 32))]),
+            &map_state(&[(1, hop(31, 31)), (2, hop(32, 32))]),
             clock::now(),
         )
         .unwrap();
@@ -183,7 +183,7 @@ fn a_changed_neighbour_gets_another_number_and_the_old_one_rests() {
 
     reconciler
         .apply(
-            &contents(&[(1, hop(99, 31)), (2, hop(32, 32))]),
+            &map_state(&[(1, hop(99, 31)), (2, hop(32, 32))]),
             clock::now(),
         )
         .unwrap();
@@ -196,7 +196,7 @@ fn a_changed_neighbour_gets_another_number_and_the_old_one_rests() {
     assert_eq!(lab.next_hop(first).destination[5], 31);
 
     // What comes next must not get the number that packets on their way may have.
-    let next = contents(&[(1, hop(99, 31)), (2, hop(32, 32)), (3, hop(33, 33))]);
+    let next = map_state(&[(1, hop(99, 31)), (2, hop(32, 32)), (3, hop(33, 33))]);
     reconciler.apply(&next, clock::now()).unwrap();
     let third = lab.route(POD_3).next_hop;
     assert!(![0, first, second, changed].contains(&third));
@@ -205,7 +205,7 @@ fn a_changed_neighbour_gets_another_number_and_the_old_one_rests() {
     sleep(Duration::from_millis(1_100));
     reconciler.apply(&next, clock::now()).unwrap();
     assert_eq!(lab.next_hop(first), NextHop::default());
-    let later = contents(&[(1, hop(98, 31)), (2, hop(32, 32)), (3, hop(33, 33))]);
+    let later = map_state(&[(1, hop(98, 31)), (2, hop(32, 32)), (3, hop(33, 33))]);
     reconciler.apply(&later, clock::now()).unwrap();
     assert_eq!(lab.route(POD_1).next_hop, first);
 }
@@ -213,9 +213,9 @@ fn a_changed_neighbour_gets_another_number_and_the_old_one_rests() {
 #[test]
 fn a_process_that_ended_before_it_advanced_the_epoch_is_made_up_for() {
     let lab = Lab::open("epoch");
-    let before = contents(&[(1, hop(31, 31))]);
+    let before = map_state(&[(1, hop(31, 31))]);
     lab.reconciler().apply(&before, clock::now()).unwrap();
-    let after = contents(&[(1, hop(99, 31))]);
+    let after = map_state(&[(1, hop(99, 31))]);
     lab.reconciler().apply(&after, clock::now()).unwrap();
     let epoch = lab.epoch();
     // As if it had ended with the routes written: the old next hop is there and nobody refers to it.
@@ -231,7 +231,7 @@ fn a_process_that_ended_before_it_advanced_the_epoch_is_made_up_for() {
 #[test]
 fn the_lease_of_next_hops_counts_from_the_last_reading_however_often_they_are_written() {
     let lab = Lab::open("lease");
-    let wanted = contents(&[(1, hop(31, 31))]);
+    let wanted = map_state(&[(1, hop(31, 31))]);
     let mut reconciler = lab.reconciler();
     let read_at = clock::now() - 20;
     for _ in 0..3 {

@@ -12,8 +12,6 @@ use syn::{
 /// One field of a struct, or one variant of an enum.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// Its name in Rust.
-    pub ident: String,
     /// Its name in JSON and YAML.
     pub name: String,
     /// Its doc comment, on one line.
@@ -122,8 +120,7 @@ impl Source {
                                 Fields::Unit => Kind::Text,
                                 _ => Kind::Map(Box::new(Kind::Text)),
                             },
-                            ident,
-                        }
+                                        }
                     });
                     self.enums
                         .insert(item.ident.to_string(), variants.collect());
@@ -143,7 +140,6 @@ fn member(field: &Field, case: &str) -> Option<Member> {
         name: serde(&field.attrs, "rename").unwrap_or_else(|| rename(&ident, case)),
         doc: doc(&field.attrs),
         kind: kind(&field.ty),
-        ident,
     })
 }
 

@@ -14,7 +14,7 @@ use super::gc_task::GcTask;
 use super::inputs::{Change, Facts, Inputs};
 use super::listeners::Served;
 use super::supervisor::{DownTasks, Supervisor};
-use crate::cluster::{Connection, DesiredState};
+use crate::cluster::{DesiredState, SourceStatus};
 use crate::config::{Config, Datapath};
 use crate::kernel::clock;
 use crate::model::{Problem, Subject};
@@ -82,7 +82,7 @@ impl Reports {
     }
 
     /// Notes whether the cluster is followed.
-    fn note_connection(&mut self, before: &Connection, now: &Connection) {
+    fn note_connection(&mut self, before: &SourceStatus, now: &SourceStatus) {
         let message = match (before.connected, now.connected) {
             (true, false) => format!(
                 "changes of the cluster don't come in: {}",
@@ -292,7 +292,7 @@ impl<F: Forward> EventLoop<F> {
                 self.pending = Some(self.pending.map_or(received, |first| first.min(received)));
                 self.apply().await
             }
-            Change::Connection(before, now) => {
+            Change::SourceStatus(before, now) => {
                 self.reports.note_connection(&before, &now);
                 self.publish()
             }

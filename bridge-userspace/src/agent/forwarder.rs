@@ -13,14 +13,16 @@ use crate::checks::check_nat_ports;
 use crate::cluster::DesiredState;
 use crate::config::{Config, Datapath as Layer};
 use crate::conntrack::gc::Policy;
-use crate::datapath::{Attachments, Datapath, Mode, XdpObstacles, XdpPorts, XdpRefusal};
+use crate::datapath::{
+    Attachments, Datapath, Mode, XdpIncompatibilities, XdpInterfaces, XdpRefusal,
+};
 use crate::kernel::netlink::{Neighbour, NetworkState};
 use crate::maps::{Pins, Tables};
 use crate::model::program::{AttachPoint, Program};
 use crate::model::{Problem, Subject};
 use crate::observe::problems::Notice;
-use crate::plan::attach_points::{attach_points, has_unfinished_checksums, xdp_obstacles};
-use crate::plan::map_state::Contents;
+use crate::plan::attach_points::{attach_points, has_unfinished_checksums, xdp_incompatibilities};
+use crate::plan::map_state::MapState;
 use crate::reconcile::{Changes, Reconciler};
 
 /// What came of applying.
@@ -107,7 +109,7 @@ impl Forwarder {
         if self.config.datapath != Layer::Xdp {
             return Ok(());
         }
-        let obstacles = xdp_obstacles(&self.config, &facts.cluster, &facts.network);
+        let incompatibilities = xdp_incompatibilities(&self.config, &facts.cluster, &facts.network);
         let wanted = attach_points(&self.config, &facts.cluster, &facts.network);
         let is_uplinks = |point: &&AttachPoint| {
             point.program == Program::XdpFast && point.interface == self.config.uplink
@@ -116,7 +118,7 @@ impl Forwarder {
             return Ok(());
         };
         self.attachments
-            .ensure_xdp(&mut self.datapath, point, &obstacles)
+            .ensure_xdp(&mut self.datapath, point, &incompatibilities)
             .await;
         match self.attachments.xdp_refusals().get(&point.ifindex) {
             Some(refusal) => bail!("--datapath xdp: {refusal}"),
@@ -142,15 +144,16 @@ impl Forwarder {
         let Facts {
             cluster, network, ..
         } = facts;
-        let obstacles = xdp_obstacles(&self.config, cluster, network);
-        let ports = self.attachments.xdp_ports(&obstacles);
-        let contents = self.contents(facts, &ports);
-        self.probe(&contents, &mut applied.notices);
-        check_nat_ports(contents.settings.nat_port_count)?;
-        let reconciled = self.reconciler.apply(&contents, facts.read_at);
+        let incompatibilities = xdp_incompatibilities(&self.config, cluster, network);
+        let ports = self.attachments.xdp_interfaces(&incompatibilities);
+        let map_state = self.wanted(facts, &ports);
+        self.probe(&map_state, &mut applied.notices);
+        check_nat_ports(map_state.settings.nat_port_count)?;
+        let reconciled = self.reconciler.apply(&map_state, facts.read_at);
         applied.is_reconciled = reconciled.is_ok();
         log_changes(reconciled.as_ref().copied().unwrap_or_default());
-        self.policy.send_replace(self.policy_of(&contents, cluster));
+        self.policy
+            .send_replace(self.policy_of(&map_state, cluster));
         let wanted = attach_points(&self.config, cluster, network);
         if !wanted
             .values()
@@ -160,41 +163,41 @@ impl Forwarder {
         }
         let attached = self
             .attachments
-            .reconcile(&mut self.datapath, &wanted, &obstacles)
+            .reconcile(&mut self.datapath, &wanted, &incompatibilities)
             .await;
-        applied.xdp_notices = self.xdp_notices(&obstacles, network);
+        applied.xdp_notices = self.xdp_notices(&incompatibilities, network);
         reconciled?;
-        let now = self.attachments.xdp_ports(&obstacles);
+        let now = self.attachments.xdp_interfaces(&incompatibilities);
         if now != ports {
-            let contents = self.contents(facts, &now);
-            self.reconciler.apply(&contents, facts.read_at)?;
+            let map_state = self.wanted(facts, &now);
+            self.reconciler.apply(&map_state, facts.read_at)?;
         }
         Ok(attached?)
     }
 
-    fn contents(&self, facts: &Facts, ports: &XdpPorts) -> Contents {
+    fn wanted(&self, facts: &Facts, ports: &XdpInterfaces) -> MapState {
         let Facts {
             cluster,
             network,
             reserved,
             ..
         } = facts;
-        Contents::new(&self.config, cluster, network, reserved, ports)
+        MapState::new(&self.config, cluster, network, reserved, ports)
     }
 
-    fn policy_of(&self, contents: &Contents, cluster: &Arc<DesiredState>) -> Policy {
+    fn policy_of(&self, map_state: &MapState, cluster: &Arc<DesiredState>) -> Policy {
         Policy {
-            timeouts: contents.settings.timeouts,
+            timeouts: map_state.settings.timeouts,
             office: self.config.office_cidrs.clone(),
-            nat_addresses: contents.nat_addresses().collect::<HashSet<_>>(),
-            reachable: contents.reachable().collect(),
+            nat_addresses: map_state.nat_addresses().collect::<HashSet<_>>(),
+            reachable: map_state.reachable().collect(),
             cluster: cluster.authoritative.then(|| Arc::clone(cluster)),
         }
     }
 
     /// Has neighbours probed that XDP sends to, and tells what it can't send to.
-    fn probe(&self, contents: &Contents, notices: &mut Vec<Notice>) {
-        let next_hops = &contents.next_hops;
+    fn probe(&self, map_state: &MapState, notices: &mut Vec<Notice>) {
+        let next_hops = &map_state.next_hops;
         self.neighbours.send_if_modified(|known| {
             let changed = *known != next_hops.neighbours;
             known.clone_from(&next_hops.neighbours);
@@ -217,7 +220,11 @@ impl Forwarder {
     }
 
     /// What XDP was wanted for and can't do. Refusals are problems where XDP was asked for.
-    fn xdp_notices(&self, obstacles: &XdpObstacles, network: &NetworkState) -> Vec<Notice> {
+    fn xdp_notices(
+        &self,
+        incompatibilities: &XdpIncompatibilities,
+        network: &NetworkState,
+    ) -> Vec<Notice> {
         let is_asked_for = self.config.datapath == Layer::Xdp;
         let notice = |ifindex: &u32, reason: &dyn Display, is_problem| {
             let name = network.links.get(ifindex).map(|link| link.name.clone());
@@ -230,14 +237,14 @@ impl Forwarder {
                 is_problem,
             }
         };
-        let found = obstacles
+        let found = incompatibilities
             .iter()
-            .map(|(ifindex, obstacle)| notice(ifindex, obstacle, true));
+            .map(|(ifindex, incompatibility)| notice(ifindex, incompatibility, true));
         let refusals = self.attachments.xdp_refusals().iter();
         let refusals = refusals
-            .filter(|(_, refusal)| !matches!(refusal, XdpRefusal::Obstacle(_)))
+            .filter(|(_, refusal)| !matches!(refusal, XdpRefusal::Incompatible(_)))
             .map(|(ifindex, refusal)| notice(ifindex, refusal, is_asked_for));
-        let limits = self.attachments.xdp_limits(obstacles);
+        let limits = self.attachments.xdp_limits(incompatibilities);
         let limits = limits.into_iter().map(|what| Notice {
             problem: Problem::new(
                 Subject::Datapath,

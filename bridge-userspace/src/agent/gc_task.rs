@@ -8,30 +8,30 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
-use crate::conntrack::gc::{Policy, Sweeper};
+use crate::conntrack::gc::{GarbageCollector, Policy};
 use crate::observe::datapath_events::Events;
-use crate::observe::http::Sweeps;
+use crate::observe::http::GcCounts;
 
 /// How often expired flows are removed; the datapath counts them as absent before.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Removes flows in turns, and at once when the datapath says that a table is full, or when a backend is gone.
 pub(super) struct GcTask {
-    sweeper: Arc<Sweeper>,
+    collector: Arc<GarbageCollector>,
     policy: watch::Receiver<Policy>,
     events: Mutex<Events>,
-    counts: Sweeps,
+    counts: GcCounts,
 }
 
 impl GcTask {
     pub(super) fn new(
-        sweeper: Sweeper,
+        collector: GarbageCollector,
         policy: watch::Receiver<Policy>,
         events: Events,
-        counts: Sweeps,
+        counts: GcCounts,
     ) -> Self {
         Self {
-            sweeper: Arc::new(sweeper),
+            collector: Arc::new(collector),
             policy,
             events: Mutex::new(events),
             counts,
@@ -44,7 +44,7 @@ impl GcTask {
         let mut events = self.events.lock().await;
         let mut turns = interval(PERIOD);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut swept_by = Policy::default();
+        let mut applied = Policy::default();
         loop {
             tokio::select! {
                 _ = turns.tick() => {}
@@ -55,25 +55,25 @@ impl GcTask {
                     if changed.is_err() {
                         return anyhow!("nobody says any more which flows may live");
                     }
-                    if !policy.borrow_and_update().loses_backends(&swept_by) {
+                    if !policy.borrow_and_update().loses_backends(&applied) {
                         continue;
                     }
                 }
             }
             let policy = policy.borrow().clone();
-            swept_by = policy.clone();
-            if let Err(error) = self.sweep(policy).await {
+            applied = policy.clone();
+            if let Err(error) = self.collect(policy).await {
                 return error;
             }
         }
     }
 
-    async fn sweep(&self, policy: Policy) -> anyhow::Result<()> {
-        let sweeper = Arc::clone(&self.sweeper);
+    async fn collect(&self, policy: Policy) -> anyhow::Result<()> {
+        let collector = Arc::clone(&self.collector);
         let begun = Instant::now();
         // A full table takes a moment to read.
-        let swept = tokio::task::spawn_blocking(move || sweeper.sweep(&policy));
-        match swept.await.context("garbage collection")? {
+        let collected = tokio::task::spawn_blocking(move || collector.collect(&policy));
+        match collected.await.context("garbage collection")? {
             Ok(plan) => {
                 self.counts.record(&plan, begun.elapsed());
                 if plan.evicted > 0 {

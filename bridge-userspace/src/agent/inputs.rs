@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
-use crate::cluster::{CidrKind, Connection, DesiredState, Feed, Update};
+use crate::cluster::{CidrKind, DesiredState, Feed, SourceStatus, Update};
 use crate::config::Config;
 use crate::kernel::netlink::{MirrorView, NetworkState};
 use crate::kernel::{ReservedPortsError, reserved_ports};
@@ -41,7 +41,7 @@ pub enum Change {
     /// The cluster's state, from the first to the second. It came in at this time.
     Cluster(Arc<DesiredState>, Arc<DesiredState>, Instant),
     /// Whether the cluster is followed, from the first to the second.
-    Connection(Connection, Connection),
+    SourceStatus(SourceStatus, SourceStatus),
     /// The kernel's network.
     Network,
     /// Nothing; it is time to look again. The error is why the node's own ports are not known anew.
@@ -53,7 +53,7 @@ pub struct Inputs {
     config: Arc<Config>,
     feed: Feed,
     cluster: Arc<DesiredState>,
-    connection: Connection,
+    connection: SourceStatus,
     mirror: MirrorView,
     watched: watch::Sender<Vec<Ipv4Net>>,
     guard: PodRouteGuard,
@@ -97,7 +97,7 @@ impl Inputs {
 
     /// How well the cluster is followed.
     #[must_use]
-    pub fn connection(&self) -> &Connection {
+    pub fn connection(&self) -> &SourceStatus {
         &self.connection
     }
 
@@ -136,7 +136,7 @@ impl Inputs {
                     changed.map_err(|_| anyhow!("nobody follows the cluster any more"))?;
                     let now = self.feed.connection.borrow_and_update().clone();
                     let before = std::mem::replace(&mut self.connection, now.clone());
-                    return Ok(Change::Connection(before, now));
+                    return Ok(Change::SourceStatus(before, now));
                 }
                 changed = self.mirror.state.changed() => {
                     changed.map_err(|_| anyhow!("nobody follows the kernel's network any more"))?;

@@ -71,10 +71,10 @@ pub struct Served {
 }
 
 impl Served {
-    /// Where sweeps are counted.
+    /// Where gc_counts are counted.
     #[must_use]
-    pub fn sweeps(&self) -> &http::Sweeps {
-        self.sources.sweeps()
+    pub fn gc_counts(&self) -> &http::GcCounts {
+        self.sources.gc_counts()
     }
 
     /// Where the time from a change of the cluster to the tables is counted.

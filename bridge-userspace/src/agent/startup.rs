@@ -13,9 +13,9 @@ use super::listeners::Served;
 use super::preflight::{Network, Preflight};
 use super::signals::Signals;
 use super::supervisor::Supervisor;
-use crate::cluster::{Connection, DesiredState, Feed};
+use crate::cluster::{DesiredState, Feed, SourceStatus};
 use crate::config::Config;
-use crate::conntrack::gc::Sweeper;
+use crate::conntrack::gc::GarbageCollector;
 use crate::datapath::{Datapath, Mode, detach_filters, has_filter};
 use crate::kernel::netlink::Prober;
 use crate::kernel::reserved_ports;
@@ -61,16 +61,11 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         first
     } else {
         served.answer_dns(&mut supervisor);
-        let show = |connection: &Connection| {
+        let show = |connection: &SourceStatus| {
             let report = waiting_report(&config, before.as_ref(), connection);
-            let shown = match before {
-                Some(_) => reporter.publish(report),
-                None => {
-                    reporter.preview(report);
-                    Ok(())
-                }
-            };
-            if let Err(error) = shown {
+            if before.is_none() {
+                reporter.preview(report);
+            } else if let Err(error) = reporter.publish(report) {
                 warn!("can't write what status shows: {error}");
             }
         };
@@ -132,7 +127,7 @@ async fn start(
     let events = Events::open(&mut datapath)?;
     let log = DatapathLog::open(&mut datapath);
     let mut forwarder = Forwarder::open(Arc::clone(&config), datapath, pins).await?;
-    let sweeper = Sweeper::new(Tables::open(pins)?)?;
+    let collector = GarbageCollector::new(Tables::open(pins)?)?;
     let mut reports = Reports::new(
         Arc::clone(&config),
         reporter,
@@ -153,7 +148,12 @@ async fn start(
     let facts = inputs.facts();
     forwarder.require_xdp(&facts).await?;
 
-    let gc = GcTask::new(sweeper, forwarder.policy(), events, served.sweeps().clone());
+    let gc = GcTask::new(
+        collector,
+        forwarder.policy(),
+        events,
+        served.gc_counts().clone(),
+    );
     let prober = Prober::new(forwarder.neighbours());
     supervisor.restart("the prober of neighbours", prober, |prober| async move {
         ended(prober.run().await)
@@ -215,7 +215,7 @@ async fn detach_unwanted_filters(before: &Report, forwarder: &Forwarder) {
 async fn first_state(
     feed: &mut Feed,
     stop: impl Future<Output = ()>,
-    mut show: impl FnMut(&Connection),
+    mut show: impl FnMut(&SourceStatus),
 ) -> anyhow::Result<Option<Arc<DesiredState>>> {
     info!("waiting for the state of the cluster; what is in the kernel already goes on as it is");
     let mut stop = std::pin::pin!(stop);
@@ -237,7 +237,7 @@ async fn first_state(
 }
 
 /// How the cluster is followed, and for the rest what an earlier process has left.
-fn waiting_report(config: &Config, before: Option<&Report>, connection: &Connection) -> Report {
+fn waiting_report(config: &Config, before: Option<&Report>, connection: &SourceStatus) -> Report {
     let source = config.cluster.to_string();
     let mut now = ClusterState::new(source.clone(), connection);
     let Some(before) = before else {

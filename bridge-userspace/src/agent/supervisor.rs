@@ -21,7 +21,7 @@ use tracing::{info, warn};
 /// Shortest and longest time between the end of a task and its next start.
 const DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// A task that has lived this long begins with the shortest delay again.
-const STEADY: Duration = Duration::from_secs(60);
+const STEADY: Duration = Duration::from_mins(1);
 
 /// Why a task does not run at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Whether the uplink can have XDP, if it is asked for.
 
 use crate::config::{Config, Datapath};
-use crate::datapath::{XdpObstacle, XdpRefusal, foreign_program};
+use crate::datapath::{XdpIncompatibility, XdpRefusal, foreign_program};
 use crate::kernel::netlink::{Link, NetlinkError, NetworkState};
 use crate::maps::Pins;
 use crate::model::{Finding, Findings, Subject};
@@ -37,11 +37,11 @@ pub fn check_xdp(
         return;
     };
     let interface = || uplink.name.clone();
-    if let Some(obstacle) = XdpObstacle::at(uplink, network) {
+    if let Some(incompatibility) = XdpIncompatibility::at(uplink, network) {
         findings.push(Finding::usage(
             Subject::Interface(interface()),
-            format!("--datapath xdp: {}", obstacle.cause()),
-            obstacle.remedy(),
+            format!("--datapath xdp: {}", incompatibility.cause()),
+            incompatibility.remedy(),
         ));
     }
     match facts.foreign_program {

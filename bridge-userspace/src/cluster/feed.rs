@@ -33,7 +33,7 @@ impl Update {
 
 /// How well a source is in touch with what it follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Connection {
+pub struct SourceStatus {
     /// Whether everything was read once since this process began.
     pub synced: bool,
     /// Whether changes come in.
@@ -44,7 +44,7 @@ pub struct Connection {
     pub last_error: Option<String>,
 }
 
-impl Connection {
+impl SourceStatus {
     /// How long changes may have gone unnoticed.
     #[must_use]
     pub fn stale(&self) -> Duration {
@@ -62,19 +62,19 @@ pub struct Feed {
     /// The desired state; none until the source has read everything once.
     pub desired: watch::Receiver<Option<Update>>,
     /// Notifies when it changes whether changes come in, or why they don't.
-    pub connection: watch::Receiver<Connection>,
+    pub connection: watch::Receiver<SourceStatus>,
 }
 
 /// The source's end of a [`Feed`].
 #[derive(Debug)]
 pub(crate) struct Publisher {
     desired: watch::Sender<Option<Update>>,
-    connection: watch::Sender<Connection>,
+    connection: watch::Sender<SourceStatus>,
 }
 
 pub(crate) fn channel() -> (Publisher, Feed) {
     let (desired, desired_receiver) = watch::channel(None);
-    let (connection, connection_receiver) = watch::channel(Connection {
+    let (connection, connection_receiver) = watch::channel(SourceStatus {
         synced: false,
         connected: false,
         last_contact: SystemTime::now(),

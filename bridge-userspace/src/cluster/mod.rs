@@ -27,7 +27,7 @@ pub use self::derive::{desired_state, static_state};
 pub use self::desired_state::{
     Backend, CidrKind, ClusterCidr, DesiredState, Protocol, Service, ServicePort,
 };
-pub use self::feed::{Connection, Feed, Update};
+pub use self::feed::{Feed, SourceStatus, Update};
 #[cfg(test)]
 pub(crate) use self::feed::{Publisher, channel};
 pub use self::manifests::ManifestError;

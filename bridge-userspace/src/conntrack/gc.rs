@@ -1,7 +1,7 @@
 //! Removing flows that have run out, and making room when the tables fill up.
 //!
 //! A flow is judged by both of its entries, by the same rule as in the datapath
-//! ([`bridge_common::conntrack::lifetime`]). The plan is a pure function; [`Sweeper`] carries it out.
+//! ([`bridge_common::conntrack::lifetime`]). The plan is a pure function; [`GarbageCollector`] carries it out.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -129,7 +129,7 @@ fn lacks(list: &[cluster::Backend], wanted: &[cluster::Backend]) -> bool {
             .any(|backend| list.binary_search(backend).is_err())
 }
 
-/// What a sweep removes.
+/// What one collection removes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Forward entries.
@@ -148,7 +148,7 @@ pub struct Plan {
     pub remaining: usize,
 }
 
-/// Plans a sweep over everything in the tables.
+/// Plans a collection over everything in the tables.
 #[must_use]
 pub fn plan(
     flows: &[(FlowKey, Flow)],
@@ -259,14 +259,14 @@ const fn class(state: FlowState) -> u8 {
     }
 }
 
-/// Sweeps the pinned tables.
-pub struct Sweeper {
+/// GcCounts the pinned tables.
+pub struct GarbageCollector {
     tables: Tables,
     capacity: usize,
 }
 
-impl Sweeper {
-    /// A sweeper over `tables`.
+impl GarbageCollector {
+    /// A collector over `tables`.
     ///
     /// # Errors
     /// When they can't be opened.
@@ -279,7 +279,7 @@ impl Sweeper {
     ///
     /// # Errors
     /// When a table can't be read or written.
-    pub fn sweep(&self, policy: &Policy) -> Result<Plan, TableError> {
+    pub fn collect(&self, policy: &Policy) -> Result<Plan, TableError> {
         let flows = self.tables.flows()?;
         let replies = self.tables.replies()?;
         let mut plan = plan(&flows, &replies, self.capacity, now(), policy);
@@ -476,7 +476,7 @@ mod tests {
     }
 
     /// How many flows of TCP and UDP end, from one client through the service to its backend 10.244.1.5.
-    fn swept(backends: Option<&cluster::Service>) -> [usize; 2] {
+    fn collected(backends: Option<&cluster::Service>) -> [usize; 2] {
         [(TCP, Protocol::Tcp), (UDP, Protocol::Udp)].map(|(number, protocol)| {
             let backends = backends.cloned();
             let address = ServicePort {
@@ -529,15 +529,15 @@ mod tests {
 
     #[test]
     fn flows_to_a_backend_that_is_gone_end() {
-        assert_eq!(swept(Some(&with_backends(&[4, 5], &[4, 5]))), [0, 0]);
-        assert_eq!(swept(Some(&with_backends(&[4], &[4]))), [1, 1]);
-        assert_eq!(swept(Some(&with_backends(&[], &[]))), [1, 1]);
-        assert_eq!(swept(None), [1, 1], "the service itself is gone");
+        assert_eq!(collected(Some(&with_backends(&[4, 5], &[4, 5]))), [0, 0]);
+        assert_eq!(collected(Some(&with_backends(&[4], &[4]))), [1, 1]);
+        assert_eq!(collected(Some(&with_backends(&[], &[]))), [1, 1]);
+        assert_eq!(collected(None), [1, 1], "the service itself is gone");
     }
 
     #[test]
     fn tcp_goes_on_with_a_backend_that_serves_while_it_terminates_and_udp_does_not() {
-        assert_eq!(swept(Some(&with_backends(&[4], &[4, 5]))), [0, 1]);
+        assert_eq!(collected(Some(&with_backends(&[4], &[4, 5]))), [0, 1]);
     }
 
     #[test]

@@ -6,16 +6,16 @@ use std::io;
 use bridge_common::abi::capacity;
 use tracing::{info, warn};
 
-use super::ability::XdpAbility;
+use super::capabilities::XdpCapabilities;
+use super::incompatibility::XdpIncompatibilities;
 use super::link::is_linked;
 use super::load::Datapath;
 use super::load::{LoadError, classifier};
 use super::mode::Mode;
-use super::obstacle::XdpObstacles;
 use super::tc::TcAttach;
 use super::tc::{attach_clsact, attach_tcx, detach_clsact, has_filter, warn_of_others};
 use super::xdp::{self, XdpRefusal};
-use super::xdp_ports::XdpPorts;
+use super::xdp_interfaces::XdpInterfaces;
 use crate::kernel::netlink;
 use crate::maps::Pins;
 use crate::maps::bpf_syscall::{detach_pinned_link, pinned_link};
@@ -54,7 +54,7 @@ pub struct Attachments {
     tc: Mode,
     attached: AttachPoints,
     /// What the drivers can do that have the XDP program.
-    abilities: BTreeMap<u32, XdpAbility>,
+    capabilities: BTreeMap<u32, XdpCapabilities>,
     /// Interfaces that XDP is wanted on and not to be had, and why.
     refusals: BTreeMap<u32, XdpRefusal>,
 }
@@ -63,18 +63,18 @@ impl Attachments {
     /// Nothing yet, but that the XDP programs of an earlier `run` may still forward.
     pub async fn new(wanted: TcAttach, pins: &Pins) -> Self {
         let links = pins.pinned_links().unwrap_or_default();
-        let mut abilities = BTreeMap::new();
+        let mut capabilities = BTreeMap::new();
         for (name, ifindex, path) in links {
             if Program::from_name(&name) == Some(Program::XdpFast)
                 && pinned_link(&path).is_ok_and(|link| link.ifindex == ifindex)
             {
-                abilities.extend(ability(ifindex, "").await);
+                capabilities.extend(capabilities_of(ifindex, "").await);
             }
         }
         Self {
             tc: wanted.mode(),
             attached: AttachPoints::new(),
-            abilities,
+            capabilities,
             refusals: BTreeMap::new(),
         }
     }
@@ -93,8 +93,8 @@ impl Attachments {
 
     /// Interfaces that XDP can receive and send by, of those that have the program.
     #[must_use]
-    pub fn xdp_ports(&self, obstacles: &XdpObstacles) -> XdpPorts {
-        XdpPorts::between(&self.abilities, obstacles)
+    pub fn xdp_interfaces(&self, incompatibilities: &XdpIncompatibilities) -> XdpInterfaces {
+        XdpInterfaces::between(&self.capabilities, incompatibilities)
     }
 
     /// Interfaces, by index, that XDP is wanted on and not to be had; the TC path serves them.
@@ -103,22 +103,22 @@ impl Attachments {
         &self.refusals
     }
 
-    /// Why XDP is of less use where it is attached than it could be, without obstacles, and what to do.
+    /// Why XDP is of less use where it is attached than it could be, without incompatibilities, and what to do.
     #[must_use]
-    pub fn xdp_limits(&self, obstacles: &XdpObstacles) -> Vec<String> {
-        let ports = self.xdp_ports(obstacles);
-        self.abilities
+    pub fn xdp_limits(&self, incompatibilities: &XdpIncompatibilities) -> Vec<String> {
+        let ports = self.xdp_interfaces(incompatibilities);
+        self.capabilities
             .iter()
-            .filter(|&(ifindex, _)| !obstacles.contains_key(ifindex))
+            .filter(|&(ifindex, _)| !incompatibilities.contains_key(ifindex))
             .filter(|&(ifindex, _)| {
                 !ports.receive.contains(ifindex) || !ports.send.contains(ifindex)
             })
-            .filter_map(|(_, ability)| ability.limit.clone())
+            .filter_map(|(_, capabilities)| capabilities.limit.clone())
             .collect()
     }
 
     /// Attaches where it is wanted and detaches from the rest, links of an earlier `run` included.
-    /// What is attached already stays as it is, at an obstacle too, since many a card loses packets over a change.
+    /// What is attached already stays as it is, at an incompatibility too, since many a card loses packets over a change.
     /// Where XDP is refused there is none: see [`Self::xdp_refusals`].
     ///
     /// # Errors
@@ -127,7 +127,7 @@ impl Attachments {
         &mut self,
         datapath: &mut Datapath,
         wanted: &AttachPoints,
-        obstacles: &XdpObstacles,
+        incompatibilities: &XdpIncompatibilities,
     ) -> Result<(), AttachError> {
         let mut result = Ok(());
         let is_tc = |point: &&AttachPoint| point.program.hook() != Hook::Xdp;
@@ -144,7 +144,7 @@ impl Attachments {
         for point in xdp {
             // What XDP passes on must find the others at their place.
             if result.is_ok() {
-                self.ensure_xdp(datapath, point, obstacles).await;
+                self.ensure_xdp(datapath, point, incompatibilities).await;
             }
         }
         self.detach_unwanted(wanted);
@@ -186,7 +186,7 @@ impl Attachments {
         &mut self,
         datapath: &mut Datapath,
         point: &AttachPoint,
-        obstacles: &XdpObstacles,
+        incompatibilities: &XdpIncompatibilities,
     ) {
         let has_xdp = self.attached.get(&point.key()) == Some(point);
         if has_xdp && is_linked(datapath.pins(), point) {
@@ -196,8 +196,8 @@ impl Attachments {
             .attached
             .keys()
             .filter(|&&(program, ifindex)| program == Program::XdpFast && ifindex != point.ifindex);
-        let outcome = if let Some(obstacle) = obstacles.get(&point.ifindex) {
-            Err(obstacle.clone().into())
+        let outcome = if let Some(incompatibility) = incompatibilities.get(&point.ifindex) {
+            Err(incompatibility.clone().into())
         } else if others.count() >= capacity::XDP_PORTS {
             Err(XdpRefusal::NoRoom {
                 interface: point.interface.clone(),
@@ -235,11 +235,11 @@ impl Attachments {
 
     /// Asks what can be done where XDP is attached. Features come and go with the settings of a card.
     async fn find_abilities(&mut self) {
-        self.abilities.clear();
+        self.capabilities.clear();
         for point in self.attached.values() {
             if point.program.hook() == Hook::Xdp {
-                let ability = ability(point.ifindex, &point.interface).await;
-                self.abilities.extend(ability);
+                let capabilities = capabilities_of(point.ifindex, &point.interface).await;
+                self.capabilities.extend(capabilities);
             }
         }
     }
@@ -273,8 +273,8 @@ impl Attachments {
 }
 
 /// What an interface can do by XDP, by its index; nothing if it is gone.
-async fn ability(ifindex: u32, interface: &str) -> Option<(u32, XdpAbility)> {
-    Some((ifindex, XdpAbility::of(ifindex, interface).await?))
+async fn capabilities_of(ifindex: u32, interface: &str) -> Option<(u32, XdpCapabilities)> {
+    Some((ifindex, XdpCapabilities::of(ifindex, interface).await?))
 }
 
 /// How our program is attached there right now, asked of the kernel; `None` where it is not. `tc` is how TC programs

@@ -3,20 +3,20 @@
 //! Everything that lives longer than the process is pinned below [`Pins`]: tables, so that a second
 //! `run` finds the flows, and links, so that forwarding goes on while no process runs.
 
-mod ability;
 mod attach;
+mod capabilities;
+mod incompatibility;
 mod link;
 mod load;
 mod mode;
-mod obstacle;
 mod tc;
 mod xdp;
-mod xdp_ports;
+mod xdp_interfaces;
 
 pub use self::attach::{AttachError, Attachments, attached};
+pub use self::incompatibility::{XdpIncompatibilities, XdpIncompatibility};
 pub use self::load::{Buffers, Datapath, LoadError};
 pub use self::mode::Mode;
-pub use self::obstacle::{XdpObstacle, XdpObstacles};
 pub use self::tc::{TcAttach, detach_filters, has_filter};
 pub use self::xdp::{XdpRefusal, foreign_program};
-pub use self::xdp_ports::XdpPorts;
+pub use self::xdp_interfaces::XdpInterfaces;

@@ -7,10 +7,10 @@ use aya::programs::loaded_programs;
 use nix::errno::Errno;
 use tracing::debug;
 
+use super::incompatibility::XdpIncompatibility;
 use super::link::link;
 use super::load::Datapath;
 use super::load::{Buffers, LoadError};
-use super::obstacle::XdpObstacle;
 use crate::kernel::netlink::{NetlinkError, XdpFeatures, xdp_features, xdp_link, xdp_refusal};
 use crate::maps::Pins;
 use crate::maps::bpf_syscall::pinned_link;
@@ -45,7 +45,7 @@ pub enum XdpRefusal {
         reason: Option<String>,
     },
     /// It would get packets wrong.
-    Obstacle(#[from] XdpObstacle),
+    Incompatible(#[from] XdpIncompatibility),
     /// There is no place for another interface in the table.
     NoRoom {
         /// The interface.
@@ -94,7 +94,7 @@ impl XdpRefusal {
                 "the driver of {interface} takes no XDP program with an MTU of {mtu}{}",
                 told(reason.as_ref())
             ),
-            Self::Obstacle(obstacle) => obstacle.cause(),
+            Self::Incompatible(incompatibility) => incompatibility.cause(),
             Self::NoRoom { interface, room } => {
                 format!("{interface} is one interface too many for XDP: there is room for {room}")
             }
@@ -120,7 +120,7 @@ impl XdpRefusal {
                 "lower the MTU (`ip link set dev {interface} mtu 1500`, or as the driver's documentation says) or use \
                  --datapath tc"
             ),
-            Self::Obstacle(obstacle) => obstacle.remedy(),
+            Self::Incompatible(incompatibility) => incompatibility.remedy(),
             Self::NoNative { .. }
             | Self::NoRoom { .. }
             | Self::Refused { .. }
@@ -137,8 +137,9 @@ impl XdpRefusal {
             | Self::NoRoom { interface, .. }
             | Self::Refused { interface, .. }
             | Self::Unknown { interface, .. }
-            | Self::Obstacle(
-                XdpObstacle::HiddenTags { interface, .. } | XdpObstacle::Bond { interface },
+            | Self::Incompatible(
+                XdpIncompatibility::HiddenTags { interface, .. }
+                | XdpIncompatibility::Bond { interface },
             ) => Some(interface),
             Self::Load(_) => None,
         }

@@ -30,7 +30,6 @@
 //! ```
 
 mod config;
-mod connection;
 mod counters;
 mod descriptors;
 mod exchange;
@@ -41,6 +40,7 @@ mod relay;
 mod tcp;
 mod udp;
 mod upstream;
+mod upstream_connection;
 
 use std::io;
 use std::net::SocketAddr;

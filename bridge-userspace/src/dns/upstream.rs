@@ -8,9 +8,9 @@ use std::time::Duration;
 use hickory_proto::op::{Message, MessageType, OpCode, Query as Question};
 use hickory_proto::rr::{Name, RecordType};
 
-use super::connection::Connection;
 use super::counters::{ByTransport, Counter, UpstreamSnapshot};
 use super::message::Query;
+use super::upstream_connection::UpstreamConnection;
 use crate::kernel::sockets::Transport;
 
 /// Consecutive queries without an answer that mark an upstream down. One may be a lost packet or a slow name.
@@ -86,7 +86,7 @@ pub struct Upstream {
     looping: AtomicBool,
     probe_came_back: AtomicBool,
     latency_microseconds: AtomicU64,
-    connections: Mutex<Vec<Arc<Connection>>>,
+    connections: Mutex<Vec<Arc<UpstreamConnection>>>,
     probe_label: Vec<u8>,
 }
 
@@ -174,7 +174,7 @@ impl Upstream {
 
     /// The connection with the least to do, and whether it has brought answers before. Opens
     /// another one where all are busy and there may be more.
-    pub fn connection(&self) -> (Arc<Connection>, bool) {
+    pub fn connection(&self) -> (Arc<UpstreamConnection>, bool) {
         let mut connections = self.lock_connections();
         connections.retain(|connection| connection.is_usable());
         let may_open = connections.len() < MAX_CONNECTIONS;
@@ -187,7 +187,7 @@ impl Upstream {
                 (connection.clone(), connection.is_proven())
             }
             _ => {
-                let connection = Connection::open(self.address);
+                let connection = UpstreamConnection::open(self.address);
                 connections.push(connection.clone());
                 (connection, false)
             }
@@ -195,8 +195,8 @@ impl Upstream {
     }
 
     /// A connection that no query has been sent on before.
-    pub fn new_connection(&self) -> Arc<Connection> {
-        let connection = Connection::open(self.address);
+    pub fn new_connection(&self) -> Arc<UpstreamConnection> {
+        let connection = UpstreamConnection::open(self.address);
         self.lock_connections().push(connection.clone());
         connection
     }
@@ -216,7 +216,7 @@ impl Upstream {
         }
     }
 
-    fn lock_connections(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
+    fn lock_connections(&self) -> MutexGuard<'_, Vec<Arc<UpstreamConnection>>> {
         self.connections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Connection;
+use crate::cluster::SourceStatus;
 use crate::datapath::Mode;
 use crate::dns;
 use crate::model::Problem;
@@ -49,7 +49,7 @@ pub struct ClusterState {
 impl ClusterState {
     /// What there is to tell of a connection at this moment.
     #[must_use]
-    pub fn new(source: String, connection: &Connection) -> Self {
+    pub fn new(source: String, connection: &SourceStatus) -> Self {
         let last_contact = if connection.connected {
             SystemTime::now()
         } else {

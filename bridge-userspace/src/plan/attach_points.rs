@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::cluster::DesiredState;
 use crate::config::{Config, Datapath};
-use crate::datapath::{XdpObstacle, XdpObstacles};
+use crate::datapath::{XdpIncompatibilities, XdpIncompatibility};
 use crate::kernel::netlink::{Link, LinkKind, NetworkState, cluster_interfaces};
 use crate::model::networks::overlaps;
 use crate::model::program::{AttachPoint, AttachPoints, Program};
@@ -61,14 +61,14 @@ pub fn attach_points(
 
 /// What keeps XDP from being used where it is wanted, whatever the drivers can do.
 #[must_use]
-pub fn xdp_obstacles(
+pub fn xdp_incompatibilities(
     config: &Config,
     desired: &DesiredState,
     network: &NetworkState,
-) -> XdpObstacles {
+) -> XdpIncompatibilities {
     xdp_interfaces(config, desired, network)
         .into_iter()
-        .filter_map(|link| Some((link.index, XdpObstacle::at(link, network)?)))
+        .filter_map(|link| Some((link.index, XdpIncompatibility::at(link, network)?)))
         .collect()
 }
 

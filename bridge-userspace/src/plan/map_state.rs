@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 
 use crate::cluster::{CidrKind, DesiredState};
 use crate::config::{self, Config, Datapath};
-use crate::datapath::XdpPorts;
+use crate::datapath::XdpInterfaces;
 use crate::kernel::netlink::NetworkState;
 use crate::model::networks::overlaps;
 use crate::model::ports::PortSet;
@@ -35,7 +35,7 @@ pub enum ServiceEntry {
 
 /// What the tables should hold.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Contents {
+pub struct MapState {
     /// `office_cidrs`.
     pub office: BTreeMap<Ipv4Net, OfficeCidr>,
     /// `cluster_cidrs`.
@@ -75,15 +75,15 @@ pub(crate) fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<I
     networks
 }
 
-impl Contents {
-    /// The contents that follow from what is known. `xdp_ports` are the interfaces that XDP can receive and send by.
+impl MapState {
+    /// The contents that follow from what is known. `xdp_interfaces` are the interfaces that XDP can receive and send by.
     #[must_use]
     pub fn new(
         config: &Config,
         desired: &DesiredState,
         network: &NetworkState,
         reserved: &PortSet,
-        xdp_ports: &XdpPorts,
+        xdp_interfaces: &XdpInterfaces,
     ) -> Self {
         let routes = routes(network);
         let nat_ports = nat_ports(reserved);
@@ -100,7 +100,7 @@ impl Contents {
                 &backend_networks(config, desired),
                 network,
                 &routes,
-                xdp_ports,
+                xdp_interfaces,
             ),
             routes,
             services: services(desired),

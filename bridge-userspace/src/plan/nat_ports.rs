@@ -22,7 +22,7 @@ pub fn rearranged(applied: &[NatPort], count: usize, wanted: &[NatPort]) -> Vec<
     let mut known = vec![false; wanted.len()];
     for slot in &mut candidates {
         let Some(candidate) = *slot else { continue };
-        // Twice the same would be an interrupted write's doing.
+        // A write that was interrupted may leave the same twice.
         if std::mem::replace(&mut known[usize::from(candidate)], true) {
             *slot = None;
         }

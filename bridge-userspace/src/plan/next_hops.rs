@@ -13,7 +13,7 @@ use bridge_common::packet::frame::ETHERNET;
 use bridge_common::packet::vxlan;
 use ipnet::Ipv4Net;
 
-use crate::datapath::XdpPorts;
+use crate::datapath::XdpInterfaces;
 use crate::kernel::netlink::{
     self, DEFAULT_ENTRY, FdbEntry, Link, Neighbour, NetworkState, Remote, Vxlan, cluster_interfaces,
 };
@@ -61,17 +61,17 @@ impl NextHops {
         backends: &[Ipv4Net],
         network: &NetworkState,
         routes: &BTreeMap<Ipv4Net, Route>,
-        xdp_ports: &XdpPorts,
+        xdp_interfaces: &XdpInterfaces,
     ) -> Self {
         let mut this = Self::default();
-        if xdp_ports.receive.is_empty() {
+        if xdp_interfaces.receive.is_empty() {
             return this;
         }
-        this.add_ports(uplink, network, xdp_ports);
-        this.add_tunnels(backends, network, xdp_ports);
-        let mut ways = Ways {
+        this.add_ports(uplink, network, xdp_interfaces);
+        this.add_tunnels(backends, network, xdp_interfaces);
+        let mut resolver = NextHopResolver {
             network,
-            xdp_ports,
+            xdp_interfaces,
             used: BTreeSet::new(),
         };
         let mut connected = BTreeMap::new();
@@ -84,7 +84,7 @@ impl NextHops {
             }
             match route.gateway {
                 Some(gateway) => {
-                    if let Some(hop) = ways.hop(route, gateway) {
+                    if let Some(hop) = resolver.hop(route, gateway) {
                         this.hops.insert(route.prefix, hop);
                     }
                 }
@@ -93,13 +93,13 @@ impl NextHops {
                 }
             }
         }
-        this.add_hosts(&connected, routes, &mut ways);
-        this.neighbours = ways.used;
+        this.add_hosts(&connected, routes, &mut resolver);
+        this.neighbours = resolver.used;
         this
     }
 
-    fn add_ports(&mut self, uplink: &str, network: &NetworkState, xdp_ports: &XdpPorts) {
-        let links = xdp_ports
+    fn add_ports(&mut self, uplink: &str, network: &NetworkState, xdp_interfaces: &XdpInterfaces) {
+        let links = xdp_interfaces
             .receive
             .iter()
             .filter_map(|ifindex| network.links.get(ifindex))
@@ -114,7 +114,12 @@ impl NextHops {
         }
     }
 
-    fn add_tunnels(&mut self, backends: &[Ipv4Net], network: &NetworkState, xdp_ports: &XdpPorts) {
+    fn add_tunnels(
+        &mut self,
+        backends: &[Ipv4Net],
+        network: &NetworkState,
+        xdp_interfaces: &XdpInterfaces,
+    ) {
         let mut slots = self.tunnels.iter_mut();
         for link in cluster_interfaces(network, backends)
             .iter()
@@ -130,7 +135,7 @@ impl NextHops {
                 ));
                 continue;
             }
-            let Some(local) = local_end(link, vxlan, network, xdp_ports) else {
+            let Some(local) = local_end(link, vxlan, network, xdp_interfaces) else {
                 continue;
             };
             if let Some(tunnel) = slots.next() {
@@ -154,13 +159,13 @@ impl NextHops {
         &mut self,
         connected: &BTreeMap<Ipv4Net, &netlink::Route>,
         routes: &BTreeMap<Ipv4Net, Route>,
-        ways: &mut Ways<'_>,
+        resolver: &mut NextHopResolver<'_>,
     ) {
         if connected.is_empty() {
             return;
         }
         let mut left_out: usize = 0;
-        for neighbour in ways.network.neighbours.keys() {
+        for neighbour in resolver.network.neighbours.keys() {
             let matched = longest_prefix(neighbour.address, |prefix| routes.contains_key(prefix));
             let Some((prefix, route)) =
                 matched.and_then(|prefix| Some((prefix, *connected.get(&prefix)?)))
@@ -174,7 +179,7 @@ impl NextHops {
                 left_out += 1;
                 continue;
             }
-            let Some(hop) = ways.hop(route, neighbour.address) else {
+            let Some(hop) = resolver.hop(route, neighbour.address) else {
                 continue;
             };
             let host = Ipv4Net::from(neighbour.address);
@@ -196,9 +201,9 @@ fn local_end(
     link: &Link,
     vxlan: &Vxlan,
     network: &NetworkState,
-    xdp_ports: &XdpPorts,
+    xdp_interfaces: &XdpInterfaces,
 ) -> Option<Ipv4Addr> {
-    let ways: Vec<&netlink::Route> = network
+    let resolver: Vec<&netlink::Route> = network
         .fdb
         .range((link.index, DEFAULT_ENTRY)..=(link.index, [0xff; 6]))
         .filter_map(|(_, entry)| match entry {
@@ -206,23 +211,28 @@ fn local_end(
             FdbEntry::Other => None,
         })
         .collect();
-    ways.iter()
+    resolver
+        .iter()
         .map(|way| way.ifindex)
         .chain(vxlan.underlying)
-        .any(|ifindex| xdp_ports.receive.contains(&ifindex))
-        .then(|| vxlan.local.or_else(|| Some(ways.first()?.preferred_source)))
+        .any(|ifindex| xdp_interfaces.receive.contains(&ifindex))
+        .then(|| {
+            vxlan
+                .local
+                .or_else(|| Some(resolver.first()?.preferred_source))
+        })
         .flatten()
 }
 
 /// Finds the way from a route to the wire.
-struct Ways<'a> {
+struct NextHopResolver<'a> {
     network: &'a NetworkState,
-    xdp_ports: &'a XdpPorts,
+    xdp_interfaces: &'a XdpInterfaces,
     /// Neighbours that were asked for.
     used: BTreeSet<Neighbour>,
 }
 
-impl Ways<'_> {
+impl NextHopResolver<'_> {
     /// The next hop of a route whose packets go to the neighbour with this address.
     fn hop(&mut self, route: &netlink::Route, next: Ipv4Addr) -> Option<Hop> {
         let link = self.network.links.get(&route.ifindex)?;
@@ -276,7 +286,7 @@ impl Ways<'_> {
     }
 
     fn native(&mut self, ifindex: u32, next: Ipv4Addr, mtu: u32) -> Option<NextHop> {
-        if !self.xdp_ports.send.contains(&ifindex) {
+        if !self.xdp_interfaces.send.contains(&ifindex) {
             return None;
         }
         let source = self.network.links.get(&ifindex)?.mac?;

@@ -9,7 +9,7 @@ use super::prefixes::PrefixTable;
 use super::write::Write;
 use super::{routes, services, settings};
 use crate::maps::TableError;
-use crate::plan::map_state::Contents;
+use crate::plan::map_state::MapState;
 
 /// Writes that belong together.
 #[derive(Debug, PartialEq)]
@@ -39,7 +39,7 @@ impl Diff {
     /// [`clock`](crate::kernel::clock).
     pub(super) fn new(
         applied: &Applied,
-        wanted: &Contents,
+        wanted: &MapState,
         read_at: Seconds,
         now: Instant,
     ) -> Self {
@@ -51,7 +51,7 @@ impl Diff {
     fn fill(
         &mut self,
         applied: &Applied,
-        wanted: &Contents,
+        wanted: &MapState,
         read_at: Seconds,
         now: Instant,
     ) -> Result<(), TableError> {
@@ -95,7 +95,7 @@ const OFFICE_CIDRS: PrefixTable<OfficeCidr> = PrefixTable {
 };
 
 /// The copy of `cluster_cidrs` in `fast_path`, which is `before` until then.
-fn destinations(before: FastPath, wanted: &Contents) -> Vec<Write> {
+fn destinations(before: FastPath, wanted: &MapState) -> Vec<Write> {
     let fast_path = FastPath {
         destinations: routes::destinations(&wanted.cluster),
         ..before

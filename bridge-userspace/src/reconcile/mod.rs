@@ -33,7 +33,7 @@ use self::diff::Diff;
 use self::kernel_tables::KernelTables;
 pub use self::routes::LEASE;
 use crate::maps::{TableError, Tables};
-use crate::plan::map_state::Contents;
+use crate::plan::map_state::MapState;
 
 /// The tables that are filled from outside, and what is in them.
 pub struct Reconciler {
@@ -58,7 +58,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// When a table can't be written; what was written until then stays, and the next call goes on from there.
-    pub fn apply(&mut self, wanted: &Contents, read_at: Seconds) -> Result<Changes, TableError> {
+    pub fn apply(&mut self, wanted: &MapState, read_at: Seconds) -> Result<Changes, TableError> {
         let now = Instant::now();
         let diff = Diff::new(&self.applied, wanted, read_at, now);
         if diff.routes_without_number > 0 {

@@ -19,7 +19,7 @@ use super::numbers::{Allocation, NumberAllocator};
 use super::prefixes::PrefixTable;
 use super::write::Write;
 use crate::maps::TableError;
-use crate::plan::map_state::Contents;
+use crate::plan::map_state::MapState;
 use crate::plan::next_hops::Hop;
 
 /// Seconds for which XDP believes next hops after the kernel was last read: the lease. `run` reads the kernel and renews
@@ -42,7 +42,7 @@ pub(super) struct RouteDiff {
 /// When there are more routes than fit.
 pub(super) fn diff(
     applied: &Applied,
-    wanted: &Contents,
+    wanted: &MapState,
     read_at: Seconds,
     now: Instant,
 ) -> Result<RouteDiff, TableError> {

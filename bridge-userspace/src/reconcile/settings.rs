@@ -4,7 +4,7 @@ use bridge_common::abi::Settings;
 
 use super::image::Image;
 use super::write::Write;
-use crate::plan::map_state::Contents;
+use crate::plan::map_state::MapState;
 use crate::plan::nat_ports::rearranged;
 
 /// The writes, in two parts.
@@ -17,7 +17,7 @@ pub(super) struct SettingsDiff {
 }
 
 /// What makes the wanted settings and NAT ports of those in `tables`.
-pub(super) fn diff(tables: &Image, wanted: &Contents) -> SettingsDiff {
+pub(super) fn diff(tables: &Image, wanted: &MapState) -> SettingsDiff {
     let applied = &tables.settings;
     // Unknown services are rejected only when all that are known are there.
     let cautious = Settings {
@@ -44,7 +44,7 @@ fn write_unless(is_applied: bool, settings: &Settings) -> Option<Write> {
     (!is_applied).then(|| Write::Settings(Box::new(*settings)))
 }
 
-fn nat_ports(tables: &Image, wanted: &Contents) -> Vec<Write> {
+fn nat_ports(tables: &Image, wanted: &MapState) -> Vec<Write> {
     let count = tables.settings.nat_port_count as usize;
     let wanted = rearranged(&tables.nat_ports, count, &wanted.nat_ports);
     (0..)

@@ -11,7 +11,7 @@ async fn a_start_waits_for_the_cluster_and_shows_meanwhile_why() {
     let (publisher, mut feed) = channel();
     let (shown, mut seen) = watch::channel(Vec::new());
     let waiting = tokio::spawn(async move {
-        let show = |connection: &Connection| {
+        let show = |connection: &SourceStatus| {
             shown.send_modify(|shown| shown.push(connection.last_error.clone()));
         };
         first_state(&mut feed, std::future::pending(), show).await

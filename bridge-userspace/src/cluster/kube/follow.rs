@@ -23,7 +23,7 @@ const WATCH_SECONDS: u32 = 60;
 /// How often to ask again for objects that are not to be had.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// How often it has to be refused to see objects that one can do without before one does: some 6 s.
-const PATIENCE: u32 = 5;
+const MAX_REFUSALS: u32 = 5;
 /// Shortest and longest time between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -81,7 +81,7 @@ where
             let (message, delay) = match problem {
                 End::NobodyListens => return,
                 // Rights may be about to come, as when everything is applied at once.
-                End::Absent(Some(why)) if refusals < PATIENCE => {
+                End::Absent(Some(why)) if refusals < MAX_REFUSALS => {
                     refusals += 1;
                     (Message::Refused(self.kind, why), delays.next())
                 }

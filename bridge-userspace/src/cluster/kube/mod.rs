@@ -31,9 +31,9 @@ use crate::model::{Finding, Problem, Subject};
 /// How often to ask the API server whether it is well.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Quiet time after which a series of changes counts as complete.
-const QUIET: Duration = Duration::from_millis(5);
+const DEBOUNCE: Duration = Duration::from_millis(5);
 /// Longest time that further changes can put off the first one.
-const PATIENCE: Duration = Duration::from_millis(50);
+const MAX_DELAY: Duration = Duration::from_millis(50);
 /// Changes that may wait to be looked at.
 const BACKLOG: usize = 4_096;
 
@@ -131,13 +131,13 @@ async fn session(client: &Client, known: &mut Known, publisher: &Publisher) -> S
         };
         let received = Instant::now();
         let mut next = Some(message);
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + MAX_DELAY;
         while let Some(message) = next {
             if let Message::Gone(why) = message {
                 return why;
             }
             session.note(message, known);
-            next = match timeout_at(deadline, timeout(QUIET, messages.recv())).await {
+            next = match timeout_at(deadline, timeout(DEBOUNCE, messages.recv())).await {
                 Ok(Ok(message)) => message,
                 Ok(Err(_)) | Err(_) => None,
             };

@@ -12,9 +12,9 @@ use tracing::warn;
 use super::error::ManifestError;
 
 /// Quiet time after which a series of changes counts as complete.
-const QUIET: Duration = Duration::from_millis(150);
+const DEBOUNCE: Duration = Duration::from_millis(150);
 /// Longest time that further changes can put off the reading of earlier ones.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 /// Time between attempts to follow a directory that is gone.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -83,9 +83,9 @@ enum Outcome {
 
 async fn wait_for_changes(events: &mut EventStream<Buffer>) -> Outcome {
     let mut outcome = note(events.next().await);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + MAX_DELAY;
     while outcome == Outcome::Changed {
-        let quiet = timeout(QUIET, events.next());
+        let quiet = timeout(DEBOUNCE, events.next());
         match timeout_at(deadline, quiet).await {
             Ok(Ok(event)) => outcome = note(event),
             Ok(Err(_)) | Err(_) => break,

@@ -19,7 +19,7 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 use super::error::NetlinkError;
 use super::neighbours::{along, fdb, needed, neighbours};
 use super::offloads::strips_tags;
-use super::routes::{Question, questions};
+use super::routes::{RouteQuery, route_queries};
 use super::stacking::taker_of_tags;
 use super::state::{Fdb, FdbEntry};
 use super::state::{InterfaceAddress, Link, LinkKind, NetworkState, Route};
@@ -45,11 +45,11 @@ impl Reading {
         let mut routes = Vec::new();
         let mut unreachable = Vec::new();
         let mut local = Vec::new();
-        for question in questions(&tables, interest) {
-            match ask(handle, &links, question).await? {
-                Answer::Way(route) => routes.push(route),
-                Answer::NoWay => unreachable.push(question.prefix),
-                Answer::Here => local.push(question.prefix),
+        for query in route_queries(&tables, interest) {
+            match ask(handle, &links, query).await? {
+                RouteReply::Unicast(route) => routes.push(route),
+                RouteReply::Unreachable => unreachable.push(query.prefix),
+                RouteReply::Local => local.push(query.prefix),
             }
         }
         let state = NetworkState {
@@ -93,7 +93,7 @@ impl Reading {
         let new = remotes
             .iter()
             .filter(|remote| !underlay.contains_key(remote));
-        let new = ways_to(handle, &state.links, &self.tables, new).await?;
+        let new = routes_to(handle, &state.links, &self.tables, new).await?;
         underlay.extend(new);
         let routes = state.routes.iter().chain(underlay.values());
         state.neighbours = along(routes, &state.links, &all);
@@ -104,7 +104,7 @@ impl Reading {
 }
 
 /// The ways to single hosts. Those that the same prefix of the routing tables covers have the same one.
-async fn ways_to(
+async fn routes_to(
     handle: &Handle,
     links: &BTreeMap<u32, Link>,
     tables: &BTreeSet<Ipv4Net>,
@@ -118,15 +118,15 @@ async fn ways_to(
         let answer = match answers.entry(matched) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
-                let question = Question {
+                let query = RouteQuery {
                     prefix,
                     matched,
                     address: host,
                 };
-                let answer = ask(handle, links, question).await?;
+                let answer = ask(handle, links, query).await?;
                 unknown.insert(match answer {
-                    Answer::Way(route) => Some(route),
-                    Answer::NoWay | Answer::Here => None,
+                    RouteReply::Unicast(route) => Some(route),
+                    RouteReply::Unreachable | RouteReply::Local => None,
                 })
             }
         };
@@ -352,26 +352,26 @@ async fn prefixes(handle: &Handle) -> Result<BTreeSet<Ipv4Net>, NetlinkError> {
     Ok(prefixes)
 }
 
-enum Answer {
-    Way(Route),
-    NoWay,
+enum RouteReply {
+    Unicast(Route),
+    Unreachable,
     /// The address is the host's own, or a broadcast address.
-    Here,
+    Local,
 }
 
 async fn ask(
     handle: &Handle,
     links: &BTreeMap<u32, Link>,
-    question: Question,
-) -> Result<Answer, NetlinkError> {
+    query: RouteQuery,
+) -> Result<RouteReply, NetlinkError> {
     let request = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(question.address, 32)
+        .destination_prefix(query.address, 32)
         .build();
     let message = match handle.route().get(request).execute().try_next().await {
         Ok(Some(message)) => message,
         // The kernel answers with what a sender would get: ENETUNREACH, EHOSTUNREACH, EACCES,
         // EINVAL (`fib_props` in net/ipv4/fib_semantics.c).
-        Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => return Ok(Answer::NoWay),
+        Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => return Ok(RouteReply::Unreachable),
         Err(error) => {
             return Err(NetlinkError::Request {
                 what: "route to an address",
@@ -379,23 +379,23 @@ async fn ask(
             });
         }
     };
-    Ok(answer(&message, links, question))
+    Ok(answer(&message, links, query))
 }
 
-fn answer(message: &RouteMessage, links: &BTreeMap<u32, Link>, question: Question) -> Answer {
+fn answer(message: &RouteMessage, links: &BTreeMap<u32, Link>, query: RouteQuery) -> RouteReply {
     match message.header.kind {
         RouteType::Unicast => {}
         RouteType::Local | RouteType::Broadcast | RouteType::Multicast | RouteType::Anycast => {
-            return Answer::Here;
+            return RouteReply::Local;
         }
-        _ => return Answer::NoWay,
+        _ => return RouteReply::Unreachable,
     }
     if message
         .header
         .flags
         .intersects(RouteFlags::Dead | RouteFlags::Linkdown)
     {
-        return Answer::NoWay;
+        return RouteReply::Unreachable;
     }
     let mut ifindex = None;
     let mut gateway = None;
@@ -409,7 +409,7 @@ fn answer(message: &RouteMessage, links: &BTreeMap<u32, Link>, question: Questio
                 preferred_source = Some(*address);
             }
             // An IPv6 next hop has no IPv4 neighbour entry to send to.
-            RouteAttribute::Via(_) => return Answer::NoWay,
+            RouteAttribute::Via(_) => return RouteReply::Unreachable,
             RouteAttribute::Metrics(metrics) => {
                 mtu = metrics.iter().find_map(|metric| match metric {
                     RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
@@ -423,14 +423,14 @@ fn answer(message: &RouteMessage, links: &BTreeMap<u32, Link>, question: Questio
         ifindex.and_then(|index| links.get(&index)),
         preferred_source,
     ) else {
-        return Answer::NoWay;
+        return RouteReply::Unreachable;
     };
     if !link.up || !link.carrier {
-        return Answer::NoWay;
+        return RouteReply::Unreachable;
     }
-    Answer::Way(Route {
-        prefix: question.prefix,
-        matched: question.matched,
+    RouteReply::Unicast(Route {
+        prefix: query.prefix,
+        matched: query.matched,
         ifindex: link.index,
         gateway,
         preferred_source,

@@ -19,9 +19,9 @@ use super::neighbours::{Known, neighbours};
 use super::state::Neighbour;
 
 /// How often neighbours are looked at.
-const LOOK: Duration = Duration::from_secs(10);
+const PERIOD: Duration = Duration::from_secs(10);
 /// Least time between two probes of one neighbour: as `base_reachable_time` in the kernel.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Has the kernel probe neighbours in use whose entry is stale, and resolve those that it doesn't know.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Prober {
         let kernel = Kernel::connect().map_err(NetlinkError::Socket)?;
         let mut in_use = self.in_use.clone();
         let mut asked = BTreeMap::new();
-        let mut turns = interval(LOOK);
+        let mut turns = interval(PERIOD);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -56,9 +56,9 @@ impl Prober {
                 }
             }
             let wanted = in_use.borrow_and_update().clone();
-            asked.retain(|_, at: &mut Instant| at.elapsed() < PATIENCE);
+            asked.retain(|_, at: &mut Instant| at.elapsed() < PROBE_INTERVAL);
             if let Err(error) = probe(&kernel.handle, &wanted, &mut asked).await {
-                debug!("{error}; next attempt in {LOOK:?}");
+                debug!("{error}; next attempt in {PERIOD:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Which questions to ask the kernel so that the answers hold for whole prefixes.
+//! Which route_queries to ask the kernel so that the answers hold for whole prefixes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -7,10 +7,10 @@ use ipnet::Ipv4Net;
 
 use crate::model::networks::intersection;
 
-/// One question: the kernel's answer for `address` holds for all of `prefix` that no longer prefix
+/// One query: the kernel's answer for `address` holds for all of `prefix` that no longer prefix
 /// covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Question {
+pub(super) struct RouteQuery {
     /// The part of the network of interest that the route `matched` covers.
     pub(super) prefix: Ipv4Net,
     /// The prefix of the kernel's route.
@@ -19,15 +19,15 @@ pub(super) struct Question {
     pub(super) address: Ipv4Addr,
 }
 
-/// The questions for all parts of the networks of interest.
+/// The route_queries for all parts of the networks of interest.
 ///
 /// `tables` are the prefixes of all routing tables, the `local` one included: its entries (own
 /// addresses, broadcasts) cut holes into the other prefixes. The default route is asked for
 /// even if no table has one, so that "no route" is an answer too. Ascending by prefix.
-pub(super) fn questions(tables: &BTreeSet<Ipv4Net>, interest: &[Ipv4Net]) -> Vec<Question> {
+pub(super) fn route_queries(tables: &BTreeSet<Ipv4Net>, interest: &[Ipv4Net]) -> Vec<RouteQuery> {
     let mut prefixes = tables.clone();
     prefixes.insert(Ipv4Net::default());
-    let mut questions: BTreeMap<Ipv4Net, Question> = BTreeMap::new();
+    let mut route_queries: BTreeMap<Ipv4Net, RouteQuery> = BTreeMap::new();
     for &interest in interest {
         // In this order everything inside a prefix follows it at once.
         let relevant: Vec<Ipv4Net> = prefixes
@@ -44,9 +44,9 @@ pub(super) fn questions(tables: &BTreeSet<Ipv4Net>, interest: &[Ipv4Net]) -> Vec
                 .copied()
                 .take_while(|other| matched.contains(other));
             if let Some(address) = uncovered(prefix, longer) {
-                questions.insert(
+                route_queries.insert(
                     prefix,
-                    Question {
+                    RouteQuery {
                         prefix,
                         matched,
                         address,
@@ -55,7 +55,7 @@ pub(super) fn questions(tables: &BTreeSet<Ipv4Net>, interest: &[Ipv4Net]) -> Vec
             }
         }
     }
-    questions.into_values().collect()
+    route_queries.into_values().collect()
 }
 
 /// The lowest address of a prefix that none of the others contains, passing over the network's own
@@ -99,13 +99,13 @@ mod tests {
     fn ask(tables: &[&str], interest: &[&str]) -> Vec<(String, String, String)> {
         let tables = tables.iter().map(|text| net(text)).collect();
         let interest: Vec<Ipv4Net> = interest.iter().map(|text| net(text)).collect();
-        questions(&tables, &interest)
+        route_queries(&tables, &interest)
             .into_iter()
-            .map(|question| {
+            .map(|query| {
                 (
-                    question.prefix.to_string(),
-                    question.matched.to_string(),
-                    question.address.to_string(),
+                    query.prefix.to_string(),
+                    query.matched.to_string(),
+                    query.address.to_string(),
                 )
             })
             .collect()
@@ -127,9 +127,9 @@ mod tests {
             "10.244.30.1/32",
             "10.244.30.255/32",
         ];
-        let questions = ask(&tables, &["10.244.0.0/16"]);
+        let route_queries = ask(&tables, &["10.244.0.0/16"]);
         assert_eq!(
-            questions,
+            route_queries,
             [
                 row("10.244.0.0/16", "0.0.0.0/0", "10.244.0.1"),
                 row("10.244.1.0/24", "10.244.1.0/24", "10.244.1.1"),
@@ -143,12 +143,12 @@ mod tests {
 
     #[test]
     fn a_route_that_longer_ones_cover_completely_is_never_asked_for() {
-        let questions = ask(
+        let route_queries = ask(
             &["10.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9"],
             &["10.0.0.0/8"],
         );
         assert_eq!(
-            questions,
+            route_queries,
             [
                 row("10.0.0.0/9", "10.0.0.0/9", "10.0.0.1"),
                 row("10.128.0.0/9", "10.128.0.0/9", "10.128.0.1"),
@@ -183,19 +183,19 @@ mod tests {
             tables in proptest::collection::btree_set(any_net(), 0..12),
             interest in any_net(),
         ) {
-            let questions = questions(&tables, &[interest]);
+            let route_queries = route_queries(&tables, &[interest]);
             let routes = || tables.iter().copied().chain([Ipv4Net::default()]);
             for address in interest.network().into()..=u32::from(interest.broadcast()) {
                 let address = Ipv4Addr::from(address);
-                let best = longest(questions.iter().map(|question| question.prefix), address);
+                let best = longest(route_queries.iter().map(|query| query.prefix), address);
                 let Some(best) = best else {
                     // Only a network's own address may be left without one.
                     continue;
                 };
-                let question = questions.iter().find(|question| question.prefix == best).unwrap();
+                let query = route_queries.iter().find(|query| query.prefix == best).unwrap();
                 let kernel = longest(routes(), address);
-                if kernel == Some(question.matched) {
-                    prop_assert_eq!(longest(routes(), question.address), kernel);
+                if kernel == Some(query.matched) {
+                    prop_assert_eq!(longest(routes(), query.address), kernel);
                 } else {
                     prop_assert!(routes().any(|route| route.network() == address));
                 }

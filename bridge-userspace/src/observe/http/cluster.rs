@@ -70,12 +70,12 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::cluster::Connection;
+    use crate::cluster::SourceStatus;
     use crate::observe::http::metrics::{lines, text};
 
     #[test]
     fn a_cluster_that_is_away_is_told_with_the_time_since() {
-        let connection = Connection {
+        let connection = SourceStatus {
             synced: true,
             connected: false,
             last_contact: SystemTime::now() - Duration::from_secs(100),

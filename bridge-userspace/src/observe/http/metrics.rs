@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 
 use super::cluster::SyncLag;
 use super::datapath::Reading;
-use super::sweeps::Sweeps;
+use super::gc_counts::GcCounts;
 use crate::dns;
 use crate::observe::snapshot::{Fill, Snapshot};
 
@@ -27,7 +27,7 @@ pub fn render(
     snapshot: Snapshot,
     fill: Fill,
     relay: Option<dns::Snapshot>,
-    sweeps: &Sweeps,
+    gc_counts: &GcCounts,
     lag: &SyncLag,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
@@ -36,7 +36,7 @@ pub fn render(
         "The version that runs",
         Info::new([("version", env!("CARGO_PKG_VERSION"))]),
     );
-    sweeps.register(&mut registry);
+    gc_counts.register(&mut registry);
     lag.register(&mut registry);
     let cluster = snapshot
         .report
@@ -66,7 +66,7 @@ pub fn example() -> Result<String, fmt::Error> {
         snapshot,
         fill,
         relay,
-        &Sweeps::default(),
+        &GcCounts::default(),
         &SyncLag::default(),
     )
 }

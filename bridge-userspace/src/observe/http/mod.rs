@@ -8,16 +8,16 @@
 //!
 //! `listen` binds the address; `metrics` puts together what `datapath` reads from kernel and tables at each
 //! request, what `relay` makes of the relay's counters, what `cluster` tells of the way to the cluster, and what
-//! `sweeps` has counted; `family` writes values out.
+//! `gc_counts` has counted; `family` writes values out.
 //! All of it is a view of one [`Snapshot`], as `office-bridge status` is.
 
 mod cluster;
 mod datapath;
 mod family;
+mod gc_counts;
 mod listen;
 mod metrics;
 mod relay;
-mod sweeps;
 
 use std::future::Future;
 use std::io;
@@ -36,9 +36,9 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 pub use self::cluster::SyncLag;
+pub use self::gc_counts::GcCounts;
 pub use self::listen::BindError;
 pub use self::metrics::example as example_metrics;
-pub use self::sweeps::Sweeps;
 
 use crate::dns::RelayHandle;
 use crate::maps::Pins;
@@ -101,7 +101,7 @@ pub struct Sources {
     pins: Pins,
     viewpoint: Viewpoint,
     relay: Option<RelayHandle>,
-    sweeps: Sweeps,
+    gc_counts: GcCounts,
     lag: SyncLag,
     scraping: Arc<Mutex<()>>,
 }
@@ -118,16 +118,16 @@ impl Sources {
             viewpoint: Viewpoint::inside(&pins, report),
             pins,
             relay,
-            sweeps: Sweeps::default(),
+            gc_counts: GcCounts::default(),
             lag: SyncLag::default(),
             scraping: Arc::default(),
         }
     }
 
-    /// Where sweeps are counted.
+    /// Where gc_counts are counted.
     #[must_use]
-    pub fn sweeps(&self) -> &Sweeps {
-        &self.sweeps
+    pub fn gc_counts(&self) -> &GcCounts {
+        &self.gc_counts
     }
 
     /// Where the time from a change of the cluster to the tables is counted.
@@ -149,12 +149,12 @@ impl Sources {
         let _turn = self.scraping.lock().await;
         let snapshot = Snapshot::take(&self.viewpoint).await?;
         let relay = self.relay.as_ref().map(RelayHandle::snapshot);
-        let sweeps = self.sweeps.clone();
+        let gc_counts = self.gc_counts.clone();
         let lag = self.lag.clone();
         let pins = self.pins.clone();
         tokio::task::spawn_blocking(move || {
             let fill = Fill::read(&pins)?;
-            Ok(metrics::render(snapshot, fill, relay, &sweeps, &lag)?)
+            Ok(metrics::render(snapshot, fill, relay, &gc_counts, &lag)?)
         })
         .await?
     }

@@ -181,10 +181,10 @@ fn the_relay_is_told_by_transport_code_and_upstream() {
 
 #[test]
 fn sweeps_are_counted_by_reason_from_0_on() {
-    let sweeps = Sweeps::default();
+    let gc_counts = GcCounts::default();
     let text = || {
         let mut registry = prometheus_client::registry::Registry::with_prefix("office_bridge");
-        sweeps.register(&mut registry);
+        gc_counts.register(&mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         text
@@ -199,7 +199,7 @@ fn sweeps_are_counted_by_reason_from_0_on() {
         evicted: 1,
         ..Plan::default()
     };
-    sweeps.record(&plan, Duration::from_millis(20));
+    gc_counts.record(&plan, Duration::from_millis(20));
     for line in [
         r#"office_bridge_gc_deleted_total{reason="expired"} 3"#,
         r#"office_bridge_gc_deleted_total{reason="foreign"} 2"#,

@@ -50,12 +50,12 @@ fn node_30(workers: u32) -> NetworkState {
 #[test]
 fn that_all_services_are_known_is_told_with_each_datapath() {
     let settings = |line: &str, is_authoritative: bool| {
-        let contents = Contents::new(
+        let contents = MapState::new(
             &Config::example(line),
             &desired(is_authoritative),
             &node_30(3),
             &PortSet::default(),
-            &XdpPorts::default(),
+            &XdpInterfaces::default(),
         );
         (
             contents.settings.authoritative,

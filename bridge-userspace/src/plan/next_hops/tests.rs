@@ -143,8 +143,8 @@ fn entries(network: &NetworkState) -> BTreeMap<Ipv4Net, Route> {
 }
 
 /// XDP at these interfaces, in both directions.
-fn both_ways(ports: &[u32]) -> XdpPorts {
-    XdpPorts {
+fn both_ways(ports: &[u32]) -> XdpInterfaces {
+    XdpInterfaces {
         receive: ports.iter().copied().collect(),
         send: ports.iter().copied().collect(),
     }
@@ -154,7 +154,7 @@ fn with_ports(network: &NetworkState, ports: &[u32]) -> NextHops {
     with_ways(network, &both_ways(ports))
 }
 
-fn with_ways(network: &NetworkState, ports: &XdpPorts) -> NextHops {
+fn with_ways(network: &NetworkState, ports: &XdpInterfaces) -> NextHops {
     NextHops::new(
         "eth0",
         &[net("10.244.0.0/16")],
@@ -264,7 +264,7 @@ fn without_xdp_there_is_nothing_to_do() {
 #[test]
 fn an_interface_that_only_receives_is_no_way_out_and_one_that_only_sends_no_port() {
     let network = with_office_connected();
-    let ports = XdpPorts {
+    let ports = XdpInterfaces {
         receive: [OFFICE].into(),
         send: [UPLINK].into(),
     };

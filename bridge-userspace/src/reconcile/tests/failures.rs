@@ -78,7 +78,7 @@ fn one_service_that_does_not_fit_keeps_no_other_from_being_followed() {
         }
     ));
     let now = View::of(&fixture.tables.image);
-    let mut wanted = View::wanted(&Wanted::rich().contents());
+    let mut wanted = View::wanted(&Wanted::rich().map_state());
     wanted.services.remove(&service(1));
     assert_eq!(now, wanted);
     // What was written of its list makes no room unusable.
@@ -109,7 +109,7 @@ fn a_changed_service_that_does_not_fit_stays_as_it_was() {
     fixture.apply(&wanted).unwrap_err();
     assert_eq!(
         View::of(&fixture.tables.image),
-        View::wanted(&Wanted::rich().contents())
+        View::wanted(&Wanted::rich().map_state())
     );
     assert_eq!(fixture.tables.image.backends.len(), 4);
 }

@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use super::view::View;
 use super::wanted::{PORTS, Wanted};
 use crate::maps::TableError;
-use crate::plan::map_state::Contents;
+use crate::plan::map_state::MapState;
 use crate::reconcile::applied::Applied;
 use crate::reconcile::apply::TableWriter;
 use crate::reconcile::changes::Changes;
@@ -77,13 +77,13 @@ impl Fixture {
     }
 
     pub(super) fn apply(&mut self, wanted: &Wanted) -> Result<Changes, TableError> {
-        self.apply_read_at(&wanted.contents(), READ_AT)
+        self.apply_read_at(&wanted.map_state(), READ_AT)
     }
 
     /// Applies what is wanted, and checks that what was noted is what was written.
     pub(super) fn apply_read_at(
         &mut self,
-        wanted: &Contents,
+        wanted: &MapState,
         read_at: Seconds,
     ) -> Result<Changes, TableError> {
         let now = self.tables.now;
@@ -95,7 +95,8 @@ impl Fixture {
         if outcome.is_ok() {
             assert_eq!(View::of(&self.tables.image), View::wanted(wanted));
             assert_no_orphans(&self.tables.image);
-            self.tables.assert_no_flow_is_misled();
+            let tables = &self.tables;
+            tables.caches.assert_no_flow_is_misled(&tables.image);
             let again = Diff::new(&self.applied, wanted, read_at, now);
             assert!(
                 again.steps.is_empty() && again.refused.is_none(),
@@ -123,11 +124,8 @@ pub(super) struct FakeTables {
     attempts: usize,
     has_failed: bool,
     now: Instant,
-    wanted: Option<Contents>,
-    next_hops: Cached,
-    vteps: Cached,
-    /// The last epoch in which a flow by this route may have cached this number.
-    flows: BTreeMap<(Ipv4Net, u16), u32>,
+    wanted: Option<MapState>,
+    caches: Caches,
 }
 
 impl FakeTables {
@@ -141,9 +139,7 @@ impl FakeTables {
             has_failed: false,
             now: Instant::now(),
             wanted: None,
-            next_hops: Cached::default(),
-            vteps: Cached::default(),
-            flows: BTreeMap::new(),
+            caches: Caches::default(),
         }
     }
 
@@ -161,8 +157,10 @@ impl FakeTables {
         match write {
             Write::NextHop { number, .. } => assert!(!image.next_hops.contains_key(number)),
             Write::Vtep { number, .. } => assert!(!image.vteps.contains_key(number)),
-            Write::ClearNextHop(number) => self.next_hops.assert_forgotten(*number, self.now),
-            Write::ClearVtep(number) => self.vteps.assert_forgotten(*number, self.now),
+            Write::ClearNextHop(number) => {
+                self.caches.next_hops.assert_forgotten(*number, self.now);
+            }
+            Write::ClearVtep(number) => self.caches.vteps.assert_forgotten(*number, self.now),
             Write::Backend { key, .. } | Write::RemoveBackend(key) => assert!(
                 image
                     .services
@@ -177,29 +175,6 @@ impl FakeTables {
             }
             _ => {}
         }
-    }
-
-    fn assert_no_flow_is_misled(&self) {
-        for ((prefix, number), epoch) in &self.flows {
-            let route = self.image.routes.get(prefix);
-            assert!(
-                *epoch != self.image.fast_path.epoch
-                    || route.is_some_and(|route| route.next_hop == *number),
-                "flows to {prefix} have {number} cached in this epoch"
-            );
-        }
-    }
-
-    /// A flow may cache any number that it finds in the epoch that it finds.
-    fn look(&mut self) {
-        let epoch = self.image.fast_path.epoch;
-        let next_hops = self.image.next_hops_in_use();
-        let vteps = self.image.vteps_in_use(&next_hops);
-        let flows = self.image.routes.iter();
-        self.flows
-            .extend(flows.map(|(prefix, route)| ((*prefix, route.next_hop), epoch)));
-        self.next_hops.look(&next_hops, epoch, self.now);
-        self.vteps.look(&vteps, epoch, self.now);
     }
 }
 
@@ -220,7 +195,7 @@ impl TableWriter for FakeTables {
             self.affinity.remove(key);
         }
         View::of(&self.image);
-        self.look();
+        self.caches.look(&self.image, self.now);
         self.writes.push(write.clone());
         Ok(())
     }
@@ -234,7 +209,40 @@ impl TableWriter for FakeTables {
     }
 }
 
-/// Numbers that flows may have cached.
+/// What flows may have cached: any number that they find, in the epoch that they find.
+#[derive(Default)]
+struct Caches {
+    /// The last epoch in which a flow by this route may have cached this number.
+    flows: BTreeMap<(Ipv4Net, u16), u32>,
+    next_hops: Cached,
+    vteps: Cached,
+}
+
+impl Caches {
+    fn look(&mut self, image: &Image, now: Instant) {
+        let epoch = image.fast_path.epoch;
+        let next_hops = image.next_hops_in_use();
+        let vteps = image.vteps_in_use(&next_hops);
+        let flows = image.routes.iter();
+        self.flows
+            .extend(flows.map(|(prefix, route)| ((*prefix, route.next_hop), epoch)));
+        self.next_hops.look(&next_hops, epoch, now);
+        self.vteps.look(&vteps, epoch, now);
+    }
+
+    fn assert_no_flow_is_misled(&self, image: &Image) {
+        for ((prefix, number), epoch) in &self.flows {
+            let route = image.routes.get(prefix);
+            assert!(
+                *epoch != image.fast_path.epoch
+                    || route.is_some_and(|route| route.next_hop == *number),
+                "flows to {prefix} have {number} cached in this epoch"
+            );
+        }
+    }
+}
+
+/// Numbers of one array that flows may have cached.
 #[derive(Default)]
 struct Cached {
     /// The last epoch in which a flow may have cached a number.

@@ -254,7 +254,7 @@ fn the_epoch_makes_up_for_a_process_that_ended_before_it() {
 
 #[test]
 fn to_renew_the_lease_is_one_write_and_no_change() {
-    let wanted = Wanted::rich().contents();
+    let wanted = Wanted::rich().map_state();
     let mut fixture = Fixture::with(&Wanted::rich());
     assert!(fixture.apply_read_at(&wanted, READ_AT).unwrap().is_empty());
     assert_eq!(fixture.writes(), []);
@@ -300,7 +300,7 @@ fn nobody_is_looked_for_where_no_service_with_affinity_has_changed() {
     wanted.services.insert(2, (vec![5], 600));
     let diff = Diff::new(
         &fixture.applied,
-        &wanted.contents(),
+        &wanted.map_state(),
         READ_AT,
         Instant::now(),
     );
@@ -308,7 +308,7 @@ fn nobody_is_looked_for_where_no_service_with_affinity_has_changed() {
     wanted.services.insert(1, (vec![1], 600));
     let diff = Diff::new(
         &fixture.applied,
-        &wanted.contents(),
+        &wanted.map_state(),
         READ_AT,
         Instant::now(),
     );
@@ -355,7 +355,7 @@ fn lists_that_no_service_has_are_removed() {
 #[test]
 fn more_networks_than_fit_keep_only_what_follows_from_being_written() {
     let mut fixture = Fixture::new();
-    let mut wanted = Wanted::rich().contents();
+    let mut wanted = Wanted::rich().map_state();
     let (_, office) = office(0);
     wanted.office = (0..=u16::try_from(capacity::OFFICE_CIDRS).unwrap())
         .map(|number| {

@@ -9,7 +9,7 @@ use bridge_common::abi::{
 use bridge_common::packet::parse::ICMP;
 use ipnet::Ipv4Net;
 
-use crate::plan::map_state::{Contents, ServiceEntry};
+use crate::plan::map_state::{MapState, ServiceEntry};
 use crate::plan::next_hops::Hop;
 use crate::reconcile::image::Image;
 use crate::reconcile::routes::destinations;
@@ -60,24 +60,24 @@ impl View {
     }
 
     /// What it should find.
-    pub(super) fn wanted(contents: &Contents) -> Self {
-        let count = contents.settings.nat_port_count as usize;
-        let ports = &contents.nat_ports;
-        let hop = |prefix| contents.next_hops.hops.get(prefix).copied();
+    pub(super) fn wanted(map_state: &MapState) -> Self {
+        let count = map_state.settings.nat_port_count as usize;
+        let ports = &map_state.nat_ports;
+        let hop = |prefix| map_state.next_hops.hops.get(prefix).copied();
         Self {
-            services: contents.services.clone(),
-            routes: contents
+            services: map_state.services.clone(),
+            routes: map_state
                 .routes
                 .iter()
                 .map(|(prefix, route)| (*prefix, (*route, hop(prefix))))
                 .collect(),
-            settings: contents.settings,
+            settings: map_state.settings,
             candidates: ports[..count].iter().map(|port| port.candidate).collect(),
             reserved: ports.iter().map(|port| port.reserved).collect(),
-            ports: contents.next_hops.ports,
-            destinations: destinations(&contents.cluster),
-            cluster: contents.cluster.clone(),
-            office: contents.office.clone(),
+            ports: map_state.next_hops.ports,
+            destinations: destinations(&map_state.cluster),
+            cluster: map_state.cluster.clone(),
+            office: map_state.office.clone(),
         }
     }
 }

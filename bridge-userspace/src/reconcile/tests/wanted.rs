@@ -9,7 +9,7 @@ use bridge_common::abi::{
 use bridge_common::packet::parse::{ICMP, TCP};
 use ipnet::Ipv4Net;
 
-use crate::plan::map_state::{Contents, ServiceEntry};
+use crate::plan::map_state::{MapState, ServiceEntry};
 use crate::plan::next_hops::{Hop, NextHops};
 
 /// Ports that `nat_ports` has in these tests.
@@ -81,11 +81,11 @@ impl Wanted {
         }
     }
 
-    pub(super) fn contents(&self) -> Contents {
+    pub(super) fn map_state(&self) -> MapState {
         let is_reserved = |port: &u16| *port == 0 || self.reserved.contains(port);
         let free = (0..PORTS).filter(|port| !is_reserved(port));
         let mut candidates = free.clone();
-        Contents {
+        MapState {
             office: self.office.iter().map(|&index| office(index)).collect(),
             cluster: self.cluster.iter().map(|&number| cluster(number)).collect(),
             routes: self

@@ -2,44 +2,49 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ability::XdpAbility;
-use super::obstacle::XdpObstacles;
+use super::capabilities::XdpCapabilities;
+use super::incompatibility::XdpIncompatibilities;
 
 /// The ways through XDP, by indices of interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct XdpPorts {
+pub struct XdpInterfaces {
     /// XDP takes packets that come in here.
     pub receive: BTreeSet<u32>,
     /// XDP sends packets out here, whichever of the others they came in by.
     pub send: BTreeSet<u32>,
 }
 
-impl XdpPorts {
-    /// The ways between interfaces with these abilities, which all have the program; nothing is taken in where there is an
-    /// obstacle.
+impl XdpInterfaces {
+    /// The ways between interfaces with these capabilities, which all have the program; nothing is taken in where there is an
+    /// incompatibility.
     ///
     /// Whatever is taken in may have to go to any that sends. Only what comes in by the interface that it leaves by is not
     /// redirected, so the only one that takes packets in may send them back, transmit or not.
-    pub(super) fn between(abilities: &BTreeMap<u32, XdpAbility>, obstacles: &XdpObstacles) -> Self {
-        let open: Vec<_> = abilities
+    pub(super) fn between(
+        capabilities: &BTreeMap<u32, XdpCapabilities>,
+        incompatibilities: &XdpIncompatibilities,
+    ) -> Self {
+        let open: Vec<_> = capabilities
             .iter()
-            .filter(|(ifindex, _)| !obstacles.contains_key(ifindex))
+            .filter(|(ifindex, _)| !incompatibilities.contains_key(ifindex))
             .collect();
         let mut ports = Self::default();
-        if let [(&only, ability)] = open[..] {
+        if let [(&only, own)] = open[..] {
             ports.receive.insert(only);
-            ports.send.extend(ability.bounces.then_some(only));
-            if ability.redirects {
+            ports.send.extend(own.reflects.then_some(only));
+            if own.redirects {
                 ports
                     .send
-                    .extend(transmitting(abilities).filter(|&other| other != only));
+                    .extend(transmitting(capabilities).filter(|&other| other != only));
             }
         } else {
-            let redirecting = open.iter().filter(|(_, ability)| ability.redirects);
+            let redirecting = open
+                .iter()
+                .filter(|(_, capabilities)| capabilities.redirects);
             ports
                 .receive
                 .extend(redirecting.map(|(ifindex, _)| **ifindex));
-            ports.send.extend(transmitting(abilities));
+            ports.send.extend(transmitting(capabilities));
         }
         if ports.receive.is_empty() || ports.send.is_empty() {
             return Self::default();
@@ -49,40 +54,40 @@ impl XdpPorts {
 }
 
 /// Those that anybody may redirect to, themselves included.
-fn transmitting(abilities: &BTreeMap<u32, XdpAbility>) -> impl Iterator<Item = u32> {
-    abilities
+fn transmitting(capabilities: &BTreeMap<u32, XdpCapabilities>) -> impl Iterator<Item = u32> {
+    capabilities
         .iter()
-        .filter(|(_, ability)| ability.transmits && ability.bounces)
+        .filter(|(_, capabilities)| capabilities.transmits && capabilities.reflects)
         .map(|(&ifindex, _)| ifindex)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::obstacle::XdpObstacle;
+    use super::super::incompatibility::XdpIncompatibility;
     use super::*;
 
-    fn ability(flags: &str) -> XdpAbility {
-        XdpAbility {
-            bounces: flags.contains('b'),
+    fn with(flags: &str) -> XdpCapabilities {
+        XdpCapabilities {
+            reflects: flags.contains('b'),
             redirects: flags.contains('r'),
             transmits: flags.contains('t'),
             limit: None,
         }
     }
 
-    fn ports(abilities: &[(u32, &str)], obstacles: &[u32]) -> (Vec<u32>, Vec<u32>) {
-        let abilities = abilities
+    fn ports(capabilities: &[(u32, &str)], incompatibilities: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        let capabilities = capabilities
             .iter()
-            .map(|&(ifindex, flags)| (ifindex, ability(flags)))
+            .map(|&(ifindex, flags)| (ifindex, with(flags)))
             .collect();
-        let obstacle = XdpObstacle::Bond {
+        let incompatibility = XdpIncompatibility::Bond {
             interface: "bond0".to_owned(),
         };
-        let obstacles = obstacles
+        let incompatibilities = incompatibilities
             .iter()
-            .map(|&ifindex| (ifindex, obstacle.clone()))
+            .map(|&ifindex| (ifindex, incompatibility.clone()))
             .collect();
-        let ports = XdpPorts::between(&abilities, &obstacles);
+        let ports = XdpInterfaces::between(&capabilities, &incompatibilities);
         (
             ports.receive.into_iter().collect(),
             ports.send.into_iter().collect(),
@@ -113,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_where_there_is_an_obstacle() {
+    fn nothing_is_taken_where_an_interface_is_incompatible() {
         assert_eq!(ports(&[(2, "brt")], &[2]), (vec![], vec![]));
         assert_eq!(
             ports(&[(2, "brt"), (3, "brt")], &[2]),

@@ -1,4 +1,4 @@
-//! What the sweeps of the flow tables take and remove, counted while they happen.
+//! What the gc_counts of the flow tables take and remove, counted while they happen.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ const EXPIRED: Reason = [("reason", "expired")];
 const FOREIGN: Reason = [("reason", "foreign")];
 const EVICTED: Reason = [("reason", "evicted")];
 
-/// Counters of the sweeps; clones count together.
+/// Counters of the gc_counts; clones count together.
 #[derive(Clone, Debug)]
-pub struct Sweeps {
+pub struct GcCounts {
     duration: Histogram,
     deleted: Family<Reason, Counter>,
 }
 
-impl Default for Sweeps {
+impl Default for GcCounts {
     fn default() -> Self {
         let deleted = Family::default();
         // Shown as 0 from the start, so that a rate sees the first removal.
@@ -37,7 +37,7 @@ impl Default for Sweeps {
     }
 }
 
-impl Sweeps {
+impl GcCounts {
     /// Counts a sweep.
     pub fn record(&self, plan: &Plan, took: Duration) {
         self.duration.observe(took.as_secs_f64());
@@ -60,7 +60,7 @@ impl Sweeps {
         );
         registry.register(
             "gc_deleted",
-            "Flows that sweeps removed: expired, no longer fitting the configuration (foreign), or to make room \
+            "Flows that gc_counts removed: expired, no longer fitting the configuration (foreign), or to make room \
              (evicted)",
             self.deleted.clone(),
         );

@@ -7,7 +7,7 @@ use crate::kernel::netlink::{Link, LinkKind, NetworkState, taker_of_tags};
 /// Why packets that come in by an interface must not be XDP's. As text it is cause and remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}; {}", self.cause(), self.remedy())]
-pub enum XdpObstacle {
+pub enum XdpIncompatibility {
     /// Packets of VLANs can't be told from untagged ones.
     HiddenTags {
         /// The interface.
@@ -24,10 +24,10 @@ pub enum XdpObstacle {
     },
 }
 
-/// Obstacles by the index of the interface.
-pub type XdpObstacles = BTreeMap<u32, XdpObstacle>;
+/// Incompatibilities by the index of the interface.
+pub type XdpIncompatibilities = BTreeMap<u32, XdpIncompatibility>;
 
-impl XdpObstacle {
+impl XdpIncompatibility {
     /// What is wrong.
     #[must_use]
     pub fn cause(&self) -> String {
@@ -63,7 +63,7 @@ impl XdpObstacle {
         }
     }
 
-    /// The obstacle at an interface, if there is one.
+    /// The incompatibility at an interface, if there is one.
     #[must_use]
     pub fn at(link: &Link, network: &NetworkState) -> Option<Self> {
         let interface = link.name.clone();
@@ -97,7 +97,8 @@ mod tests {
             links: links.into_iter().map(|link| (link.index, link)).collect(),
             ..NetworkState::default()
         };
-        XdpObstacle::at(&network.links[&2], &network).map(|obstacle| obstacle.to_string())
+        XdpIncompatibility::at(&network.links[&2], &network)
+            .map(|incompatibility| incompatibility.to_string())
     }
 
     fn card(strips_tags: &[&'static str]) -> Link {
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_that_stay_on_or_that_nobody_takes_are_no_obstacle() {
+    fn tags_that_stay_on_or_that_nobody_takes_are_no_hindrance() {
         assert_eq!(told(vec![card(&[]), vlan(2)]), None);
         assert_eq!(told(vec![card(&["rxvlan"])]), None);
         assert_eq!(told(vec![card(&["rxvlan"]), vlan(3)]), None);

@@ -25,9 +25,9 @@ const TRANSMITTING: [&str; 7] = [
 
 /// What a driver does with what XDP programs say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct XdpAbility {
-    /// It sends frames back that its program bounces (`XDP_TX`).
-    pub bounces: bool,
+pub struct XdpCapabilities {
+    /// It sends frames back that its program reflects (`XDP_TX`).
+    pub reflects: bool,
     /// Its program may redirect frames to other interfaces.
     pub redirects: bool,
     /// It sends frames that programs on other interfaces redirect to it.
@@ -36,7 +36,7 @@ pub struct XdpAbility {
     pub limit: Option<String>,
 }
 
-impl XdpAbility {
+impl XdpCapabilities {
     /// Asks kernel and driver; `None` if there is no such interface.
     pub async fn of(ifindex: u32, interface: &str) -> Option<Self> {
         let features = xdp_features(ifindex).await;
@@ -60,15 +60,15 @@ impl XdpAbility {
         let transmits = features.map_or(is_known, XdpFeatures::transmits);
         // Every driver that runs programs can send back what it received (`NETDEV_XDP_ACT_BASIC`), but a veth needs the
         // other end's consent for that as well.
-        let bounces = if is_veth {
+        let reflects = if is_veth {
             transmits
         } else {
             features.is_none_or(XdpFeatures::runs_programs)
         };
-        let limit = (!bounces || !redirects || !transmits)
+        let limit = (!reflects || !redirects || !transmits)
             .then(|| limit(interface, features, is_veth, driver, transmits));
         Self {
-            bounces,
+            reflects,
             redirects,
             transmits,
             limit,
@@ -114,17 +114,21 @@ fn limit(
 mod tests {
     use super::*;
 
-    /// `bounces`, `redirects`, `transmits`.
-    fn flags(ability: &XdpAbility) -> [bool; 3] {
-        [ability.bounces, ability.redirects, ability.transmits]
+    /// `reflects`, `redirects`, `transmits`.
+    fn flags(capabilities: &XdpCapabilities) -> [bool; 3] {
+        [
+            capabilities.reflects,
+            capabilities.redirects,
+            capabilities.transmits,
+        ]
     }
 
-    fn told(features: u64, is_veth: bool) -> XdpAbility {
-        XdpAbility::known("eth0", Some(XdpFeatures::new(features)), is_veth, None)
+    fn told(features: u64, is_veth: bool) -> XdpCapabilities {
+        XdpCapabilities::known("eth0", Some(XdpFeatures::new(features)), is_veth, None)
     }
 
-    fn untold(is_veth: bool, driver: Option<&str>) -> XdpAbility {
-        XdpAbility::known("eth0", None, is_veth, driver)
+    fn untold(is_veth: bool, driver: Option<&str>) -> XdpCapabilities {
+        XdpCapabilities::known("eth0", None, is_veth, driver)
     }
 
     #[test]
@@ -138,16 +142,16 @@ mod tests {
         assert_eq!(flags(&told(0, false)), [false, false, false]);
         // A driver that the list knows, on a kernel that says otherwise.
         let features = Some(XdpFeatures::new(0b011));
-        let ability = XdpAbility::known("eth0", features, false, Some("virtio_net"));
-        assert_eq!(flags(&ability), [true, true, false]);
+        let capabilities = XdpCapabilities::known("eth0", features, false, Some("virtio_net"));
+        assert_eq!(flags(&capabilities), [true, true, false]);
     }
 
     #[test]
     fn an_older_kernel_has_only_the_drivers_that_are_known_to_transmit() {
         assert_eq!(flags(&untold(false, Some("virtio_net"))), [true; 3]);
         for driver in [Some("nfp"), Some("mlx4_core"), Some("i40e"), None] {
-            let ability = untold(false, driver);
-            assert_eq!(flags(&ability), [true, false, false], "{driver:?}");
+            let capabilities = untold(false, driver);
+            assert_eq!(flags(&capabilities), [true, false, false], "{driver:?}");
         }
         let limit = untold(false, Some("nfp")).limit.unwrap();
         assert!(limit.contains("its driver nfp is none"), "{limit}");
@@ -164,9 +168,9 @@ mod tests {
     fn whatever_is_missing_is_told() {
         for features in 0..8 {
             for is_veth in [false, true] {
-                let ability = told(features, is_veth);
-                let is_whole = flags(&ability) == [true; 3];
-                assert_eq!(ability.limit.is_none(), is_whole, "{ability:?}");
+                let capabilities = told(features, is_veth);
+                let is_whole = flags(&capabilities) == [true; 3];
+                assert_eq!(capabilities.limit.is_none(), is_whole, "{capabilities:?}");
             }
         }
     }

@@ -33,7 +33,7 @@ type Id = [u8; 2];
 
 /// A connection, or the attempt to get one. Closes when the last handle is dropped.
 #[derive(Debug)]
-pub struct Connection {
+pub struct UpstreamConnection {
     outgoing: mpsc::UnboundedSender<Vec<u8>>,
     state: Arc<State>,
 }
@@ -71,7 +71,7 @@ impl State {
     }
 }
 
-impl Connection {
+impl UpstreamConnection {
     /// Starts connecting, inside of a runtime. Queries may be sent at once.
     pub fn open(address: SocketAddr) -> Arc<Self> {
         let (outgoing, queries) = mpsc::unbounded_channel();
