@@ -58,7 +58,24 @@ pub fn tables() -> Result<String, Box<dyn Error>> {
     for name in TABLES.iter().flat_map(|table| [table.key, table.value]) {
         describe(&source, name, &mut described, &mut text)?;
     }
-    Ok(text)
+    // Of the numbers only those that some field refers to.
+    let referred = source.numbers().filter(|(name, _)| {
+        let patterns = [format!("`{name}`"), format!("`{name}::")];
+        patterns.iter().any(|pattern| text.contains(pattern))
+    });
+    let mut numbers = String::new();
+    for (name, members) in referred {
+        let rows = members.iter().map(|member| {
+            [
+                member.value.clone(),
+                code(&member.ident),
+                member.doc.clone(),
+            ]
+        });
+        let rows = table(["number", "name", "meaning"], rows);
+        write!(numbers, "\n### Numbers of {name}\n\n{rows}")?;
+    }
+    Ok(text + &numbers)
 }
 
 /// The fields of a key or value, and of the structs in it; each struct once.
@@ -71,11 +88,11 @@ fn describe(
     if !source.has_struct(name) || !described.insert(name.to_owned()) {
         return Ok(());
     }
-    // Padding has no name.
+    // Padding is always 0.
     let fields: Vec<_> = source
         .fields(name)?
         .iter()
-        .filter(|field| !field.name.starts_with('_'))
+        .filter(|field| !field.name.starts_with("pad"))
         .collect();
     let rows = fields
         .iter()

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use syn::{
-    Attribute, Expr, Field, Fields, GenericArgument, Item, Lit, Meta, PathArguments, Stmt, Type,
+    Attribute, Expr, Field, Fields, GenericArgument, ImplItem, Item, Lit, Meta, PathArguments,
+    Stmt, Type,
 };
 
 /// One field of a struct, or one variant of an enum.
@@ -40,6 +41,15 @@ pub enum Kind {
 pub struct Source {
     structs: BTreeMap<String, Vec<Member>>,
     enums: BTreeMap<String, Vec<Member>>,
+    numbers: BTreeMap<String, Vec<Number>>,
+}
+
+/// A variant of an enum, or a constant of a type, with its number.
+#[derive(Clone, Debug)]
+pub struct Number {
+    pub ident: String,
+    pub value: String,
+    pub doc: String,
 }
 
 impl Source {
@@ -69,6 +79,24 @@ impl Source {
             .get(name)
             .map(Vec::as_slice)
             .ok_or_else(|| format!("there is no struct or enum {name}"))
+    }
+
+    /// Types whose variants or constants have numbers, by name.
+    pub fn numbers(&self) -> impl Iterator<Item = (&str, &[Number])> {
+        let numbers = self.numbers.iter();
+        numbers.map(|(name, numbers)| (name.as_str(), numbers.as_slice()))
+    }
+
+    fn number(&mut self, of: &str, ident: &str, number: &Expr, attributes: &[Attribute]) {
+        if let Expr::Lit(literal) = number
+            && let Lit::Int(number) = &literal.lit
+        {
+            self.numbers.entry(of.to_owned()).or_default().push(Number {
+                ident: ident.to_owned(),
+                value: number.base10_digits().to_owned(),
+                doc: doc(attributes),
+            });
+        }
     }
 
     fn read_directory(&mut self, directory: &Path) -> Result<(), Box<dyn Error>> {
@@ -108,7 +136,26 @@ impl Source {
                             .insert(item.ident.to_string(), fields.collect());
                     }
                 }
+                Item::Impl(item) => {
+                    let Type::Path(of) = &*item.self_ty else {
+                        continue;
+                    };
+                    let Some(of) = of.path.get_ident().map(ToString::to_string) else {
+                        continue;
+                    };
+                    for item in &item.items {
+                        if let ImplItem::Const(item) = item {
+                            self.number(&of, &item.ident.to_string(), &item.expr, &item.attrs);
+                        }
+                    }
+                }
                 Item::Enum(item) => {
+                    for variant in &item.variants {
+                        if let Some((_, number)) = &variant.discriminant {
+                            let of = item.ident.to_string();
+                            self.number(&of, &variant.ident.to_string(), number, &variant.attrs);
+                        }
+                    }
                     let case = rename_all(&item.attrs);
                     let variants = item.variants.iter().map(|variant| {
                         let ident = variant.ident.to_string();
