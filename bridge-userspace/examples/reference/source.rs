@@ -167,7 +167,7 @@ impl Source {
                                 Fields::Unit => Kind::Text,
                                 _ => Kind::Map(Box::new(Kind::Text)),
                             },
-                                        }
+                        }
                     });
                     self.enums
                         .insert(item.ident.to_string(), variants.collect());
@@ -205,7 +205,24 @@ fn doc(attributes: &[Attribute]) -> String {
             _ => None,
         });
     let text = lines.collect::<Vec<_>>().join(" ");
-    text.trim().replace("[`", "`").replace("`]", "`")
+    without_links(text.trim())
+}
+
+/// [`x`] and [`x`](path) become `x`, as a page has no items to link to.
+fn without_links(text: &str) -> String {
+    let mut parts = text.split("[`");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let Some((name, rest)) = part.split_once("`]") else {
+            plain.push_str("[`");
+            plain.push_str(part);
+            continue;
+        };
+        let target = rest.strip_prefix('(').and_then(|rest| rest.split_once(')'));
+        let rest = target.map_or(rest, |(_, rest)| rest);
+        plain.extend(["`", name, "`", rest]);
+    }
+    plain
 }
 
 /// The value of an item in `#[serde(…)]`; an empty text if it has none.
