@@ -1,6 +1,6 @@
 //! The tables in the kernel as bpftool prints them.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::client::Client;
@@ -16,17 +16,22 @@ impl Client {
             .collect())
     }
 
-    /// The value of this key, with its fields by name.
+    /// The value of this key, with its fields by name; `None` where there is none.
     pub fn lookup(&self, table: &str, key: &[u8]) -> Result<Option<Value>> {
-        let key: Vec<String> = key.iter().map(u8::to_string).collect();
-        let words: Vec<&str> = ["key"]
-            .into_iter()
-            .chain(key.iter().map(String::as_str))
-            .collect();
-        let Ok(text) = self.bpftool("lookup", table, &words) else {
+        let mut command = self.namespace().command("bpftool");
+        command
+            .args(["-j", "map", "lookup", "pinned"])
+            .arg(self.table(table)?)
+            .arg("key")
+            .args(key.iter().map(u8::to_string));
+        let output = command.output().context("run bpftool")?;
+        // Where there is no such key it prints `null` and fails; other failures are objects with `error`.
+        let entry: Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("read what bpftool prints of {table}"))?;
+        if entry.is_null() {
             return Ok(None);
-        };
-        let entry: Value = serde_json::from_str(&text).context("read what bpftool prints")?;
+        }
+        ensure!(output.status.success(), "look up in {table}: {entry}");
         Ok(Some(by_field_names(&entry)["value"].clone()))
     }
 
