@@ -30,7 +30,7 @@ impl Applied {
             // That process may have ended after it retired numbers and before it said so.
             epoch_is_stale: tables.retired() != Default::default(),
             affinity_is_stale: true,
-            last_list_id: last.map_or(0, |(key, _)| key.service_id),
+            last_list_id: last.map_or(0, |(id, _)| *id),
             tables,
         }
     }

@@ -1,5 +1,6 @@
 //! What the tables hold, as userspace knows it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bridge_common::abi::{
@@ -9,6 +10,7 @@ use bridge_common::abi::{
 use ipnet::Ipv4Net;
 
 use super::write::Write;
+use crate::maps::BackendLists;
 
 /// The tables that userspace fills. `affinity`, which the datapath fills, is not among them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,7 +25,8 @@ pub(super) struct Image {
     pub(super) vteps: BTreeMap<u16, Vtep>,
     pub(super) fast_path: FastPath,
     pub(super) services: BTreeMap<ServiceKey, Service>,
-    pub(super) backends: BTreeMap<BackendKey, Backend>,
+    /// None of the lists is empty.
+    pub(super) backends: BackendLists,
     pub(super) cluster: BTreeMap<Ipv4Net, ClusterCidr>,
     pub(super) office: BTreeMap<Ipv4Net, OfficeCidr>,
 }
@@ -47,8 +50,11 @@ impl Image {
             Write::Route { prefix, route } => drop(self.routes.insert(*prefix, *route)),
             Write::RemoveRoute(prefix) => drop(self.routes.remove(prefix)),
             Write::FastPath(fast_path) => self.fast_path = **fast_path,
-            Write::Backend { key, backend } => drop(self.backends.insert(*key, *backend)),
-            Write::RemoveBackend(key) => drop(self.backends.remove(key)),
+            Write::Backend { key, backend } => {
+                let list = self.backends.entry(key.service_id).or_default();
+                list.insert(key.slot, *backend);
+            }
+            Write::RemoveBackend(key) => self.remove_backend(*key),
             Write::Service { key, service } => drop(self.services.insert(*key, *service)),
             Write::RemoveService(key) => drop(self.services.remove(key)),
             Write::RemoveAffinity(_) => {}
@@ -61,13 +67,23 @@ impl Image {
 
     /// The backend list with this id, in the order of its slots.
     pub(super) fn list(&self, id: u32) -> impl Iterator<Item = (BackendKey, Backend)> {
-        let at = |slot| BackendKey {
-            service_id: id,
-            slot,
-        };
-        self.backends
-            .range(at(0)..=at(u32::MAX))
-            .map(|(key, backend)| (*key, *backend))
+        let list = self.backends.get(&id).into_iter().flatten();
+        list.map(move |(slot, backend)| {
+            let key = BackendKey {
+                service_id: id,
+                slot: *slot,
+            };
+            (key, *backend)
+        })
+    }
+
+    fn remove_backend(&mut self, key: BackendKey) {
+        if let Entry::Occupied(mut list) = self.backends.entry(key.service_id) {
+            list.get_mut().remove(&key.slot);
+            if list.get().is_empty() {
+                list.remove();
+            }
+        }
     }
 
     /// Numbers of next hops that routes name.

@@ -93,7 +93,7 @@ impl KernelTables {
             vteps: numbered(self.read_all(name::VTEP_FDB)?),
             fast_path: fast_path.map_err(access(name::FAST_PATH))?,
             services: self.read_all(name::SERVICES)?,
-            backends: self.read_all(name::BACKENDS)?,
+            backends: self.tables.backend_lists()?,
             cluster: prefixes(&self.cidrs.cluster, name::CLUSTER_CIDRS)?,
             office: prefixes(&self.cidrs.office, name::OFFICE_CIDRS)?,
         })

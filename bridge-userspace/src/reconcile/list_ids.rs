@@ -33,7 +33,7 @@ impl<'a> ListIdAllocator<'a> {
         loop {
             self.last = self.last.wrapping_add(1);
             if self.last != 0
-                && self.tables.list(self.last).next().is_none()
+                && !self.tables.backends.contains_key(&self.last)
                 && self.used.insert(self.last)
             {
                 return self.last;
@@ -44,7 +44,7 @@ impl<'a> ListIdAllocator<'a> {
 
 #[cfg(test)]
 mod tests {
-    use bridge_common::abi::{Backend, BackendKey, Service, ServiceKey};
+    use bridge_common::abi::{Backend, Service, ServiceKey};
 
     use super::*;
 
@@ -56,11 +56,8 @@ mod tests {
             ..Service::default()
         };
         tables.services.insert(ServiceKey::default(), service);
-        let left_over = BackendKey {
-            service_id: 2,
-            slot: 0,
-        };
-        tables.backends.insert(left_over, Backend::default());
+        let left_over = [(0, Backend::default())].into();
+        tables.backends.insert(2, left_over);
         let mut ids = ListIdAllocator::new(&tables, u32::MAX - 2);
         let given = [ids.allocate(), ids.allocate(), ids.allocate()];
         assert_eq!(given, [u32::MAX - 1, 1, 3]);

@@ -31,8 +31,8 @@ pub(super) fn diff(applied: &Applied, wanted: &BTreeMap<ServiceKey, ServiceEntry
     let orphans: Vec<Write> = tables
         .backends
         .keys()
-        .filter(|key| !ids.is_used(key.service_id))
-        .map(|key| Write::RemoveBackend(*key))
+        .filter(|id| !ids.is_used(**id))
+        .flat_map(|id| remove_list(tables, *id))
         .collect();
     if !orphans.is_empty() {
         steps.push(orphans);
@@ -143,9 +143,5 @@ fn list(id: u32, backends: &[Backend]) -> impl Iterator<Item = (BackendKey, Back
 }
 
 fn remove_list(tables: &Image, id: u32) -> impl Iterator<Item = Write> {
-    let is_list = id != 0;
-    tables
-        .list(id)
-        .filter(move |_| is_list)
-        .map(|(key, _)| Write::RemoveBackend(key))
+    tables.list(id).map(|(key, _)| Write::RemoveBackend(key))
 }

@@ -82,7 +82,7 @@ fn one_service_that_does_not_fit_keeps_no_other_from_being_followed() {
     wanted.services.remove(&service(1));
     assert_eq!(now, wanted);
     // What was written of its list makes no room unusable.
-    assert_eq!(fixture.tables.image.backends.len(), 1);
+    assert_eq!(fixture.tables.backend_count(), 1);
     fixture.writes();
     fixture.heal();
     fixture.apply(&Wanted::rich()).unwrap();
@@ -111,7 +111,7 @@ fn a_changed_service_that_does_not_fit_stays_as_it_was() {
         View::of(&fixture.tables.image),
         View::wanted(&Wanted::rich().map_state())
     );
-    assert_eq!(fixture.tables.image.backends.len(), 4);
+    assert_eq!(fixture.tables.backend_count(), 4);
 }
 
 #[test]
@@ -122,12 +122,12 @@ fn a_list_that_could_not_be_taken_back_goes_with_the_next_diff() {
     // The second backend, and the removal of the first.
     fixture.fail(Failing::From(1));
     fixture.apply(&wanted).unwrap_err();
-    assert_eq!(fixture.tables.image.backends.len(), 5);
+    assert_eq!(fixture.tables.backend_count(), 5);
     fixture.writes();
     fixture.heal();
     fixture.apply(&wanted).unwrap();
     assert!(matches!(fixture.writes()[0], Write::RemoveBackend(_)));
-    assert_eq!(fixture.tables.image.backends.len(), 3);
+    assert_eq!(fixture.tables.backend_count(), 3);
 }
 
 #[test]

@@ -143,6 +143,11 @@ impl FakeTables {
         }
     }
 
+    /// Entries of `backends`.
+    pub(super) fn backend_count(&self) -> usize {
+        self.image.backends.values().map(BTreeMap::len).sum()
+    }
+
     fn fails(&self, write: &Write) -> bool {
         match self.failing {
             Failing::Nothing => false,
@@ -282,12 +287,9 @@ fn makes_ours(write: &Write, before: &Image) -> bool {
 }
 
 fn assert_no_orphans(image: &Image) {
-    for key in image.backends.keys() {
+    for id in image.backends.keys() {
         let mut services = image.services.values();
-        assert!(
-            services.any(|service| service.id == key.service_id),
-            "{key:?}"
-        );
+        assert!(services.any(|service| service.id == *id), "{id}");
     }
 }
 

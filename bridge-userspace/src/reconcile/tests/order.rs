@@ -346,7 +346,9 @@ fn lists_that_no_service_has_are_removed() {
         service_id: 77,
         slot: 3,
     };
-    fixture.tables.image.backends.insert(orphan, backend(1));
+    let left_over = [(orphan.slot, backend(1))].into();
+    let lists = &mut fixture.tables.image.backends;
+    lists.insert(orphan.service_id, left_over);
     fixture.restart();
     fixture.apply(&Wanted::rich()).unwrap();
     assert_eq!(fixture.writes(), [Write::RemoveBackend(orphan)]);
