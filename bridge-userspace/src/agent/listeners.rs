@@ -71,7 +71,7 @@ pub struct Served {
 }
 
 impl Served {
-    /// Where gc_counts are counted.
+    /// Where garbage collection is counted.
     #[must_use]
     pub fn gc_counts(&self) -> &http::GcCounts {
         self.sources.gc_counts()

@@ -259,7 +259,7 @@ const fn class(state: FlowState) -> u8 {
     }
 }
 
-/// GcCounts the pinned tables.
+/// Collects garbage in the pinned tables.
 pub struct GarbageCollector {
     tables: Tables,
     capacity: usize,

@@ -1,4 +1,4 @@
-//! Typed access to the pinned tables, for whoever fills, gc_counts or shows them.
+//! Typed access to the pinned tables, for whoever fills, cleans or shows them.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -76,7 +76,7 @@ pub(crate) fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<I
 }
 
 impl MapState {
-    /// The contents that follow from what is known. `xdp_interfaces` are the interfaces that XDP can receive and send by.
+    /// The state that follows from what is known. `xdp_interfaces` are the interfaces that XDP can receive and send by.
     #[must_use]
     pub fn new(
         config: &Config,

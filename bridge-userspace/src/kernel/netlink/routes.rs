@@ -1,4 +1,4 @@
-//! Which route_queries to ask the kernel so that the answers hold for whole prefixes.
+//! Which routes to ask the kernel for so that the answers hold for whole prefixes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -19,7 +19,7 @@ pub(super) struct RouteQuery {
     pub(super) address: Ipv4Addr,
 }
 
-/// The route_queries for all parts of the networks of interest.
+/// The queries for all parts of the networks of interest.
 ///
 /// `tables` are the prefixes of all routing tables, the `local` one included: its entries (own
 /// addresses, broadcasts) cut holes into the other prefixes. The default route is asked for

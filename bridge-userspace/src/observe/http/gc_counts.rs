@@ -1,4 +1,4 @@
-//! What the gc_counts of the flow tables take and remove, counted while they happen.
+//! What garbage collection takes and removes, counted while it happens.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const EXPIRED: Reason = [("reason", "expired")];
 const FOREIGN: Reason = [("reason", "foreign")];
 const EVICTED: Reason = [("reason", "evicted")];
 
-/// Counters of the gc_counts; clones count together.
+/// Counters of garbage collection; clones count together.
 #[derive(Clone, Debug)]
 pub struct GcCounts {
     duration: Histogram,
@@ -38,7 +38,7 @@ impl Default for GcCounts {
 }
 
 impl GcCounts {
-    /// Counts a sweep.
+    /// Counts one collection.
     pub fn record(&self, plan: &Plan, took: Duration) {
         self.duration.observe(took.as_secs_f64());
         for (reason, flows) in [
@@ -54,13 +54,13 @@ impl GcCounts {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
             "gc_duration",
-            "Time that a sweep of the flow tables takes",
+            "Time that one collection of garbage in the flow tables takes",
             Unit::Seconds,
             self.duration.clone(),
         );
         registry.register(
             "gc_deleted",
-            "Flows that gc_counts removed: expired, no longer fitting the configuration (foreign), or to make room \
+            "Flows that garbage collection removed: expired, no longer fitting the configuration (foreign), or to make room \
              (evicted)",
             self.deleted.clone(),
         );

@@ -124,7 +124,7 @@ impl Sources {
         }
     }
 
-    /// Where gc_counts are counted.
+    /// Where garbage collection is counted.
     #[must_use]
     pub fn gc_counts(&self) -> &GcCounts {
         &self.gc_counts
