@@ -82,7 +82,7 @@ pub struct Event {
 /// What an [`Event`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// A new flow found the tables full: sweep now.
+    /// A new flow found the tables full: collect garbage now.
     TableFull = 1,
     /// Every NAT port tried towards one backend was taken.
     NoNatPort = 2,

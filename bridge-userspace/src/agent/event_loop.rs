@@ -63,7 +63,7 @@ impl Reports {
         self.applied
             .extend(applied.outcome.as_ref().err().map(|error| {
                 Notice::from(Problem::new(
-                    Subject::Datapath,
+                    Subject::Reconciliation,
                     format!("not all is in force: {error:#}"),
                     "mend the cause; it is tried again with every change, and every ten seconds",
                 ))

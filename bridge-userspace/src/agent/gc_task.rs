@@ -1,4 +1,4 @@
-//! Garbage collection of flows in turns.
+//! Garbage collection of flows, every ten seconds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -32,9 +32,11 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM])
         .thread_unblock()
         .context("can't take signals")?;
+    // Lives longer than the runtime.
+    let mut held = None;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("can't start the runtime")?
-        .block_on(startup::run(config))
+        .block_on(startup::run(config, &mut held))
 }

@@ -1,5 +1,6 @@
 //! The start of `run`: everything is checked first, then loaded, filled and attached.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
@@ -19,27 +20,29 @@ use crate::conntrack::gc::GarbageCollector;
 use crate::datapath::{Datapath, Mode, detach_filters, has_filter};
 use crate::kernel::netlink::Prober;
 use crate::kernel::reserved_ports;
-use crate::maps::{Pins, Tables};
+use crate::maps::{InstanceLock, Pins, Tables};
 use crate::observe::datapath_events::{DatapathLog, Events};
 use crate::observe::event_log::EventLog;
 use crate::observe::report::{ClusterState, Event, Report};
 use crate::observe::reporter::Reporter;
 use crate::observe::state_file::StateFile;
 
-/// Starts, and runs until SIGTERM or SIGINT.
+/// Starts, and runs until SIGTERM or SIGINT. `held` gets the lock, for the caller to keep until the runtime is gone: what
+/// blocks in it may still write to the tables.
 ///
 /// # Errors
 /// When a check fails, or the kernel refuses (what was new is removed), or there is no going on.
-pub(super) async fn run(config: Config) -> anyhow::Result<()> {
+pub(super) async fn run(config: Config, held: &mut Option<InstanceLock>) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let Preflight {
-        lock: _lock,
+        lock,
         source,
         mut feed,
         first,
         mut network,
         listeners,
     } = Preflight::run(&config).await?;
+    *held = Some(lock);
     let mut supervisor = Supervisor::default();
     supervisor.restart("the follower of the cluster", source, |source| async move {
         source.follow().await
@@ -69,7 +72,9 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
                 warn!("can't write what status shows: {error}");
             }
         };
-        let Some(first) = first_state(&mut feed, signals.next(), show).await? else {
+        let Some(first) =
+            first_state(&mut feed, signals.next(), supervisor.failure(), show).await?
+        else {
             return served.stop(&mut supervisor).await;
         };
         let first = without_conflicts(first, &config);
@@ -211,18 +216,20 @@ async fn detach_unwanted_filters(before: &Report, forwarder: &Forwarder) {
 /// first. What an earlier process has left in the kernel goes on unchanged.
 ///
 /// # Errors
-/// When nobody follows the cluster any more.
+/// When nobody follows the cluster any more, or with what `failure` completes.
 async fn first_state(
     feed: &mut Feed,
     stop: impl Future<Output = ()>,
+    failure: impl Future<Output = anyhow::Error>,
     mut show: impl FnMut(&SourceStatus),
 ) -> anyhow::Result<Option<Arc<DesiredState>>> {
     info!("waiting for the state of the cluster; what is in the kernel already goes on as it is");
-    let mut stop = std::pin::pin!(stop);
+    let (mut stop, mut failure) = (pin!(stop), pin!(failure));
     loop {
         show(&feed.connection.borrow_and_update());
         tokio::select! {
             () = &mut stop => return Ok(None),
+            failure = &mut failure => return Err(failure),
             changed = feed.desired.changed() => {
                 changed.context("nobody follows the cluster any more")?;
                 if let Some((cluster, _)) = take(feed) {
@@ -260,6 +267,8 @@ fn waiting_report(config: &Config, before: Option<&Report>, connection: &SourceS
         now.last_contact = now.last_contact.min(before.last_contact);
     }
     Report {
+        // Not of this process either, which may have the same id in a container of its own.
+        pid: 0,
         cluster_state: Some(now),
         ..before.clone()
     }

@@ -7,8 +7,9 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
@@ -16,23 +17,23 @@ use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::warn;
 
 /// Shortest and longest time between the end of a task and its next start.
 const DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A task that has lived this long after its start is not down any more.
+const PROBATION: Duration = Duration::from_secs(3);
 /// A task that has lived this long begins with the shortest delay again.
 const STEADY: Duration = Duration::from_mins(1);
 
 /// Why a task does not run at the moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Down {
-    /// When it ended.
-    pub since: SystemTime,
     /// The error that it returned, or the message of its panic.
     pub why: String,
 }
 
-/// The tasks that wait for their next start, by name.
+/// The tasks that have ended and not proved since then that they live, by name.
 pub type DownTasks = BTreeMap<&'static str, Down>;
 
 /// Starts tasks and watches over them. They end when this is dropped.
@@ -61,21 +62,25 @@ impl Supervisor {
             let mut delays = delays();
             loop {
                 let begun = Instant::now();
-                let why = end_of(async { task(Arc::clone(&state)).await }).await;
+                let mut end = pin!(end_of(async { task(Arc::clone(&state)).await }));
+                // A start alone proves nothing: what fails again at once has been down all the time.
+                let why = tokio::select! {
+                    why = &mut end => why,
+                    () = sleep(PROBATION) => {
+                        down.send_if_modified(|down| down.remove(name).is_some());
+                        end.await
+                    }
+                };
                 if begun.elapsed() >= STEADY {
                     delays = self::delays();
                 }
                 let delay = delays.next().unwrap_or(DELAY.1);
                 warn!("{name} has ended: {why}; it is started again in {delay:.1?}");
-                let since = SystemTime::now();
-                down.send_modify(|down| {
-                    down.insert(name, Down { since, why });
+                down.send_if_modified(|down| {
+                    let down = down.entry(name).or_default();
+                    std::mem::replace(&mut down.why, why.clone()) != why
                 });
                 sleep(delay).await;
-                down.send_modify(|down| {
-                    down.remove(name);
-                });
-                info!("{name} is started again");
             }
         });
     }

@@ -27,7 +27,7 @@ pub struct FlowView {
     pub backend: String,
     /// What that pod sees as the source.
     pub nat: String,
-    /// State.
+    /// `opening`, `established`, `closing`, `reset`, `unreplied`, `replied`, `expired` or `untranslated`.
     pub state: String,
     /// Packets in both directions.
     pub packets: u64,

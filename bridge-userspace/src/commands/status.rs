@@ -108,7 +108,7 @@ pub struct StatusView {
     pub running: bool,
     /// Its process id.
     pub pid: Option<u32>,
-    /// Interfaces.
+    /// Where programs are attached, and how.
     pub datapath: Vec<InterfaceView>,
     /// The cluster source.
     pub cluster: Option<String>,

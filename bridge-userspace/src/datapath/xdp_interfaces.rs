@@ -15,7 +15,7 @@ pub struct XdpInterfaces {
 }
 
 impl XdpInterfaces {
-    /// The ways between interfaces with these capabilities, which all have the program; nothing is taken in where there is an
+    /// The interfaces to use, of those with these capabilities, which all have the program; nothing is taken in where there is an
     /// incompatibility.
     ///
     /// Whatever is taken in may have to go to any that sends. Only what comes in by the interface that it leaves by is not

@@ -3,7 +3,7 @@
 //! A query's way through the modules: [`listen`](Relay::bind) has bound the addresses; `udp` and
 //! `tcp` take messages from clients and give answers back; `relay` judges each message (who asks,
 //! is it a query, is there room); `message` is the little that is read of it; `exchange` asks the
-//! upstreams; `upstream` knows how each of them stands and `connection` is TCP to it; `counters`
+//! upstreams; `upstream` knows how each of them stands and `upstream_connection` is TCP to it; `counters`
 //! tells what happened.
 //!
 //! Messages go through unmodified in both directions but for the id, so EDNS, the TC bit and

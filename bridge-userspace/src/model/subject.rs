@@ -22,6 +22,8 @@ pub enum Subject {
     KernelNetwork,
     /// Tables and programs in the kernel.
     Datapath,
+    /// Bringing tables and programs to the wanted state.
+    Reconciliation,
     /// The DNS relay.
     Dns,
     /// A task of the process, by name.
@@ -63,6 +65,7 @@ impl fmt::Display for Subject {
             Self::Interface(name) => write!(f, "interface {name}"),
             Self::KernelNetwork => f.write_str("kernel network"),
             Self::Datapath => f.write_str("datapath"),
+            Self::Reconciliation => f.write_str("reconciliation"),
             Self::Dns => f.write_str("dns"),
             Self::Task(name) => write!(f, "task {name}"),
             Self::Setting(field) => write!(f, "setting {field}"),

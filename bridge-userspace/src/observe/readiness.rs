@@ -1,4 +1,4 @@
-//! Whether the datapath does its work.
+//! Whether packets are forwarded, names resolved and changes followed, judged by evidence.
 
 use bridge_common::abi::{OfficeCidr, Seconds, name};
 
@@ -148,7 +148,12 @@ impl Evidence<'_> {
                     })
                     .map(|problem| NotReady::Blind(problem.what.clone())),
             );
-            if self.overdue > 0 {
+            // A process that reports why it does not renew the lease does not hang.
+            let is_explained = report.open_problems.iter().any(|open| {
+                let subject = &open.problem.subject;
+                matches!(subject, Subject::KernelNetwork | Subject::Reconciliation)
+            });
+            if self.overdue > 0 && !is_explained {
                 reasons.push(NotReady::Hanging {
                     pid,
                     seconds: self.overdue,
@@ -249,6 +254,29 @@ mod tests {
                 NotReady::Hanging { pid: 7, seconds: 7 },
             ]
         );
+    }
+
+    #[test]
+    fn a_process_that_says_why_the_lease_is_over_does_not_hang() {
+        let attachments = attachments();
+        for subject in [Subject::KernelNetwork, Subject::Reconciliation] {
+            let mut report = report();
+            report.open_problems = vec![OpenProblem {
+                problem: Problem::new(subject, "no port is left for NAT", "narrow the range"),
+                since: String::new(),
+            }];
+            let overdue = Evidence {
+                overdue: 7,
+                ..evidence(&report, &attachments)
+            };
+            let reasons = overdue.judge();
+            assert!(
+                !reasons
+                    .iter()
+                    .any(|reason| matches!(reason, NotReady::Hanging { .. })),
+                "{reasons:?}"
+            );
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::report::Report;
 use crate::maps::run_file;
 
-/// The state is a file beside the lock of the same pin path.
+/// Extension of the file, which lies beside the lock of the same pin path.
 const EXTENSION: &str = "json";
 
 /// The file of one bridge.

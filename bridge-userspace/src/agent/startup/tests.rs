@@ -1,3 +1,4 @@
+use std::future::pending;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ async fn a_start_waits_for_the_cluster_and_shows_meanwhile_why() {
         let show = |connection: &SourceStatus| {
             shown.send_modify(|shown| shown.push(connection.last_error.clone()));
         };
-        first_state(&mut feed, std::future::pending(), show).await
+        first_state(&mut feed, pending(), pending(), show).await
     });
     publisher.lost("connection refused".to_owned());
     let refused = seen.wait_for(|seen| seen.last() == Some(&Some("connection refused".to_owned())));
@@ -34,7 +35,9 @@ async fn a_start_waits_for_the_cluster_and_shows_meanwhile_why() {
 #[tokio::test]
 async fn a_start_that_waits_can_be_stopped() {
     let (_publisher, mut feed) = channel();
-    let stopped = first_state(&mut feed, async {}, |_| {}).await.unwrap();
+    let stopped = first_state(&mut feed, async {}, pending(), |_| {})
+        .await
+        .unwrap();
     assert_eq!(stopped, None);
 }
 
@@ -42,9 +45,17 @@ async fn a_start_that_waits_can_be_stopped() {
 async fn a_start_does_not_wait_for_a_source_that_nobody_follows() {
     let (publisher, mut feed) = channel();
     drop(publisher);
-    let error = first_state(&mut feed, std::future::pending(), |_| {}).await;
+    let error = first_state(&mut feed, pending(), pending(), |_| {}).await;
     let error = error.unwrap_err();
     assert!(format!("{error:#}").contains("nobody follows"), "{error:#}");
+}
+
+#[tokio::test]
+async fn a_start_that_waits_ends_with_a_required_task() {
+    let (_publisher, mut feed) = channel();
+    let failure = async { anyhow!("no sockets") };
+    let error = first_state(&mut feed, pending(), failure, |_| {}).await;
+    assert_eq!(error.unwrap_err().to_string(), "no sockets");
 }
 
 #[test]
@@ -59,7 +70,7 @@ fn what_an_earlier_process_has_left_is_shown_until_the_cluster_is_known() {
             cluster_state: None,
             ..report
         },
-        before
+        Report { pid: 0, ..before }
     );
     assert_eq!(waiting_report(&config, None, &connection).pid, 0);
 }

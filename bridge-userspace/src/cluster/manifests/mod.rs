@@ -64,6 +64,8 @@ impl Manifests {
                 Err(error) => return error.into(),
             },
         };
+        // What an earlier call knew of files that are broken now is gone with it: until all can be read, that state stays.
+        let mut is_whole = is_first;
         if is_first {
             follow.changed().await;
         }
@@ -90,8 +92,11 @@ impl Manifests {
                         }
                         None => self.publisher.in_touch(),
                     }
-                    let state = desired_state(directory.objects(), &self.rules);
-                    self.publisher.publish(state, noticed);
+                    is_whole |= errors.is_empty();
+                    if is_whole {
+                        let state = desired_state(directory.objects(), &self.rules);
+                        self.publisher.publish(state, noticed);
+                    }
                 }
                 Err(error) => {
                     warn!("{error}; the last good state stays in force");

@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Longest time without a reading: proof that the kernel still answers, where nothing changes.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Longest time that the kernel is given for one reading.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// Keeps a [`NetworkState`] like the kernel's.
 #[derive(Debug)]
@@ -91,6 +91,8 @@ impl Mirror {
         };
         loop {
             let (state, read_at) = follower.read().await;
+            // First, so that whoever sees the state sees the time of it or a later one.
+            self.read_at.send_replace(read_at);
             self.state.send_if_modified(|current| {
                 let changed = **current != *state;
                 if changed {
@@ -98,7 +100,6 @@ impl Mirror {
                 }
                 changed
             });
-            self.read_at.send_replace(read_at);
             follower.changed().await;
         }
     }
