@@ -249,18 +249,9 @@ fn waiting_report(config: &Config, before: Option<&Report>, connection: &SourceS
     let mut now = ClusterState::new(source.clone(), connection);
     let Some(before) = before else {
         return Report {
-            // Of no process: nothing is in force.
-            pid: 0,
-            uplink: config.uplink.clone(),
-            cluster: source,
             cluster_state: Some(now),
-            events: Vec::new(),
-            mode: Mode::Tcx,
-            attach_points: Vec::new(),
-            cidrs: Vec::new(),
-            open_problems: Vec::new(),
-            dns: None,
-            dns_listen: Vec::new(),
+            // Of no process: nothing is in force.
+            ..Report::empty(0, config.uplink.clone(), source)
         };
     };
     if let Some(before) = &before.cluster_state {

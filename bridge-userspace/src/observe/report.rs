@@ -151,10 +151,16 @@ impl Report {
 
     /// What a process reports that has nothing to report.
     pub(crate) fn example(pid: u32) -> Self {
+        Self::empty(pid, "eth0".to_owned(), "static".to_owned())
+    }
+
+    /// The report of a process that has put nothing in force so far.
+    #[must_use]
+    pub fn empty(pid: u32, uplink: String, cluster: String) -> Self {
         Self {
             pid,
-            uplink: "eth0".to_owned(),
-            cluster: "static".to_owned(),
+            uplink,
+            cluster,
             cluster_state: None,
             events: Vec::new(),
             mode: Mode::Tcx,
