@@ -61,6 +61,7 @@ counts! {
     FlowOpened = 2 "flow-opened": "Flows opened.",
     Answered = 3 "answered": "Answered by the bridge itself: ICMP errors, resets, echo replies.",
     AnswerSuppressed = 4 "answer-suppressed": "Answers that the rate limit held back.",
+    FlowAdopted = 8 "flow-adopted": "Flows opened for TCP connections that were under way: the tables had lost or never known them.",
     PingAnswered = 5 "ping-answered": "Pings to a service address, answered by the bridge.",
 }
 
@@ -93,6 +94,7 @@ mod tests {
                 (2, "flow-opened"),
                 (3, "answered"),
                 (4, "answer-suppressed"),
+                (8, "flow-adopted"),
                 (5, "ping-answered"),
             ]
         );

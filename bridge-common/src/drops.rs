@@ -95,8 +95,8 @@ drop_reasons! {
     }
     LocalBackend = 5 "local-backend" {
         sender_gets: "nothing",
-        meaning: "The service's backend is an address of this node itself (a host-network pod here).",
-        remedy: "Move that pod to another node, or address this node directly.",
+        meaning: "The service's backend is an address of this node itself, and the uplink's egress is not ready for it.",
+        remedy: "`office-bridge status`: what keeps the program from the uplink's egress.",
     }
     NoFlow = 6 "no-flow" {
         sender_gets: "RST",
@@ -133,6 +133,11 @@ drop_reasons! {
         meaning: "The kernel could not change the packet, most likely for want of memory.",
         remedy: "`dmesg`; report it.",
     }
+    NotOffice = 13 "not-office" {
+        sender_gets: "ICMP administratively prohibited",
+        meaning: "To a service, from a source that is in no office network: nothing on this node would translate it.",
+        remedy: "`office-bridge status` names the networks: add those that are the office's as `officeCidr`.",
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +162,7 @@ mod tests {
             (10, "unsupported-protocol"),
             (11, "icmp-unmatched"),
             (12, "rewrite-failed"),
+            (13, "not-office"),
         ];
         let all: std::vec::Vec<(u8, &str)> = DropReason::ALL
             .iter()

@@ -40,6 +40,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod drops;
 pub mod load_balancing;
+pub mod other_sources;
 pub mod packet;
 pub mod path;
 #[cfg(any(test, feature = "sim"))]

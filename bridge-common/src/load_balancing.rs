@@ -89,6 +89,34 @@ pub fn select_backend<T: Tables>(
     }
 }
 
+/// The backend that a connection which is under way must have, if that can be told: the only one, or the one that the
+/// client came to last.
+#[inline(always)]
+pub fn known_backend<T: Tables>(tables: &T, key: &FlowKey) -> Option<Endpoint> {
+    let service_key = ServiceKey {
+        vip: key.destination,
+        port: key.destination_port,
+        protocol: key.protocol,
+        pad: 0,
+    };
+    let service = tables.service(&service_key)?;
+    let backend = if service.backend_count == 1 {
+        service.only
+    } else if service.affinity_seconds != 0 {
+        let affinity = AffinityKey {
+            client: key.client,
+            service: service_key,
+        };
+        tables.affinity(&affinity)?.backend
+    } else {
+        return None;
+    };
+    Some(Endpoint {
+        address: backend.address,
+        port: backend.port,
+    })
+}
+
 /// A random backend.
 #[inline(always)]
 fn random_backend<T: Tables>(tables: &T, service: &Service) -> Option<Backend> {

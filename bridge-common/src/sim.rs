@@ -10,7 +10,7 @@ use std::vec::Vec;
 use crate::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
     Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
-    ServiceKey, Settings, Vtep,
+    ServiceKey, Settings, SourceNetwork, Vtep,
 };
 use crate::counters::Count;
 use crate::packet::checksum::{Difference, Sum};
@@ -240,6 +240,8 @@ pub struct SimTables {
     pub capacity: usize,
     /// Packets by counter index.
     pub counters: RefCell<HashMap<u32, u64>>,
+    /// Packets to services by network that is none of the office's.
+    pub other_sources: RefCell<HashMap<SourceNetwork, u64>>,
     /// Replies of our own that are still allowed.
     pub answer_tokens: Cell<u32>,
     /// What userspace was told.
@@ -267,6 +269,7 @@ impl Default for SimTables {
             fragments: RefCell::default(),
             capacity: 65_536,
             counters: RefCell::default(),
+            other_sources: RefCell::default(),
             answer_tokens: Cell::new(u32::MAX),
             events: RefCell::default(),
         }
@@ -461,6 +464,11 @@ impl Tables for SimTables {
 
     fn count(&self, count: Count, packets: u32, _bytes: u32) {
         *self.counters.borrow_mut().entry(count.index()).or_default() += u64::from(packets);
+    }
+
+    fn count_other_source(&self, source: Ipv4) {
+        let mut networks = self.other_sources.borrow_mut();
+        *networks.entry(SourceNetwork::of(source)).or_default() += 1;
     }
 
     fn take_answer_token(&self) -> bool {

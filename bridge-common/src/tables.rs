@@ -82,6 +82,8 @@ pub trait Tables {
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment);
     /// Counts packets and bytes.
     fn count(&self, count: Count, packets: u32, bytes: u32);
+    /// Counts a packet of a network in `other_sources`, as long as there is room.
+    fn count_other_source(&self, source: Ipv4);
     /// Takes a token from this CPU's bucket for local replies; `false` when it is empty.
     fn take_answer_token(&self) -> bool;
     /// Puts a record into `events`, if there is room.

@@ -36,7 +36,7 @@ use aya_log_ebpf::warn;
 use bridge_common::drops::DropReason;
 use bridge_common::path::tc::Side;
 use bridge_common::path::xdp::Step;
-use bridge_common::path::{self, stack, tc};
+use bridge_common::path::{self, local, stack, tc};
 use bridge_common::verdict::{PackedVerdict, tag};
 
 use crate::maps::{Maps, XDP_NEXT, XDP_NEXT_FRAGS};
@@ -66,6 +66,19 @@ pub fn cluster_egress(context: TcContext) -> i32 {
     } else {
         TC_ACT_UNSPEC
     }
+}
+
+/// Interfaces where clients come in, where a service has a backend on this node itself.
+#[classifier]
+pub fn uplink_egress(context: TcContext) -> i32 {
+    let Some(mut packet) = Skb::ipv4(&context) else {
+        return TC_ACT_UNSPEC;
+    };
+    if !packet.is_of_this_node() {
+        return TC_ACT_UNSPEC;
+    }
+    let verdict = local::handle(&mut packet, &Maps);
+    act(&context, &mut packet, verdict, Hook::Egress)
 }
 
 /// [`cluster_egress`] for any packet, wherever it comes from. Never attached: a test run of the kernel can't say
@@ -140,7 +153,12 @@ fn classify(context: &TcContext, side: Side) -> i32 {
         return TC_ACT_UNSPEC;
     };
     // What a promiscuous uplink hears of others. At a bridge's port every frame is for another: the bridge.
-    if side == Side::Uplink && !packet.is_for_host() {
+    if side == Side::Uplink
+        && !packet.is_for_host()
+        && !packet
+            .link_address()
+            .is_some_and(|address| Maps.takes(&address))
+    {
         return TC_ACT_UNSPEC;
     }
     let verdict = tc::handle(&mut packet, &Maps, side);
@@ -157,6 +175,7 @@ fn act(context: &TcContext, packet: &mut Skb, verdict: PackedVerdict, hook: Hook
             packet.note_from_uplink();
             TC_ACT_UNSPEC
         }
+        tag::FORWARD | tag::REFLECT if packet.remove_priority_tag().is_err() => TC_ACT_SHOT,
         tag::FORWARD => packet.redirect_to_neighbour(verdict.value()),
         tag::REFLECT => packet.reflect(hook == Hook::Egress),
         _ => {

@@ -8,8 +8,9 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime
 use aya_ebpf::macros::btf_map;
 use bridge_common::abi::{
     Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, Clock, ClusterCidr, Counter,
-    DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, Ipv4, NatPort, NextHop,
-    OfficeCidr, Reply, ReplyKey, Route, Scratch, Seconds, Service, ServiceKey, Settings, Vtep,
+    DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, Ipv4, LinkAddress,
+    NatPort, NextHop, OfficeCidr, OtherSource, Reply, ReplyKey, Route, Scratch, Seconds, Service,
+    ServiceKey, Settings, SourceNetwork, UpperLink, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::QUOTE_MAX;
@@ -56,6 +57,12 @@ impl<V> Slot<V> for MapEntry<V> {
 }
 
 impl Maps {
+    /// Whether this host takes frames for an Ethernet address beside the interface's own.
+    #[inline(always)]
+    pub fn takes(&self, address: &LinkAddress) -> bool {
+        LINK_ADDRESSES.get_ptr(address).is_some()
+    }
+
     /// Whether this CPU may write a log line: one a second.
     #[inline(always)]
     pub fn may_log(&self) -> bool {
@@ -237,6 +244,26 @@ impl Tables for Maps {
                 counter.bytes += u64::from(bytes);
             });
         }
+    }
+
+    #[inline(always)]
+    fn count_other_source(&self, source: Ipv4) {
+        let network = SourceNetwork::of(source);
+        let now = self.now();
+        if let Some(seen) = OTHER_SOURCES.get_ptr_mut(&network).and_then(NonNull::new) {
+            MapEntry(seen).with(|seen| {
+                seen.packets += 1;
+                seen.last_seen = now;
+            });
+            return;
+        }
+        let first = OtherSource {
+            packets: 1,
+            last_seen: now,
+            pad: 0,
+        };
+        // Where the table is full the packet is in the counters all the same.
+        let _ = OTHER_SOURCES.insert(&network, &first, BPF_NOEXIST);
     }
 
     #[inline(always)]

@@ -13,10 +13,10 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
-use bridge_common::abi::Ipv4;
+use bridge_common::abi::{Ipv4, LinkAddress};
 use bridge_common::packet::checksum::{Difference, Sum};
 use bridge_common::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX, Resizable};
 
@@ -31,6 +31,8 @@ const PACKET_HOST: u32 = 0;
 /// `ETH_HLEN` (`linux/if_ether.h`): the bridge attaches to Ethernet interfaces only.
 const ETH_HLEN: u32 = 14;
 const MAC_LEN: usize = 6;
+/// `VLAN_VID_MASK` (`linux/if_vlan.h`).
+const VLAN_VID_MASK: u32 = 0x0FFF;
 /// `tc_index` of a packet that the uplink has let pass for the stack path. The kernel gives a new packet 0, keeps the
 /// field on the packet's way through the IP stack and in its fragments (`ip_copy_metadata`, `net/ipv4/ip_output.c`), and
 /// leaves it to classifiers; unlike the mark, netfilter has no say in it.
@@ -67,11 +69,41 @@ impl Skb {
         }
     }
 
-    /// The packet of a TC hook, if it is untagged IPv4.
+    /// The packet of a TC hook, if it is IPv4 of no VLAN.
     #[inline(always)]
     pub fn ipv4(context: &TcContext) -> Option<Self> {
         let skb = Self::of(context);
-        (field!(skb, protocol) == ETH_P_IP && field!(skb, vlan_present) == 0).then_some(skb)
+        let is_of_vlan =
+            field!(skb, vlan_present) != 0 && field!(skb, vlan_tci) & VLAN_VID_MASK != 0;
+        (field!(skb, protocol) == ETH_P_IP && !is_of_vlan).then_some(skb)
+    }
+
+    /// Takes off the tag of a packet that has a priority and is of no VLAN: it goes on, or back, by the same rules as any
+    /// other.
+    #[inline(always)]
+    pub fn remove_priority_tag(&mut self) -> Result<(), OutOfBounds> {
+        if field!(self, vlan_present) == 0 {
+            return Ok(());
+        }
+        // SAFETY: takes no pointer but the context.
+        done(unsafe { bpf_skb_vlan_pop(self.skb) })
+    }
+
+    /// Whether this node itself has made the packet.
+    #[inline(always)]
+    pub fn is_of_this_node(&self) -> bool {
+        field!(self, ingress_ifindex) == 0
+    }
+
+    /// What the frame is addressed to, where it came in.
+    #[inline(always)]
+    pub fn link_address(&self) -> Option<LinkAddress> {
+        let mac = self.load_raw::<MAC_LEN>(0).ok()?;
+        Some(LinkAddress {
+            ifindex: field!(self, ifindex),
+            mac,
+            pad: 0,
+        })
     }
 
     /// Whether the frame was addressed to the interface that it came in by.

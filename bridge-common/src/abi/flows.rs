@@ -153,6 +153,12 @@ pub enum Layer {
     Kernel = 2,
     /// Routed by the kernel; its source is translated at TC egress, after netfilter.
     Stack = 3,
+    /// Not ours either: a connection that a pod opened over another node. The office's answers are sent on as they are,
+    /// past the kernel: netfilter, which has not seen the pod's side, would call them invalid.
+    Passed = 4,
+    /// To a backend that is an address of this node itself: its destination alone is translated, at TC ingress, and
+    /// that of what answers it at TC egress of the uplink.
+    Local = 5,
 }
 
 impl Layer {
@@ -163,8 +169,24 @@ impl Layer {
             1 => Some(Self::Tc),
             2 => Some(Self::Kernel),
             3 => Some(Self::Stack),
+            4 => Some(Self::Passed),
+            5 => Some(Self::Local),
             _ => None,
         }
+    }
+
+    /// Whether the flow is there to be left as it is: it has no reply entry.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_untranslated(number: u8) -> bool {
+        number == Self::Kernel as u8 || number == Self::Passed as u8
+    }
+
+    /// Whether the uplink's program itself sends the client's packets on.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_forwarded(number: u8) -> bool {
+        number == Self::Tc as u8 || number == Self::Passed as u8
     }
 
     /// The name that commands show.
@@ -172,8 +194,9 @@ impl Layer {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tc => "tc",
-            Self::Kernel => "kernel",
+            Self::Kernel | Self::Passed => "kernel",
             Self::Stack => "stack",
+            Self::Local => "local",
         }
     }
 }

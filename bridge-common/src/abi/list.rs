@@ -37,6 +37,10 @@ macro_rules! for_each_table {
             FLOWS = "flows": HashMap<FlowKey, Flow>, 16 => 32, 262_144, per_flow;
             /// Reply entries of flows: backend to client.
             REPLIES = "replies": HashMap<ReplyKey, Reply>, 16 => 24, 262_144, per_flow;
+            /// Ethernet addresses beside the interfaces' own that this host takes frames for: those of macvlan devices.
+            LINK_ADDRESSES = "link_addresses": HashMap<LinkAddress, UpperLink>, 12 => 4, 256, pinned;
+            /// Networks (/24) that are none of the office's and whose packets to services were refused.
+            OTHER_SOURCES = "other_sources": HashMap<SourceNetwork, OtherSource>, 4 => 16, 64, pinned;
             /// Ports of datagrams whose fragments are on their way. The oldest may be evicted: a fragment is of use for a
             /// moment only.
             FRAGMENTS = "fragments": LruHashMap<FragmentKey, Fragment>, 12 => 8, 65_536, pinned;

@@ -28,7 +28,10 @@ pub use fast_path::{Destination, FastPath, Tunnel, XdpPort};
 pub use flows::{Flow, FlowKey, Layer, Reply, ReplyKey};
 pub use nat::{Fragment, FragmentKey, NatPort};
 pub use networks::{ClusterCidr, DestinationKind, OfficeCidr};
-pub use node::{AnswerTokens, Clock, Counter, Event, EventKind, Scratch};
+pub use node::{
+    AnswerTokens, Clock, Counter, Event, EventKind, LinkAddress, OtherSource, Scratch,
+    SourceNetwork, UpperLink,
+};
 pub use routes::{NextHop, Route, Vtep};
 pub use services::{Affinity, AffinityKey, Backend, BackendKey, Service, ServiceKey};
 pub use settings::{Settings, Timeouts};

@@ -1,6 +1,6 @@
 //! `counters`, `clock`, `answer_tokens` and `events`: what each CPU keeps for itself, and what userspace is told.
 
-use super::types::{Ipv4, Seconds};
+use super::types::{Ipv4, Mac, Seconds};
 
 /// Value of `counters`.
 #[repr(C)]
@@ -55,6 +55,58 @@ impl AnswerTokens {
         self.tokens -= 1;
         true
     }
+}
+
+/// Key of `link_addresses`: an Ethernet address beside the interface's own that this host takes frames for there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkAddress {
+    /// The interface that the frames come in by.
+    pub ifindex: u32,
+    /// The address of a device above it: a macvlan, as VRRP makes one.
+    pub mac: Mac,
+    /// Always 0.
+    pub pad: u16,
+}
+
+/// Value of `link_addresses`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UpperLink {
+    /// The device that has the address.
+    pub ifindex: u32,
+}
+
+/// Key of `other_sources`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceNetwork {
+    /// Its network address; the network is a /24.
+    pub address: Ipv4,
+}
+
+impl SourceNetwork {
+    /// The network of a source.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(source: Ipv4) -> Self {
+        let [a, b, c, _] = source;
+        Self {
+            address: [a, b, c, 0],
+        }
+    }
+}
+
+/// Value of `other_sources`: what came from a network that is none of the office's, to a service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OtherSource {
+    /// Packets that were refused.
+    pub packets: u64,
+    /// When the last one came.
+    pub last_seen: Seconds,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// A record of the `events` ring: something rare that userspace should act on.

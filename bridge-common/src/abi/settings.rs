@@ -41,8 +41,8 @@ pub struct Settings {
     pub answer_ping: u8,
     /// 1 where the TC path opens no flow and leaves them all to the stack path, and services to kube-proxy.
     pub stack_only: u8,
-    /// Always 0.
-    pub pad: u8,
+    /// [`Settings::PASS_OTHERS`] and [`Settings::HAS_LOCAL_BACKENDS`].
+    pub flags: u8,
     /// How many candidates `nat_ports` holds.
     pub nat_port_count: u32,
     /// Idle timeouts.
@@ -51,4 +51,19 @@ pub struct Settings {
     pub snat_address_count: u32,
     /// The configured pool.
     pub snat_addresses: [Ipv4; capacity::SNAT_ADDRESSES],
+}
+
+impl Settings {
+    /// In [`Settings::flags`]: packets to services whose source is in no office network pass, for something else on this
+    /// node to translate.
+    pub const PASS_OTHERS: u8 = 1;
+    /// In [`Settings::flags`]: what backends on this node itself answer is translated at the uplink's egress.
+    pub const HAS_LOCAL_BACKENDS: u8 = 2;
+
+    /// Whether a flag is set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
 }

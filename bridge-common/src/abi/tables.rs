@@ -4,7 +4,10 @@ use super::fast_path::FastPath;
 use super::flows::{Flow, FlowKey, Reply, ReplyKey};
 use super::nat::{Fragment, FragmentKey, NatPort};
 use super::networks::{ClusterCidr, OfficeCidr};
-use super::node::{AnswerTokens, Clock, Counter, Event, Scratch};
+use super::node::{
+    AnswerTokens, Clock, Counter, Event, LinkAddress, OtherSource, Scratch, SourceNetwork,
+    UpperLink,
+};
 use super::routes::{NextHop, Route, Vtep};
 use super::services::{Affinity, AffinityKey, Backend, BackendKey, Service, ServiceKey};
 use super::settings::Settings;

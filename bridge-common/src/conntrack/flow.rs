@@ -106,9 +106,32 @@ pub fn find<T: Tables>(
 
 /// Counts a packet from the client, which keeps the flow alive.
 #[inline(always)]
-pub fn record(flow: &mut Flow, now: Seconds, tcp_flags: u8, packets: u32, bytes: u32) {
-    refresh(&mut flow.last_seen, &mut flow.tcp_seen, now, tcp_flags);
-    flow.count(packets, bytes);
+pub fn record(
+    flow: &mut Flow,
+    now: Seconds,
+    datagram: &Datagram,
+    transport: &Transport,
+    packets: u32,
+) {
+    refresh(
+        &mut flow.last_seen,
+        &mut flow.tcp_seen,
+        now,
+        transport.tcp_flags,
+    );
+    flow.tcp_seen = flow.tcp_seen & !Seen::ASKS | asks(datagram, transport);
+    flow.count(packets, datagram.total_len);
+}
+
+/// [`Seen::ASKS`] for a packet that a living backend answers: data, a SYN or a FIN. A bare acknowledgement gets none.
+#[inline(always)]
+const fn asks(datagram: &Datagram, transport: &Transport) -> u8 {
+    let has_payload = datagram.total_len > datagram.header_len + transport.header_len;
+    if has_payload || transport.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN) != 0 {
+        Seen::ASKS
+    } else {
+        0
+    }
 }
 
 /// Counts a packet from the backend.
@@ -116,6 +139,26 @@ pub fn record(flow: &mut Flow, now: Seconds, tcp_flags: u8, packets: u32, bytes:
 pub fn record_reply(reply: &mut Reply, now: Seconds, tcp_flags: u8, packets: u32, bytes: u32) {
     refresh(&mut reply.last_seen, &mut reply.tcp_seen, now, tcp_flags);
     reply.count(packets, bytes);
+}
+
+/// Counts a packet from the backend in its entry, and what has come together there in the flow's before it overflows.
+#[inline(always)]
+pub fn record_answer<T: Tables>(
+    tables: &T,
+    slot: &T::ReplySlot,
+    key: &ReplyKey,
+    now: Seconds,
+    tcp_flags: u8,
+    packets: u32,
+    bytes: u32,
+) {
+    let is_near_overflow = slot.with(|reply| {
+        record_reply(reply, now, tcp_flags, packets, bytes);
+        reply.is_near_overflow()
+    });
+    if is_near_overflow {
+        flush_counters(tables, key);
+    }
 }
 
 /// Adds the counters of a reply entry to those of its flow. Without a lock, so a packet that the client sends through
@@ -151,7 +194,7 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
     };
     let now = tables.now();
     let flow = slot.with(|flow| *flow);
-    if flow.layer == Layer::Kernel as u8 {
+    if Layer::is_untranslated(flow.layer) {
         let opens = tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN;
         let alive = since(now, flow.last_seen)
             < untranslated_timeout(key.protocol, &flow, &settings.timeouts)

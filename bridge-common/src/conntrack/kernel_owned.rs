@@ -41,27 +41,27 @@ fn try_mark<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
         Some(slot) => {
             let now = tables.now();
             slot.with(|flow| {
-                if flow.layer == Layer::Kernel as u8 {
+                if Layer::is_untranslated(flow.layer) {
                     flow.last_seen = now;
                 }
             });
         }
-        None if transport.opens => mark(tables, &key),
+        None if transport.opens => mark(tables, &key, Layer::Kernel),
         None => {}
     }
     Some(())
 }
 
-/// Marks a connection as the kernel's.
+/// Marks a connection as one that is not translated: [`Layer::Kernel`] or [`Layer::Passed`].
 #[inline(always)]
-pub fn mark<T: Tables>(tables: &T, key: &FlowKey) {
+pub fn mark<T: Tables>(tables: &T, key: &FlowKey, layer: Layer) {
     let flow = Flow {
         backend: key.destination,
         nat: key.client,
         backend_port: key.destination_port,
         nat_port: key.client_port,
         last_seen: tables.now(),
-        layer: Layer::Kernel as u8,
+        layer: layer as u8,
         ..Flow::default()
     };
     // With a full table the office's packets are taken for new flows, as without a mark.

@@ -90,6 +90,17 @@ pub fn claim<T: Tables>(
     Err(Refused::NoPort)
 }
 
+/// Claims a reply entry with the client's own port. `wanted` is its key.
+#[inline(always)]
+pub(super) fn claim_own<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    wanted: &ReplyKey,
+    reply: &Reply,
+) -> bool {
+    may_keep(tables, key) && attempt(tables, key, wanted, reply, Need::Ordinary) == Attempt::Claimed
+}
+
 /// Any of the ports that may be chosen, or any identifier; none without settings.
 #[inline(always)]
 fn random<T: Tables>(tables: &T, protocol: u8) -> Option<u16> {

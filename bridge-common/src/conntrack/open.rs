@@ -11,8 +11,9 @@ use crate::conntrack::{flow, fragments, kernel_owned};
 use crate::counters::Count;
 use crate::drops::DropReason;
 use crate::load_balancing;
+use crate::other_sources;
 use crate::packet::Packet;
-use crate::packet::parse::{Datagram, ICMP, Payload, TCP, Transport, tcp_flag};
+use crate::packet::parse::{Datagram, ICMP, Payload, TCP, Transport, UDP, tcp_flag};
 use crate::packet::rewrite::Endpoint;
 use crate::tables::{Insertion, Slot, Tables};
 use crate::verdict::{LocalReplyKind, PackedVerdict, SlowPath, Verdict};
@@ -41,38 +42,45 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     };
     let key = &flow::key(&datagram, transport);
     if !tables.is_office(key.client) {
-        return Err(Verdict::Pass);
+        return Err(other_sources::verdict(
+            tables,
+            key.client,
+            (key.destination, key.destination_port),
+            key.protocol,
+            kind,
+        ));
     }
     let settings = tables.settings().ok_or(Verdict::Pass)?;
     let is_service = matches!(kind, DestinationKind::Service);
-    if is_service && settings.stack_only != 0 {
+    if is_service && (settings.stack_only != 0 || key.protocol == ICMP) {
         // Later fragments have no ports: they take the verdict of the first.
         fragments::remember(tables, &datagram, transport);
     }
     if is_service && is_delegated_to_kube_proxy(tables, key, settings) {
         // Marked, so that the connection stays with kube-proxy even when the service becomes known.
         if key.protocol != ICMP && transport.tcp_flags & tcp_flag::RST == 0 {
-            kernel_owned::mark(tables, key);
+            kernel_owned::mark(tables, key, Layer::Kernel);
         }
         return Err(Verdict::ToStack);
     }
-    if key.protocol == TCP && !transport.opens {
-        return match mid_stream(tables, key, transport, is_service) {
-            // The stack path knows about it, or netfilter does.
-            Err(Verdict::Reject(..) | Verdict::Drop(_))
-                if settings.stack_only != 0 && !is_service =>
-            {
-                Err(Verdict::ToStack)
-            }
-            other => other,
-        };
+    if !is_service && may_answer_pod(key, transport) {
+        return pass_answer(tables, key);
     }
-    if settings.stack_only != 0 && transport.opens && !is_service {
+    if !is_service && settings.stack_only != 0 && (transport.opens || key.protocol == TCP) {
         return Err(Verdict::ToStack);
     }
-    let backend = if is_service {
+    let is_under_way = key.protocol == TCP && !transport.opens;
+    if is_under_way {
+        may_adopt(transport)?;
+    }
+    let backend = if is_service && is_under_way {
+        load_balancing::known_backend(tables, key).ok_or(NO_FLOW)?
+    } else if is_service {
+        if key.protocol == ICMP && !transport.opens && !datagram.is_later_fragment() {
+            return Err(Verdict::Drop(DropReason::UnsupportedProtocol));
+        }
         load_balancing::select_backend(tables, key, settings)?
-    } else if transport.opens {
+    } else if transport.opens || is_under_way {
         Endpoint {
             address: key.destination,
             port: key.destination_port,
@@ -91,21 +99,31 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
                 LocalReplyKind::HostUnreachable.without_mtu(),
             ));
         }
-        Some(route) if !route.is_local() => route,
+        Some(route) if !route.is_local() || is_service => route,
         _ if !is_service => return Err(Verdict::Pass),
-        Some(_) => return Err(Verdict::Drop(DropReason::LocalBackend)),
-        None => return Err(Verdict::Drop(DropReason::NoRoute)),
+        _ => return Err(Verdict::Drop(DropReason::NoRoute)),
+    };
+    let (nat, layer) = if !route.is_local() {
+        (nat_address(key, &route, settings), Layer::Tc)
+    } else if settings.has(Settings::HAS_LOCAL_BACKENDS) {
+        (key.client, Layer::Local)
+    } else {
+        return Err(Verdict::Drop(DropReason::LocalBackend));
     };
     let flow = Flow {
         backend: backend.address,
-        nat: nat_address(key, &route, settings),
+        nat,
         backend_port: backend.port,
         epoch,
         next_hop: route.next_hop,
-        layer: Layer::Tc as u8,
+        layer: layer as u8,
         ..Flow::default()
     };
-    add(tables, key, flow)
+    if is_under_way {
+        adopt(tables, key, flow)
+    } else {
+        add(tables, key, flow)
+    }
 }
 
 /// Opens a flow on the stack path for a packet that leaves for the pod `key.destination`.
@@ -118,12 +136,13 @@ pub fn open_on_stack_path<T: Tables>(
     key: &FlowKey,
     transport: &Transport,
 ) -> Result<(), Verdict> {
-    if key.protocol == TCP && !transport.opens {
-        return mid_stream(tables, key, transport, false);
+    let is_under_way = key.protocol == TCP && !transport.opens;
+    if is_under_way {
+        may_adopt(transport)?;
     }
     let settings = tables.settings().ok_or(Verdict::Pass)?;
     let route = tables.route(key.destination).ok_or(Verdict::Pass)?;
-    if !transport.opens || route.is_unreachable() || route.is_local() {
+    if !(transport.opens || is_under_way) || route.is_unreachable() || route.is_local() {
         return Err(Verdict::Pass);
     }
     let flow = Flow {
@@ -133,33 +152,82 @@ pub fn open_on_stack_path<T: Tables>(
         layer: Layer::Stack as u8,
         ..Flow::default()
     };
-    add(tables, key, flow)
+    if is_under_way {
+        adopt(tables, key, flow)
+    } else {
+        add(tables, key, flow)
+    }
 }
 
-/// The verdict on a TCP segment, not a SYN, that belongs to no flow. A SYN-ACK answers a pod's own SYN: the CNI does not
-/// masquerade, and the connection is marked as the kernel's. Anything else belongs to a connection that has expired or
-/// was never seen; the client gets a reset, so that it need not wait for a timeout.
+/// The lowest port that hosts choose by themselves, on most systems (`net.ipv4.ip_local_port_range`).
+const FIRST_EPHEMERAL_PORT: u16 = 32_768;
+/// Ports below are those of servers (RFC 6335 section 6: system ports).
+const FIRST_USER_PORT: u16 = 1_024;
+
+/// Whether a packet without a flow answers what a pod has sent by another node: there is a flow, or a mark, where it was
+/// sent by this one. A SYN-ACK does. What else TCP has to say does if its ports are a server's and a client's the other
+/// way round. UDP has only the ports to tell by.
 #[inline(always)]
-fn mid_stream<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    transport: &Transport,
-    is_service: bool,
-) -> Result<(), Verdict> {
+const fn may_answer_pod(key: &FlowKey, transport: &Transport) -> bool {
+    const SYN_ACK: u8 = tcp_flag::SYN | tcp_flag::ACK;
+    let to_client_port = key.destination_port >= FIRST_EPHEMERAL_PORT;
+    match key.protocol {
+        TCP if transport.tcp_flags & SYN_ACK == SYN_ACK => true,
+        TCP => {
+            transport.tcp_flags & SYN_ACK == tcp_flag::ACK
+                && to_client_port
+                && key.client_port < FIRST_EPHEMERAL_PORT
+        }
+        UDP => to_client_port && key.client_port < FIRST_USER_PORT,
+        _ => false,
+    }
+}
+
+/// Lets an answer to a pod pass as it is, and those that follow. Nothing can be opened so: a SYN ends the mark, and a pod
+/// answers any other segment of a connection that it does not have with a reset.
+#[inline(always)]
+fn pass_answer<T: Tables>(tables: &T, key: &FlowKey) -> Result<(), Verdict> {
+    match tables.route(key.destination) {
+        Some(route) if !route.is_local() && !route.is_unreachable() => {
+            kernel_owned::mark(tables, key, Layer::Passed);
+            Ok(())
+        }
+        _ => Err(Verdict::Pass),
+    }
+}
+
+/// What becomes of a TCP segment without a flow that can't be helped: its sender need not wait for a timeout.
+const NO_FLOW: Verdict =
+    Verdict::Reject(DropReason::NoFlow, LocalReplyKind::TcpReset.without_mtu());
+
+/// Whether a TCP segment that is no SYN may open a flow: it belongs to a connection whose flow was lost, with the node's
+/// memory most likely. One that ends a connection is not worth it, and a late one must not leave a flow behind.
+///
+/// # Errors
+/// The verdict on one that may not.
+#[inline(always)]
+const fn may_adopt(transport: &Transport) -> Result<(), Verdict> {
     let flags = transport.tcp_flags;
     if flags & tcp_flag::RST != 0 {
         return Err(Verdict::Drop(DropReason::NoFlow));
     }
-    let answers_a_pod =
-        flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN | tcp_flag::ACK && !is_service;
-    if !answers_a_pod {
-        return Err(Verdict::Reject(
-            DropReason::NoFlow,
-            LocalReplyKind::TcpReset.without_mtu(),
-        ));
+    if flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::FIN) != tcp_flag::ACK {
+        return Err(NO_FLOW);
     }
-    kernel_owned::mark(tables, key);
-    Err(Verdict::Pass)
+    Ok(())
+}
+
+/// Adds the flow of a connection that is under way. It had the client's own port, most likely, and must have it again:
+/// if that was not so, the backend knows nothing of it, and ends it with a reset as we would.
+#[inline(always)]
+fn adopt<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), Verdict> {
+    flow.last_seen = tables.now();
+    flow.nat_port = key.client_port;
+    let reply = flow::reply_of(key, flow.last_seen, flow.layer);
+    if !nat_ports::claim_own(tables, key, &key.reply_key(&flow), &reply) {
+        return Err(NO_FLOW);
+    }
+    insert(tables, key, &flow, Count::FlowAdopted)
 }
 
 /// Whether kube-proxy is to translate a packet to a service. It is where only kube-proxy knows the services, and on the
@@ -211,9 +279,16 @@ fn add<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), Verdi
         }
     }
     flow.nat_port = reply_key.nat_port;
-    match tables.insert_flow(key, &flow) {
+    insert(tables, key, &flow, Count::FlowOpened)
+}
+
+/// Adds the forward entry of a flow whose reply entry is claimed.
+#[inline(always)]
+fn insert<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow, opened: Count) -> Result<(), Verdict> {
+    let reply_key = key.reply_key(flow);
+    match tables.insert_flow(key, flow) {
         Insertion::Done => {
-            tables.count(Count::FlowOpened, 1, 0);
+            tables.count(opened, 1, 0);
             Ok(())
         }
         Insertion::Full => {

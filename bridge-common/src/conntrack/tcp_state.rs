@@ -18,6 +18,8 @@ impl Seen {
     pub const FIN: u8 = 4;
     /// A reset.
     pub const RST: u8 = 8;
+    /// The last segment wants an answer: unlike the others, this bit goes with the next segment that wants none.
+    pub const ASKS: u8 = 16;
 
     /// This and what a segment with `flags` shows.
     #[must_use]

@@ -135,6 +135,8 @@ pub struct ErrorTranslation {
     destination: Ipv4,
     /// The layer of the flow, as a number.
     layer: u8,
+    /// Whether it goes to the client.
+    to_client: bool,
     /// Whether the kernel goes on with the error: it is translated where its flow is.
     in_place: bool,
 }
@@ -168,9 +170,30 @@ pub fn find<P: Packet, T: Tables>(
         found.in_place = found.layer == Layer::Stack as u8;
         is_found
     } else {
-        found.in_place = is_departing;
-        find_flow(tables, &quote, found)
+        let is_found = find_flow(tables, &quote, found);
+        found.in_place = is_departing || found.layer == Layer::Local as u8;
+        is_found
     }
+}
+
+/// [`find`] for an error of this node itself about what a client has sent to a backend here.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn find_of_local_backend<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    found: &mut ErrorTranslation,
+) -> bool {
+    let Some(outer) = Datagram::parse(packet) else {
+        return false;
+    };
+    let Some(quote) = Quote::read(packet, &outer) else {
+        return false;
+    };
+    found.in_place = true;
+    !outer.is_fragment()
+        && quote.datagram.source() == outer.destination()
+        && find_reply(tables, &quote, outer.source(), found)
+        && found.layer == Layer::Local as u8
 }
 
 /// The verdict on an error that no flow knows. It passes, but not to a service address: the kernel would route it back to
@@ -211,10 +234,10 @@ fn try_translate<P: Packet, T: Tables>(
     let Some(outer) = Datagram::parse(packet) else {
         return Verdict::Pass;
     };
-    if found.layer == Layer::Kernel as u8 && found.in_place {
+    if Layer::is_untranslated(found.layer) && found.in_place {
         return Verdict::Pass;
     }
-    if found.layer != Layer::Tc as u8 && !found.in_place {
+    if !Layer::is_forwarded(found.layer) && !found.in_place {
         // The stack path translates it at egress, if at all.
         return tables
             .destination(outer.destination())
@@ -223,7 +246,7 @@ fn try_translate<P: Packet, T: Tables>(
     let Some(quote) = Quote::read(packet, &outer) else {
         return Verdict::Pass;
     };
-    let count = if is_from_backend(tables, &outer) {
+    let count = if found.to_client {
         Count::ToClient
     } else {
         Count::ToBackend
@@ -285,6 +308,7 @@ fn find_flow<T: Tables>(tables: &T, quote: &Quote, found: &mut ErrorTranslation)
         source: mapping.nat.address,
         destination: mapping.backend.address,
         layer: mapping.layer,
+        to_client: false,
         ..*found
     };
     true
@@ -325,6 +349,7 @@ fn find_reply<T: Tables>(
         },
         destination: to_client.destination.address,
         layer,
+        to_client: true,
         ..*found
     };
     true

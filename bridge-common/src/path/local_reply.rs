@@ -35,7 +35,7 @@ pub fn write<P: Resizable, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu:
     let Some(datagram) = Datagram::parse(packet) else {
         return false;
     };
-    if datagram.is_later_fragment() {
+    if datagram.is_later_fragment() && kind != LocalReplyKind::EchoReply {
         return false;
     }
     if !tables.take_answer_token() {
@@ -59,13 +59,9 @@ pub fn write<P: Resizable, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu:
     true
 }
 
+/// Fragments are answered one by one: the checksum of the whole is in the first, and changes by what changes there.
 #[inline(always)]
 fn echo_reply<P: Resizable>(packet: &mut P, datagram: &Datagram) -> Result<(), OutOfBounds> {
-    let icmp = datagram.header_len;
-    let [kind, code] = packet.load::<2>(icmp)?;
-    if kind != icmp_type::ECHO_REQUEST || datagram.is_fragment() {
-        return Err(OutOfBounds);
-    }
     addresses(
         packet,
         0,
@@ -74,6 +70,14 @@ fn echo_reply<P: Resizable>(packet: &mut P, datagram: &Datagram) -> Result<(), O
         datagram.source(),
         TTL,
     )?;
+    if datagram.is_later_fragment() {
+        return Ok(());
+    }
+    let icmp = datagram.header_len;
+    let [kind, code] = packet.load::<2>(icmp)?;
+    if kind != icmp_type::ECHO_REQUEST {
+        return Err(OutOfBounds);
+    }
     packet.store(icmp, &[icmp_type::ECHO_REPLY, code])?;
     packet.update_checksum(
         icmp + checksum_offset(ICMP),
@@ -185,7 +189,10 @@ fn icmp_error<P: Resizable, T: Tables>(
     let to = datagram.source();
     let from = match tables.destination(datagram.destination()) {
         Some(DestinationKind::Nat) => datagram.destination(),
-        _ => tables.route(to).ok_or(OutOfBounds)?.source,
+        // The routes to networks that are none of ours are not mirrored.
+        _ => tables
+            .route(to)
+            .map_or(datagram.destination(), |route| route.source),
     };
     let quoted = if datagram.total_len < QUOTE_MAX {
         datagram.total_len

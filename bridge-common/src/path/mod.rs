@@ -2,6 +2,7 @@
 
 pub mod forward;
 pub mod icmp_error;
+pub mod local;
 pub mod local_reply;
 pub mod stack;
 pub mod stages;

@@ -87,7 +87,7 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
         return Verdict::SlowPath(SlowPath::OpenFlow);
     };
     let mapping = slot.with(|flow| Mapping::of(flow));
-    if mapping.layer == Layer::Kernel as u8 {
+    if Layer::is_untranslated(mapping.layer) {
         return Verdict::Pass;
     }
     if mapping.layer == Layer::Tc as u8 {
@@ -106,7 +106,7 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
         &mapping.translation(),
     );
     if verdict == Verdict::Continue {
-        slot.with(|flow| flow::record(flow, now, transport.tcp_flags, packets, bytes));
+        slot.with(|flow| flow::record(flow, now, &datagram, &transport, packets));
         tables.count(Count::ToBackend, packets, bytes);
     }
     verdict

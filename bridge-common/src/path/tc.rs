@@ -85,12 +85,19 @@ fn translate_by_flow<P: Packet, T: Tables>(
     match (tables.destination(datagram.destination()), side) {
         (Some(DestinationKind::Nat), _) => from_backend(packet, tables, &datagram),
         (Some(kind), Side::Uplink) => from_client(packet, tables, &datagram, kind),
-        (None, Side::Cluster) if tables.is_office(datagram.destination()) => {
+        (None, side) if may_come_from_pod(tables, &datagram, side) => {
             Verdict::SlowPath(SlowPath::LeavesCluster)
         }
         (Some(_), Side::Cluster) | (None, _) => Verdict::Pass,
     }
     .into()
+}
+
+/// Whether a packet to none of our networks may be a pod's own to the office. Other nodes may send theirs by the uplink.
+#[inline(always)]
+fn may_come_from_pod<T: Tables>(tables: &T, datagram: &Datagram, side: Side) -> bool {
+    (side == Side::Cluster || tables.destination(datagram.source()) == Some(DestinationKind::Pod))
+        && tables.is_office(datagram.destination())
 }
 
 #[inline(always)]
@@ -128,9 +135,9 @@ fn from_client<P: Packet, T: Tables>(
     let mapping = slot.with(|flow| Mapping::of(flow));
     let (packets, bytes) = (packet.segments(), datagram.total_len);
     let record = || {
-        slot.with(|flow| flow::record(flow, now, transport.tcp_flags, packets, bytes));
+        slot.with(|flow| flow::record(flow, now, datagram, &transport, packets));
     };
-    if mapping.layer != Layer::Tc as u8 {
+    if mapping.layer == Layer::Kernel as u8 || mapping.layer == Layer::Stack as u8 {
         // The stack path counts its packets at egress.
         if mapping.layer == Layer::Kernel as u8 {
             record();
@@ -138,18 +145,16 @@ fn from_client<P: Packet, T: Tables>(
         fragments::remember(tables, datagram, &transport);
         return other_layer_verdict(mapping.layer, kind);
     }
-    let Some(route) = tables.route(mapping.backend.address) else {
-        return Verdict::Drop(DropReason::NoRoute);
+    let translation = mapping.translation();
+    let verdict = if mapping.layer == Layer::Local as u8 {
+        translate_in_place(packet, tables, datagram, &transport, &translation)
+    } else {
+        let Some(route) = tables.route(mapping.backend.address) else {
+            return Verdict::Drop(DropReason::NoRoute);
+        };
+        deliver(packet, tables, datagram, &transport, &translation, &route)
     };
-    let verdict = deliver(
-        packet,
-        tables,
-        datagram,
-        &transport,
-        &mapping.translation(),
-        &route,
-    );
-    if let Verdict::Forward { .. } = verdict {
+    if let Verdict::Forward { .. } | Verdict::Continue = verdict {
         record();
         tables.count(Count::ToBackend, packets, bytes);
     }
@@ -188,13 +193,15 @@ fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Dat
     };
     if let Verdict::Forward { .. } | Verdict::Continue = verdict {
         let (packets, bytes) = (packet.segments(), datagram.total_len);
-        let is_near_overflow = slot.with(|reply| {
-            flow::record_reply(reply, now, transport.tcp_flags, packets, bytes);
-            reply.is_near_overflow()
-        });
-        if is_near_overflow {
-            flow::flush_counters(tables, &key);
-        }
+        flow::record_answer(
+            tables,
+            &slot,
+            &key,
+            now,
+            transport.tcp_flags,
+            packets,
+            bytes,
+        );
         tables.count(Count::ToClient, packets, bytes);
     }
     verdict

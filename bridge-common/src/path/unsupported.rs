@@ -3,6 +3,7 @@
 use crate::abi::{DestinationKind, Layer};
 use crate::drops::DropReason;
 use crate::load_balancing;
+use crate::other_sources;
 use crate::packet::parse::{Datagram, ICMP, SCTP, Transport};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
@@ -48,7 +49,16 @@ pub fn unsupported_verdict<T: Tables>(
     };
     match (ours, is_followed) {
         (false, false) => Verdict::Pass,
-        _ if !tables.is_office(datagram.source()) => Verdict::Pass,
+        // Errors come from any router on the way.
+        _ if reason != DropReason::IcmpUnmatched && !tables.is_office(datagram.source()) => {
+            other_sources::verdict(
+                tables,
+                datagram.source(),
+                (datagram.destination(), 0),
+                ICMP,
+                kind,
+            )
+        }
         (true, _) => Verdict::Drop(reason),
         (false, true) => Verdict::ToStack,
     }

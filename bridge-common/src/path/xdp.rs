@@ -255,7 +255,7 @@ fn from_client<F: Frame, T: Tables>(
     let step = send_native(frame, tables, &plan);
     if is_sent(step) {
         slot.with(|flow| {
-            flow::record(flow, now, transport.tcp_flags, 1, datagram.total_len);
+            flow::record(flow, now, &datagram, &transport, 1);
         });
         tables.count(Count::XdpToBackend, 1, datagram.total_len);
     }
@@ -326,13 +326,8 @@ fn from_backend<F: Frame, T: Tables, const AT: u32>(
         send_native(frame, tables, &plan)
     };
     if is_sent(step) {
-        let is_near_overflow = slot.with(|reply| {
-            flow::record_reply(reply, now, transport.tcp_flags, 1, datagram.total_len);
-            reply.is_near_overflow()
-        });
-        if is_near_overflow {
-            flow::flush_counters(tables, &key);
-        }
+        let bytes = datagram.total_len;
+        flow::record_answer(tables, &slot, &key, now, transport.tcp_flags, 1, bytes);
         tables.count(Count::XdpToClient, 1, datagram.total_len);
     }
     step

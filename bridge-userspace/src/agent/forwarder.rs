@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Display;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -12,17 +13,19 @@ use super::inputs::Facts;
 use crate::checks::check_nat_ports;
 use crate::cluster::DesiredState;
 use crate::config::{Config, Datapath as Layer};
-use crate::conntrack::gc::Policy;
+use crate::conntrack::policy::Policy;
 use crate::datapath::{
     Attachments, Datapath, Mode, XdpIncompatibilities, XdpInterfaces, XdpRefusal,
 };
+use crate::kernel::clock;
 use crate::kernel::netlink::{Neighbour, NetworkState};
 use crate::maps::{Pins, Tables};
 use crate::model::program::{AttachPoint, Program};
 use crate::model::{Problem, Subject};
 use crate::observe::problems::Notice;
 use crate::plan::attach_points::{attach_points, has_unfinished_checksums, xdp_incompatibilities};
-use crate::plan::map_state::MapState;
+use crate::plan::map_state::{MapState, seconds};
+use crate::plan::retained::{InUse, Retained};
 use crate::reconcile::{Changes, Reconciler};
 
 /// What came of applying.
@@ -57,6 +60,9 @@ pub struct Forwarder {
     attachments: Attachments,
     reconciler: Reconciler,
     policy: watch::Sender<Policy>,
+    /// What flows need to be ours.
+    in_use: watch::Receiver<Arc<InUse>>,
+    kept_nat: Retained<Ipv4Addr>,
     /// Neighbours that XDP sends to.
     neighbours: watch::Sender<BTreeSet<Neighbour>>,
 }
@@ -70,6 +76,7 @@ impl Forwarder {
         config: Arc<Config>,
         datapath: Datapath,
         pins: &Pins,
+        in_use: watch::Receiver<Arc<InUse>>,
     ) -> anyhow::Result<Self> {
         let reconciler = Reconciler::open(&Tables::open(pins)?)?;
         Ok(Self {
@@ -78,6 +85,8 @@ impl Forwarder {
             datapath,
             reconciler,
             policy: watch::Sender::default(),
+            in_use,
+            kept_nat: Retained::default(),
             neighbours: watch::Sender::default(),
         })
     }
@@ -146,7 +155,9 @@ impl Forwarder {
         } = facts;
         let incompatibilities = xdp_incompatibilities(&self.config, cluster, network);
         let ports = self.attachments.xdp_interfaces(&incompatibilities);
-        let map_state = self.wanted(facts, &ports);
+        let mut map_state = self.wanted(facts, &ports);
+        let kept = self.kept_nat_addresses(&map_state, network);
+        map_state.keep_nat_addresses(kept.iter().copied());
         self.probe(&map_state, &mut applied.notices);
         check_nat_ports(map_state.settings.nat_port_count)?;
         let reconciled = self.reconciler.apply(&map_state, facts.read_at);
@@ -169,7 +180,8 @@ impl Forwarder {
         reconciled?;
         let now = self.attachments.xdp_interfaces(&incompatibilities);
         if now != ports {
-            let map_state = self.wanted(facts, &now);
+            let mut map_state = self.wanted(facts, &now);
+            map_state.keep_nat_addresses(kept);
             self.reconciler.apply(&map_state, facts.read_at)?;
         }
         Ok(attached?)
@@ -185,9 +197,30 @@ impl Forwarder {
         MapState::new(&self.config, cluster, network, reserved, ports)
     }
 
+    /// NAT addresses that are no longer chosen, are still the node's, and have flows: what answers these must find back.
+    fn kept_nat_addresses(
+        &mut self,
+        map_state: &MapState,
+        network: &NetworkState,
+    ) -> Vec<Ipv4Addr> {
+        let wanted: HashSet<Ipv4Addr> = map_state.nat_addresses().collect();
+        let before: Vec<Ipv4Addr> = self.reconciler.nat_addresses().collect();
+        let before = before
+            .into_iter()
+            .filter(|address| network.is_local(*address));
+        let in_use = Arc::clone(&self.in_use.borrow());
+        self.kept_nat.keep(
+            before,
+            |address| wanted.contains(address),
+            |address| in_use.nat_addresses.contains(address),
+            clock::now(),
+        )
+    }
+
     fn policy_of(&self, map_state: &MapState, cluster: &Arc<DesiredState>) -> Policy {
         Policy {
             timeouts: map_state.settings.timeouts,
+            backend_grace: seconds(self.config.timeouts.backend_grace),
             office: self.config.office_cidrs.clone(),
             nat_addresses: map_state.nat_addresses().collect::<HashSet<_>>(),
             reachable: map_state.reachable().collect(),

@@ -5,20 +5,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use tokio::sync::{Mutex, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep_until;
 use tracing::warn;
 
-use crate::conntrack::gc::{GarbageCollector, Policy};
+use crate::conntrack::gc::GarbageCollector;
+use crate::conntrack::policy::Policy;
 use crate::observe::datapath_events::Events;
 use crate::observe::http::GcCounts;
+use crate::plan::retained::InUse;
 
 /// How often expired flows are removed; the datapath counts them as absent before.
 const PERIOD: Duration = Duration::from_secs(10);
+/// The same while flows may have to go because of what has happened to their backends.
+const WATCH_PERIOD: Duration = Duration::from_secs(3);
+/// A look at full tables takes this part of the time at most.
+const SHARE: u32 = 20;
 
 /// Removes flows in turns, and at once when the datapath says that a table is full, or when a backend is gone.
 pub(super) struct GcTask {
     collector: Arc<GarbageCollector>,
     policy: watch::Receiver<Policy>,
+    in_use: watch::Sender<Arc<InUse>>,
     events: Mutex<Events>,
     counts: GcCounts,
 }
@@ -27,12 +34,14 @@ impl GcTask {
     pub(super) fn new(
         collector: GarbageCollector,
         policy: watch::Receiver<Policy>,
+        in_use: watch::Sender<Arc<InUse>>,
         events: Events,
         counts: GcCounts,
     ) -> Self {
         Self {
             collector: Arc::new(collector),
             policy,
+            in_use,
             events: Mutex::new(events),
             counts,
         }
@@ -42,12 +51,11 @@ impl GcTask {
     pub(super) async fn run(&self) -> anyhow::Error {
         let mut policy = self.policy.clone();
         let mut events = self.events.lock().await;
-        let mut turns = interval(PERIOD);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next = Instant::now();
         let mut applied = Policy::default();
         loop {
             tokio::select! {
-                _ = turns.tick() => {}
+                () = sleep_until(next.into()) => {}
                 full = events.table_full() => if let Err(error) = full {
                     return anyhow::Error::new(error).context("the event ring can't be watched");
                 },
@@ -62,20 +70,25 @@ impl GcTask {
             }
             let policy = policy.borrow().clone();
             applied = policy.clone();
-            if let Err(error) = self.collect(policy).await {
-                return error;
-            }
+            next = match self.collect(policy).await {
+                Ok(pause) => Instant::now() + pause,
+                Err(error) => return error,
+            };
         }
     }
 
-    async fn collect(&self, policy: Policy) -> anyhow::Result<()> {
+    /// Looks once; gives the time until the next look.
+    async fn collect(&self, policy: Policy) -> anyhow::Result<Duration> {
         let collector = Arc::clone(&self.collector);
         let begun = Instant::now();
         // A full table takes a moment to read.
         let collected = tokio::task::spawn_blocking(move || collector.collect(&policy));
         match collected.await.context("garbage collection")? {
-            Ok(plan) => {
-                self.counts.record(&plan, begun.elapsed());
+            Ok(mut plan) => {
+                let took = begun.elapsed();
+                self.counts.record(&plan, took);
+                self.in_use
+                    .send_replace(Arc::new(std::mem::take(&mut plan.in_use)));
                 if plan.evicted > 0 {
                     warn!(
                         evicted = plan.evicted,
@@ -83,9 +96,12 @@ impl GcTask {
                          consider a larger --flow-capacity"
                     );
                 }
+                if plan.is_watched {
+                    return Ok(WATCH_PERIOD.max(took * SHARE).min(PERIOD));
+                }
             }
             Err(error) => warn!("garbage collection: {error}"),
         }
-        Ok(())
+        Ok(PERIOD)
     }
 }

@@ -12,11 +12,13 @@ use tracing::debug;
 
 use crate::cluster::{CidrKind, DesiredState, Feed, SourceStatus, Update};
 use crate::config::Config;
+use crate::kernel::clock;
 use crate::kernel::netlink::{MirrorView, NetworkState};
 use crate::kernel::{ReservedPortsError, reserved_ports};
 use crate::model::ports::PortSet;
 use crate::plan::map_state::watched_prefixes;
 use crate::plan::pod_routes::PodRouteGuard;
+use crate::plan::retained::{InUse, RetainedNetworks};
 
 /// How often the node's own ports are looked at: a socket that listens from now on must not be a NAT port. Tables and
 /// attachments are compared with what they should be at the same time.
@@ -52,7 +54,12 @@ pub enum Change {
 pub struct Inputs {
     config: Arc<Config>,
     feed: Feed,
+    /// As it was last announced.
+    announced: Arc<DesiredState>,
+    /// The same, with what flows still use of what was announced before.
     cluster: Arc<DesiredState>,
+    retained: RetainedNetworks,
+    in_use: watch::Receiver<Arc<InUse>>,
     connection: SourceStatus,
     mirror: MirrorView,
     watched: watch::Sender<Vec<Ipv4Net>>,
@@ -72,6 +79,7 @@ impl Inputs {
         mirror: MirrorView,
         watched: watch::Sender<Vec<Ipv4Net>>,
         reserved: PortSet,
+        in_use: watch::Receiver<Arc<InUse>>,
     ) -> Self {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,7 +88,10 @@ impl Inputs {
             connection,
             config,
             feed,
+            announced: Arc::clone(&cluster),
             cluster,
+            retained: RetainedNetworks::default(),
+            in_use,
             mirror,
             watched,
             guard: PodRouteGuard::default(),
@@ -150,6 +161,11 @@ impl Inputs {
                         }
                         Err(error) => Some(error),
                     };
+                    if error.is_none()
+                        && let Some((before, now)) = self.settle()
+                    {
+                        return Ok(Change::Cluster(before, now, Instant::now()));
+                    }
                     return Ok(Change::Tick(error));
                 }
             }
@@ -165,14 +181,33 @@ impl Inputs {
             networks = cluster.cidrs.len(),
             "the cluster has changed"
         );
+        self.announced = cluster;
+        let (before, now) = self.settle().unwrap_or_else(|| {
+            let same = Arc::clone(&self.cluster);
+            (Arc::clone(&same), same)
+        });
+        Some(Change::Cluster(before, now, received))
+    }
+
+    /// Completes what was last announced with what flows still use. Gives the state before and after where they differ.
+    fn settle(&mut self) -> Option<(Arc<DesiredState>, Arc<DesiredState>)> {
+        let in_use = Arc::clone(&self.in_use.borrow());
+        let office = &self.config.office_cidrs;
+        let now = clock::now();
+        let cluster = self
+            .retained
+            .complete(&self.cluster, &self.announced, office, &in_use, now);
         self.watched.send_if_modified(|known| {
-            let watched = watched_prefixes(&self.config, &cluster);
+            let watched = watched_prefixes(&self.config, &cluster, &in_use.backends);
             let changed = *known != watched;
             *known = watched;
             changed
         });
+        if cluster == self.cluster {
+            return None;
+        }
         let before = std::mem::replace(&mut self.cluster, Arc::clone(&cluster));
-        Some(Change::Cluster(before, cluster, received))
+        Some((before, cluster))
     }
 }
 

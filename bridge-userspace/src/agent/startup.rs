@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::event_loop::{EventLoop, Reports, cluster_cidrs};
@@ -131,7 +132,9 @@ async fn start(
     let mut datapath = Datapath::load(pins, config.flow_capacity)?;
     let events = Events::open(&mut datapath)?;
     let log = DatapathLog::open(&mut datapath);
-    let mut forwarder = Forwarder::open(Arc::clone(&config), datapath, pins).await?;
+    let (in_use, needed) = watch::channel(Arc::default());
+    let mut forwarder =
+        Forwarder::open(Arc::clone(&config), datapath, pins, needed.clone()).await?;
     let collector = GarbageCollector::new(Tables::open(pins)?)?;
     let mut reports = Reports::new(
         Arc::clone(&config),
@@ -149,6 +152,7 @@ async fn start(
         network.view,
         network.watched,
         reserved_ports()?,
+        needed,
     );
     let facts = inputs.facts();
     forwarder.require_xdp(&facts).await?;
@@ -156,6 +160,7 @@ async fn start(
     let gc = GcTask::new(
         collector,
         forwarder.policy(),
+        in_use,
         events,
         served.gc_counts().clone(),
     );

@@ -191,11 +191,11 @@ pub struct Service {
     /// The port's name; only services with a single port may leave it out.
     pub port_name: Option<String>,
     /// Where new flows may go: ready endpoints or, without any, those that still serve while
-    /// they terminate. Ascending, each once. UDP flows to any other end.
+    /// they terminate. Ascending, each once.
     pub backends: Vec<Backend>,
-    /// Every endpoint that still serves, `backends` included: established TCP flows to these go on.
-    /// Ascending, each once.
-    pub serving: Vec<Backend>,
+    /// Every endpoint whose pod may go on with what it has begun, `backends` and unready ones included: all but those
+    /// that terminate and serve no more. Ascending, each once.
+    pub alive: Vec<Backend>,
     /// How long a client comes to the same backend after its last new flow
     /// (`sessionAffinity: ClientIP`), in seconds; `None` without affinity.
     pub affinity_seconds: Option<u32>,

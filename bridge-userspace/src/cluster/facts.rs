@@ -183,7 +183,9 @@ pub(super) enum Usability {
     Ready,
     /// New flows if no endpoint is ready, and established ones.
     ServingWhileTerminating,
-    /// Nothing.
+    /// Established flows: the pod lives, whatever its probe says.
+    Unready,
+    /// Nothing: the pod is about to end, or has.
     None,
 }
 
@@ -229,15 +231,18 @@ fn endpoint(endpoint: discovery::Endpoint) -> Option<Endpoint> {
 }
 
 /// KEP-1669 and KEP-1672: ready endpoints take new flows; if there is none at all, those that still
-/// serve while they terminate do. An absent condition reads as ready, serving, not terminating
+/// serve while they terminate do. Flows that are established go on at any but those that terminate and serve no more. An absent condition reads as ready, serving, not terminating
 /// (kubernetes/api discovery/v1 `EndpointConditions`). `ready` has heeded `publishNotReadyAddresses`.
 fn usability(endpoint: &discovery::Endpoint) -> Usability {
     let Some(conditions) = &endpoint.conditions else {
         return Usability::Ready;
     };
+    let is_terminating = conditions.terminating.unwrap_or(false);
     if conditions.ready.unwrap_or(true) {
         Usability::Ready
-    } else if conditions.serving.unwrap_or(true) && conditions.terminating.unwrap_or(false) {
+    } else if !is_terminating {
+        Usability::Unready
+    } else if conditions.serving.unwrap_or(true) {
         Usability::ServingWhileTerminating
     } else {
         Usability::None

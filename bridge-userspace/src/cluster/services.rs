@@ -63,7 +63,7 @@ pub(super) fn derive(
             name: key.name.clone(),
             port_name: Some(port.name.clone()).filter(|name| !name.is_empty()),
             backends: endpoints.chosen,
-            serving: endpoints.serving,
+            alive: endpoints.alive,
             affinity_seconds: service.affinity_seconds,
         });
         derived.entries.extend(vips.iter().map(|&vip| {
@@ -175,7 +175,7 @@ fn of_service(key: &Key, what: String) -> Problem {
 /// The endpoints of one service port.
 struct Endpoints {
     chosen: Vec<Backend>,
-    serving: Vec<Backend>,
+    alive: Vec<Backend>,
 }
 
 /// The backends of one service port, merged over all slices: an endpoint that is moved from one slice to another
@@ -191,6 +191,7 @@ fn endpoints(
 ) -> Endpoints {
     let mut ready = BTreeSet::new();
     let mut terminating = BTreeSet::new();
+    let mut unready = BTreeSet::new();
     let is_near =
         |endpoint: &&Endpoint| only_node.is_none_or(|node| endpoint.node.as_deref() == Some(node));
     for slice in slices {
@@ -203,6 +204,7 @@ fn endpoints(
                 let usable = match endpoint.usability {
                     Usability::Ready => &mut ready,
                     Usability::ServingWhileTerminating => &mut terminating,
+                    Usability::Unready => &mut unready,
                     Usability::None => continue,
                 };
                 match &endpoint.address {
@@ -222,11 +224,16 @@ fn endpoints(
             }
         }
     }
-    let serving = ready.union(&terminating).copied().collect();
+    let alive: BTreeSet<Backend> = ready
+        .iter()
+        .chain(&terminating)
+        .chain(&unready)
+        .copied()
+        .collect();
     let chosen = if ready.is_empty() { terminating } else { ready };
     Endpoints {
         chosen: chosen.into_iter().collect(),
-        serving,
+        alive: alive.into_iter().collect(),
     }
 }
 

@@ -320,7 +320,7 @@ fn terminating_endpoints_serve_only_when_none_is_ready() {
 }
 
 #[test]
-fn established_tcp_goes_on_with_every_endpoint_that_still_serves() {
+fn what_is_established_goes_on_with_every_endpoint_but_those_that_have_ended() {
     let draining =
         "{addresses: [10.244.1.5], conditions: {ready: false, serving: true, terminating: true}}";
     let gone =
@@ -338,8 +338,8 @@ fn established_tcp_goes_on_with_every_endpoint_that_still_serves() {
     };
     assert_eq!(row(&service.backends), ["10.244.1.8:8080"]);
     assert_eq!(
-        row(&service.serving),
-        ["10.244.1.5:8080", "10.244.1.8:8080"]
+        row(&service.alive),
+        ["10.244.1.5:8080", "10.244.1.7:8080", "10.244.1.8:8080"]
     );
 }
 
@@ -351,7 +351,7 @@ fn an_endpoint_in_two_slices_is_one_and_ready_if_either_says_so() {
     let state = state(&web(&[moved, ready]));
     let service = state.services.values().next().unwrap();
     assert_eq!(service.backends.len(), 1);
-    assert_eq!(service.serving, service.backends);
+    assert_eq!(service.alive, service.backends);
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn a_local_traffic_policy_that_is_honored_leads_to_this_node_or_nowhere() {
     assert!(
         here.services
             .values()
-            .all(|service| service.serving.len() == 1)
+            .all(|service| service.alive.len() == 1)
     );
     assert_eq!(here.problems, []);
     let unknown = on("node-31");
@@ -785,6 +785,9 @@ proptest! {
         let expected = if ready.is_empty() { draining } else { ready };
         let found: Vec<u8> = service.backends.iter().map(|b| b.address.octets()[3]).collect();
         prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+        let ended = |fake: &Fake| fake.ready == Some(false) && fake.terminating == Some(true) && fake.serving == Some(false);
+        let alive: Vec<u8> = service.alive.iter().map(|b| b.address.octets()[3]).collect();
+        prop_assert_eq!(alive, pick(&|fake| !ended(fake)).into_iter().collect::<Vec<_>>());
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Config {
     pub snat_addresses: Vec<Ipv4Addr>,
     /// Whether a ping to the address of a service with a ready backend is answered.
     pub answer_ping: bool,
+    /// Whether packets to services from no office network pass.
+    pub pass_other_sources: bool,
     /// The DNS relay, if there is to be one.
     pub dns: Option<DnsConfig>,
     /// The domain under which the cluster's names are, without the last dot, in lower case.
@@ -86,6 +88,7 @@ impl Config {
             datapath: datapath::layer(settings, findings),
             snat_addresses,
             answer_ping: datapath::answers_ping(settings),
+            pass_other_sources: datapath::passes_other_sources(settings),
             dns: dns::check(settings, findings),
             cluster_domain: dns::cluster_domain(settings, findings),
             http_listen: http::check(settings, findings),

@@ -11,6 +11,7 @@ pub(super) const SETTINGS: &[SettingFacts] = &[
     TC_ATTACH.facts,
     FLOW_CAPACITY.facts,
     ANSWER_PING.facts,
+    PASS_OTHER_SOURCES.facts,
 ];
 
 const DATAPATH: Setting<String> = Setting::new(
@@ -44,6 +45,15 @@ const ANSWER_PING: Setting<bool> = Setting::new(
     "Answer pings to the addresses of services that have a ready backend",
 );
 
+const PASS_OTHER_SOURCES: Setting<bool> = Setting::new(
+    "passOtherSources",
+    "pass-other-sources",
+    "BOOL",
+    DefaultValue::Switch(PASSES_OTHER_SOURCES),
+    "Let packets to services pass whose source is in no office network, for something else on this node to translate; \
+     otherwise they are refused and counted, as the kernel would send them back to the router",
+);
+
 /// The size that `nf_conntrack` has at most by default (`nf_conntrack_core.c`).
 const DEFAULT_FLOW_CAPACITY: u32 = 262_144;
 /// Fewer flows than this cannot serve even one busy client.
@@ -51,6 +61,7 @@ const SMALLEST_FLOW_CAPACITY: u32 = 1_024;
 /// More flows than this need several gigabytes of kernel memory.
 const LARGEST_FLOW_CAPACITY: u32 = 16_777_216;
 const ANSWERS_PING: bool = true;
+const PASSES_OTHER_SOURCES: bool = false;
 
 /// Which layers of the datapath new flows take. Flows that are there stay on theirs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,4 +109,8 @@ pub(super) fn flow_capacity(settings: &Settings, findings: &mut Findings) -> u32
 
 pub(super) fn answers_ping(settings: &Settings) -> bool {
     settings.is_on(&ANSWER_PING, ANSWERS_PING)
+}
+
+pub(super) fn passes_other_sources(settings: &Settings) -> bool {
+    settings.is_on(&PASS_OTHER_SOURCES, PASSES_OTHER_SOURCES)
 }

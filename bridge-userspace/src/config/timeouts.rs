@@ -12,6 +12,7 @@ pub(super) const SETTINGS: &[SettingFacts] = &[
     UDP.setting.facts,
     UDP_UNREPLIED.setting.facts,
     ICMP.setting.facts,
+    BACKEND_GRACE.setting.facts,
 ];
 
 const TCP_ESTABLISHED: Timeout = Timeout::new(
@@ -50,6 +51,15 @@ const ICMP: Timeout = Timeout::new(
     60,
     "RFC 5508 REQ-2",
     "Seconds that a ping may be silent; at least 60 s by RFC 5508 REQ-2",
+);
+
+const BACKEND_GRACE: Timeout = Timeout::new(
+    "timeouts.backendGrace",
+    15,
+    1,
+    "a slice that is written anew",
+    "Seconds that a backend may be gone from its service, or a NAT address from the node, before a session whose client \
+     is no longer answered ends; what is answered goes on",
 );
 
 /// The longest timeout that makes sense: `nf_conntrack`'s for established TCP, five days, with
@@ -122,6 +132,8 @@ pub struct Timeouts {
     pub udp_unreplied: Duration,
     /// ICMP echo.
     pub icmp: Duration,
+    /// A session whose backend has left its service, and does not answer.
+    pub backend_grace: Duration,
 }
 
 pub(super) fn check(settings: &Settings, findings: &mut Findings) -> Timeouts {
@@ -132,5 +144,6 @@ pub(super) fn check(settings: &Settings, findings: &mut Findings) -> Timeouts {
         udp: check(UDP),
         udp_unreplied: check(UDP_UNREPLIED),
         icmp: check(ICMP),
+        backend_grace: check(BACKEND_GRACE),
     }
 }

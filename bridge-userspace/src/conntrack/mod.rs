@@ -1,5 +1,7 @@
 //! Flows as userspace sees them.
 
 pub mod connections;
+mod eviction;
 pub mod gc;
+pub mod policy;
 pub mod removal;

@@ -71,6 +71,8 @@ pub enum Program {
     /// Interfaces behind which the backends are.
     #[serde(alias = "cluster")]
     ClusterIngress,
+    /// Interfaces where clients come in, by which backends on this node itself answer.
+    UplinkEgress,
     /// Interfaces where clients come in.
     #[serde(alias = "uplink")]
     UplinkIngress,
@@ -83,8 +85,9 @@ pub enum Program {
 
 impl Program {
     /// All of them, in the order of attaching.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::ClusterIngress,
+        Self::UplinkEgress,
         Self::UplinkIngress,
         Self::ClusterEgress,
         Self::XdpFast,
@@ -95,6 +98,7 @@ impl Program {
     pub const fn name(self) -> &'static str {
         match self {
             Self::ClusterIngress => "cluster_ingress",
+            Self::UplinkEgress => "uplink_egress",
             Self::UplinkIngress => "uplink_ingress",
             Self::ClusterEgress => "cluster_egress",
             Self::XdpFast => "xdp_fast",
@@ -112,7 +116,7 @@ impl Program {
     pub const fn hook(self) -> Hook {
         match self {
             Self::ClusterIngress | Self::UplinkIngress => Hook::TcIngress,
-            Self::ClusterEgress => Hook::TcEgress,
+            Self::ClusterEgress | Self::UplinkEgress => Hook::TcEgress,
             Self::XdpFast => Hook::Xdp,
         }
     }
@@ -142,7 +146,7 @@ impl AttachPoint {
     #[must_use]
     pub fn side(&self, uplink: &str) -> Side {
         match self.program {
-            Program::UplinkIngress => Side::Uplink,
+            Program::UplinkIngress | Program::UplinkEgress => Side::Uplink,
             Program::XdpFast if self.interface == uplink => Side::Uplink,
             Program::ClusterIngress | Program::ClusterEgress | Program::XdpFast => Side::Cluster,
         }

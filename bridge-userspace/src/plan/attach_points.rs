@@ -9,7 +9,7 @@ use crate::datapath::{XdpIncompatibilities, XdpIncompatibility};
 use crate::kernel::netlink::{Link, LinkKind, NetworkState, cluster_interfaces};
 use crate::model::networks::overlaps;
 use crate::model::program::{AttachPoint, AttachPoints, Program};
-use crate::plan::map_state::backend_networks;
+use crate::plan::map_state::{backend_networks, has_local_backends};
 
 /// What to attach where; nothing on the uplink while that is missing.
 #[must_use]
@@ -42,11 +42,15 @@ pub fn attach_points(
         .filter(|link| Some(link.index) != uplink.map(|uplink| uplink.index))
         .map(|link| (Program::ClusterIngress, link));
     let requests = uplink.map(|link| (Program::UplinkIngress, link));
+    let local_replies = uplink
+        .filter(|_| config.datapath != Datapath::Stack && has_local_backends(desired, network))
+        .map(|link| (Program::UplinkEgress, link));
     let xdp = xdp_interfaces(config, desired, network)
         .into_iter()
         .map(|link| (Program::XdpFast, link));
     let routed = routed.iter().map(|&link| (Program::ClusterEgress, link));
     replies
+        .chain(local_replies)
         .chain(requests)
         .chain(routed)
         .chain(xdp)
@@ -136,7 +140,11 @@ fn cluster_nics<'a>(
         network.links.get(ifindex).is_some_and(|link| {
             matches!(
                 link.kind,
-                LinkKind::Veth | LinkKind::Vlan | LinkKind::Bond | LinkKind::Other
+                LinkKind::Veth
+                    | LinkKind::Vlan
+                    | LinkKind::MacVlan
+                    | LinkKind::Bond
+                    | LinkKind::Other
             ) && link.master.is_none()
                 && link.mac.is_some()
         })

@@ -1,12 +1,13 @@
 //! What the tables should hold: a pure function of the configuration, the cluster's desired state and
 //! the kernel's routes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use bridge_common::abi::{
-    Backend, ClusterCidr, DestinationKind, Ipv4, NatPort, OfficeCidr, Route, Seconds, ServiceKey,
-    Settings, Timeouts, capacity,
+    Backend, ClusterCidr, DestinationKind, Ipv4, LinkAddress, NatPort, OfficeCidr, Route, Seconds,
+    ServiceKey, Settings, Timeouts, UpperLink, capacity,
 };
 use bridge_common::packet::parse::ICMP;
 use ipnet::Ipv4Net;
@@ -14,7 +15,7 @@ use ipnet::Ipv4Net;
 use crate::cluster::{CidrKind, DesiredState};
 use crate::config::{self, Config, Datapath};
 use crate::datapath::XdpInterfaces;
-use crate::kernel::netlink::NetworkState;
+use crate::kernel::netlink::{Link, LinkKind, NetworkState};
 use crate::model::networks::overlaps;
 use crate::model::ports::PortSet;
 use crate::plan::next_hops::NextHops;
@@ -48,19 +49,29 @@ pub struct MapState {
     pub services: BTreeMap<ServiceKey, ServiceEntry>,
     /// `nat_ports`.
     pub nat_ports: Vec<NatPort>,
+    /// `link_addresses`.
+    pub link_addresses: BTreeMap<LinkAddress, UpperLink>,
     /// `settings`.
     pub settings: Settings,
 }
 
-/// The networks whose routes matter: the office, the pods, and backends outside of the pod networks.
+/// The networks whose routes matter: the office, the pods, and backends outside of the pod networks. `in_use` are
+/// backends of flows, which their services may have lost.
 #[must_use]
-pub fn watched_prefixes(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
+pub fn watched_prefixes(
+    config: &Config,
+    desired: &DesiredState,
+    in_use: &HashSet<Ipv4Addr>,
+) -> Vec<Ipv4Net> {
     let pods: Vec<Ipv4Net> = desired.cidrs_of(CidrKind::Pod).collect();
-    let outside = desired
+    let known = desired
         .services
         .values()
-        .flat_map(|service| &service.backends)
-        .map(|backend| Ipv4Net::from(backend.address))
+        .flat_map(|service| &service.alive)
+        .map(|backend| backend.address);
+    let outside = known
+        .chain(in_use.iter().copied())
+        .map(Ipv4Net::from)
         .filter(|backend| !pods.iter().any(|pods| pods.contains(backend)));
     let mut networks: BTreeSet<Ipv4Net> = outside.collect();
     networks.extend(&pods);
@@ -70,7 +81,7 @@ pub fn watched_prefixes(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net>
 
 /// The networks on the cluster's side of [`watched_prefixes`].
 pub(crate) fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
-    let mut networks = watched_prefixes(config, desired);
+    let mut networks = watched_prefixes(config, desired, &HashSet::new());
     networks.retain(|network| !config.office_cidrs.contains(network));
     networks
 }
@@ -104,8 +115,18 @@ impl MapState {
             ),
             routes,
             services: services(desired),
+            link_addresses: link_addresses(config, network),
             nat_ports,
-            settings: settings(config, desired, free_nat_ports(reserved)),
+            settings: settings(config, desired, network, free_nat_ports(reserved)),
+        }
+    }
+
+    /// Keeps addresses among those that sources are translated to.
+    pub fn keep_nat_addresses(&mut self, addresses: impl IntoIterator<Item = Ipv4Addr>) {
+        for address in addresses {
+            self.cluster
+                .entry(address.into())
+                .or_insert(ClusterCidr::new(DestinationKind::Nat));
         }
     }
 
@@ -236,6 +257,38 @@ fn services(desired: &DesiredState) -> BTreeMap<ServiceKey, ServiceEntry> {
     services
 }
 
+/// The backends of services that are addresses of this node itself.
+pub(crate) fn has_local_backends(desired: &DesiredState, network: &NetworkState) -> bool {
+    let local: HashSet<Ipv4Addr> = network.addresses.iter().map(|own| own.address).collect();
+    let mut backends = desired.services.values().flat_map(|service| &service.alive);
+    backends.any(|backend| local.contains(&backend.address))
+}
+
+/// Ethernet addresses of devices above the uplink: what comes for them comes to this host.
+fn link_addresses(config: &Config, network: &NetworkState) -> BTreeMap<LinkAddress, UpperLink> {
+    let Some(uplink) = network.link_named(&config.uplink) else {
+        return BTreeMap::new();
+    };
+    let is_above = |link: &&Link| {
+        link.kind == LinkKind::MacVlan && link.lower == Some(uplink.index) && link.up
+    };
+    let devices = network.links.values().filter(is_above);
+    devices
+        .filter_map(|link| {
+            let address = LinkAddress {
+                ifindex: uplink.index,
+                mac: link.mac?,
+                pad: 0,
+            };
+            let device = UpperLink {
+                ifindex: link.index,
+            };
+            Some((address, device))
+        })
+        .take(capacity::LINK_ADDRESSES)
+        .collect()
+}
+
 /// Ports below this are never chosen (RFC 4787 REQ-3a keeps to the dynamic ports).
 const FIRST_NAT_PORT: u16 = 1024;
 
@@ -261,17 +314,29 @@ fn nat_ports(reserved: &PortSet) -> Vec<NatPort> {
         .collect()
 }
 
-fn settings(config: &Config, desired: &DesiredState, nat_port_count: u32) -> Settings {
+fn settings(
+    config: &Config,
+    desired: &DesiredState,
+    network: &NetworkState,
+    nat_port_count: u32,
+) -> Settings {
     let mut snat_addresses = [Ipv4::default(); capacity::SNAT_ADDRESSES];
     for (slot, address) in snat_addresses.iter_mut().zip(&config.snat_addresses) {
         *slot = address.octets();
+    }
+    let mut flags = 0;
+    if config.pass_other_sources {
+        flags |= Settings::PASS_OTHERS;
+    }
+    if config.datapath != Datapath::Stack && has_local_backends(desired, network) {
+        flags |= Settings::HAS_LOCAL_BACKENDS;
     }
     let pool = config.snat_addresses.len().min(capacity::SNAT_ADDRESSES);
     Settings {
         authoritative: u8::from(desired.authoritative),
         answer_ping: u8::from(config.answer_ping),
         stack_only: u8::from(config.datapath == Datapath::Stack),
-        pad: 0,
+        flags,
         nat_port_count,
         timeouts: timeouts(&config.timeouts),
         snat_address_count: u32::try_from(pool).unwrap_or_default(),
@@ -279,10 +344,13 @@ fn settings(config: &Config, desired: &DesiredState, nat_port_count: u32) -> Set
     }
 }
 
+/// A duration as the tables have it.
+#[must_use]
+pub fn seconds(duration: Duration) -> Seconds {
+    Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX)
+}
+
 fn timeouts(configured: &config::Timeouts) -> Timeouts {
-    let seconds = |duration: std::time::Duration| {
-        Seconds::try_from(duration.as_secs()).unwrap_or(Seconds::MAX)
-    };
     Timeouts {
         tcp_established: seconds(configured.tcp_established),
         tcp_transitory: seconds(configured.tcp_transitory),

@@ -6,3 +6,4 @@ pub mod map_state;
 pub mod nat_ports;
 pub mod next_hops;
 pub mod pod_routes;
+pub mod retained;

@@ -32,7 +32,8 @@ impl Changes {
             | Write::Route { .. }
             | Write::Service { .. }
             | Write::ClusterCidr { .. }
-            | Write::OfficeCidr { .. } => self.written += 1,
+            | Write::OfficeCidr { .. }
+            | Write::LinkAddress { .. } => self.written += 1,
             Write::FastPath(fast_path) => {
                 let renewed = FastPath {
                     valid_until: fast_path.valid_until,
@@ -44,7 +45,8 @@ impl Changes {
             | Write::RemoveService(_)
             | Write::RemoveAffinity(_)
             | Write::RemoveClusterCidr(_)
-            | Write::RemoveOfficeCidr(_) => self.removed += 1,
+            | Write::RemoveOfficeCidr(_)
+            | Write::RemoveLinkAddress(_) => self.removed += 1,
             Write::ClearVtep(_)
             | Write::ClearNextHop(_)
             | Write::Backend { .. }

@@ -1,8 +1,11 @@
 //! What is to be written, in order.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use bridge_common::abi::{ClusterCidr, FastPath, OfficeCidr, Seconds, capacity, name};
+use bridge_common::abi::{
+    ClusterCidr, FastPath, LinkAddress, OfficeCidr, Seconds, UpperLink, capacity, name,
+};
 
 use super::applied::Applied;
 use super::prefixes::PrefixTable;
@@ -69,6 +72,10 @@ impl Diff {
         self.require(settings.after_services);
         self.require(CLUSTER_CIDRS.diff(&applied.tables.cluster, &wanted.cluster)?);
         self.require(destinations(routes.fast_path, wanted));
+        self.require(link_addresses(
+            &applied.tables.link_addresses,
+            &wanted.link_addresses,
+        ));
         self.require(OFFICE_CIDRS.diff(&applied.tables.office, &wanted.office)?);
         Ok(())
     }
@@ -93,6 +100,22 @@ const OFFICE_CIDRS: PrefixTable<OfficeCidr> = PrefixTable {
     insert: |prefix, cidr| Write::OfficeCidr { prefix, cidr },
     remove: Write::RemoveOfficeCidr,
 };
+
+fn link_addresses(
+    applied: &BTreeMap<LinkAddress, UpperLink>,
+    wanted: &BTreeMap<LinkAddress, UpperLink>,
+) -> Vec<Write> {
+    let obsolete = applied
+        .keys()
+        .filter(|address| !wanted.contains_key(address));
+    let missing = wanted
+        .iter()
+        .filter(|(address, device)| applied.get(address) != Some(device));
+    obsolete
+        .map(|address| Write::RemoveLinkAddress(*address))
+        .chain(missing.map(|(&address, &device)| Write::LinkAddress { address, device }))
+        .collect()
+}
 
 /// The copy of `cluster_cidrs` in `fast_path`, which is `before` until then.
 fn destinations(before: FastPath, wanted: &MapState) -> Vec<Write> {

@@ -4,8 +4,8 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bridge_common::abi::{
-    Backend, BackendKey, ClusterCidr, FastPath, NatPort, NextHop, OfficeCidr, Route, Service,
-    ServiceKey, Settings, Vtep,
+    Backend, BackendKey, ClusterCidr, FastPath, LinkAddress, NatPort, NextHop, OfficeCidr, Route,
+    Service, ServiceKey, Settings, UpperLink, Vtep,
 };
 use ipnet::Ipv4Net;
 
@@ -29,6 +29,7 @@ pub(super) struct Image {
     pub(super) backends: BackendLists,
     pub(super) cluster: BTreeMap<Ipv4Net, ClusterCidr>,
     pub(super) office: BTreeMap<Ipv4Net, OfficeCidr>,
+    pub(super) link_addresses: BTreeMap<LinkAddress, UpperLink>,
 }
 
 impl Image {
@@ -62,6 +63,10 @@ impl Image {
             Write::RemoveClusterCidr(prefix) => drop(self.cluster.remove(prefix)),
             Write::OfficeCidr { prefix, cidr } => drop(self.office.insert(*prefix, *cidr)),
             Write::RemoveOfficeCidr(prefix) => drop(self.office.remove(prefix)),
+            Write::LinkAddress { address, device } => {
+                self.link_addresses.insert(*address, *device);
+            }
+            Write::RemoveLinkAddress(address) => drop(self.link_addresses.remove(address)),
         }
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use aya::Pod;
 use aya::maps::{Array, MapData};
 use bridge_common::abi::{
-    Affinity, AffinityKey, Backend, BackendKey, ClusterCidr, FastPath, NatPort, NextHop,
-    OfficeCidr, Route, Service, ServiceKey, Settings, Vtep, capacity, name,
+    Affinity, AffinityKey, Backend, BackendKey, ClusterCidr, FastPath, LinkAddress, NatPort,
+    NextHop, OfficeCidr, Route, Service, ServiceKey, Settings, UpperLink, Vtep, capacity, name,
 };
 use ipnet::Ipv4Net;
 
@@ -45,6 +45,7 @@ struct ServiceTables {
 struct CidrTables {
     cluster: Prefixes<ClusterCidr>,
     office: Prefixes<OfficeCidr>,
+    link_addresses: Hash<LinkAddress, UpperLink>,
 }
 
 impl KernelTables {
@@ -72,6 +73,7 @@ impl KernelTables {
             cidrs: CidrTables {
                 cluster: tables.prefixes(name::CLUSTER_CIDRS)?,
                 office: tables.prefixes(name::OFFICE_CIDRS)?,
+                link_addresses: tables.hash(name::LINK_ADDRESSES)?,
             },
             tables: tables.clone(),
         })
@@ -96,6 +98,7 @@ impl KernelTables {
             backends: self.tables.backend_lists()?,
             cluster: prefixes(&self.cidrs.cluster, name::CLUSTER_CIDRS)?,
             office: prefixes(&self.cidrs.office, name::OFFICE_CIDRS)?,
+            link_addresses: self.read_all(name::LINK_ADDRESSES)?,
         })
     }
 
@@ -180,6 +183,13 @@ impl TableWriter for KernelTables {
             }
             Write::RemoveOfficeCidr(prefix) => {
                 remove(&mut cidrs.office, *prefix, name::OFFICE_CIDRS)
+            }
+            Write::LinkAddress { address, device } => cidrs
+                .link_addresses
+                .insert(address, device, 0)
+                .map_err(full(name::LINK_ADDRESSES, capacity::LINK_ADDRESSES)),
+            Write::RemoveLinkAddress(address) => {
+                gone(cidrs.link_addresses.remove(address)).map_err(access(name::LINK_ADDRESSES))
             }
         }
     }

@@ -22,9 +22,10 @@ mod settings;
 mod tests;
 mod write;
 
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use bridge_common::abi::Seconds;
+use bridge_common::abi::{DestinationKind, Seconds};
 use tracing::warn;
 
 use self::applied::Applied;
@@ -50,6 +51,16 @@ impl Reconciler {
         let tables = KernelTables::open(tables)?;
         let applied = Applied::new(tables.read()?);
         Ok(Self { tables, applied })
+    }
+
+    /// The NAT addresses in the tables.
+    pub fn nat_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.applied
+            .tables
+            .cluster
+            .iter()
+            .filter(|(_, cidr)| cidr.kind() == Some(DestinationKind::Nat))
+            .map(|(cidr, _)| cidr.addr())
     }
 
     /// Applies the difference. What makes packets ours comes last, so that none is ours before the rest

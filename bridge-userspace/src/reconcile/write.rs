@@ -1,8 +1,8 @@
 //! One write to one table.
 
 use bridge_common::abi::{
-    AffinityKey, Backend, BackendKey, ClusterCidr, FastPath, NatPort, NextHop, OfficeCidr, Route,
-    Service, ServiceKey, Settings, Vtep,
+    AffinityKey, Backend, BackendKey, ClusterCidr, FastPath, LinkAddress, NatPort, NextHop,
+    OfficeCidr, Route, Service, ServiceKey, Settings, UpperLink, Vtep,
 };
 use ipnet::Ipv4Net;
 
@@ -45,4 +45,11 @@ pub(super) enum Write {
     OfficeCidr { prefix: Ipv4Net, cidr: OfficeCidr },
     /// Removes an entry of `office_cidrs`.
     RemoveOfficeCidr(Ipv4Net),
+    /// An entry of `link_addresses`.
+    LinkAddress {
+        address: LinkAddress,
+        device: UpperLink,
+    },
+    /// Removes an entry of `link_addresses`.
+    RemoveLinkAddress(LinkAddress),
 }

@@ -158,6 +158,7 @@ impl Lab {
             view,
             watched,
             PortSet::default(),
+            watch::channel(Arc::default()).1,
         );
         let (applied, facts) = watch::channel(None);
         let failure = Arc::new(Mutex::new(None));

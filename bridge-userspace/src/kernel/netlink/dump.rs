@@ -281,6 +281,7 @@ fn link_kind(kind: &InfoKind) -> LinkKind {
         InfoKind::Bridge => LinkKind::Bridge,
         InfoKind::Veth => LinkKind::Veth,
         InfoKind::Vlan => LinkKind::Vlan,
+        InfoKind::MacVlan => LinkKind::MacVlan,
         InfoKind::Bond => LinkKind::Bond,
         _ => LinkKind::Other,
     }

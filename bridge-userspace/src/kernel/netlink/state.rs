@@ -140,6 +140,8 @@ pub enum LinkKind {
     Veth,
     /// VLAN on another device.
     Vlan,
+    /// Another Ethernet address on a device, as VRRP daemons make one.
+    MacVlan,
     /// Several devices as one, by the kernel's bonding.
     Bond,
     /// Physical devices and every other kind.

@@ -307,5 +307,6 @@ pub(super) fn table(write: &Write) -> &'static str {
         Write::RemoveAffinity(_) => name::AFFINITY,
         Write::ClusterCidr { .. } | Write::RemoveClusterCidr(_) => name::CLUSTER_CIDRS,
         Write::OfficeCidr { .. } | Write::RemoveOfficeCidr(_) => name::OFFICE_CIDRS,
+        Write::LinkAddress { .. } | Write::RemoveLinkAddress(_) => name::LINK_ADDRESSES,
     }
 }

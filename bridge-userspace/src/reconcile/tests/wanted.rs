@@ -95,6 +95,7 @@ impl Wanted {
                 .collect(),
             next_hops: self.next_hops(),
             services: self.services(),
+            link_addresses: BTreeMap::new(),
             nat_ports: (0..PORTS)
                 .map(|port| NatPort {
                     candidate: candidates.next().unwrap_or_default(),

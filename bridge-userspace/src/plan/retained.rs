@@ -1,0 +1,193 @@
+//! What was ours, is no longer asked for, and still carries flows: a network or an address that vanishes and comes back
+//! ends nothing, and one that is gone for good is given up when nobody uses it any more.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use bridge_common::abi::{Seconds, since};
+use ipnet::Ipv4Net;
+
+use crate::cluster::{CidrKind, ClusterCidr, DesiredState};
+use crate::model::networks::overlaps;
+
+/// For how long something is kept without a question: by then it is known whether flows use it.
+const SETTLE: Seconds = 12;
+
+/// Addresses that flows need to be ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InUse {
+    /// What clients are translated to.
+    pub nat_addresses: HashSet<Ipv4Addr>,
+    /// What clients have addressed.
+    pub destinations: HashSet<Ipv4Addr>,
+    /// Where that leads.
+    pub backends: HashSet<Ipv4Addr>,
+}
+
+/// What is kept although nobody asks for it, and since when.
+#[derive(Debug)]
+pub struct Retained<K> {
+    since: BTreeMap<K, Seconds>,
+}
+
+impl<K> Default for Retained<K> {
+    fn default() -> Self {
+        Self {
+            since: BTreeMap::new(),
+        }
+    }
+}
+
+impl<K: Ord + Copy> Retained<K> {
+    /// What of `before`, as it was in force until now, stays beside `wanted`: what flows use, as far as is known.
+    pub fn keep(
+        &mut self,
+        before: impl IntoIterator<Item = K>,
+        is_wanted: impl Fn(&K) -> bool,
+        is_in_use: impl Fn(&K) -> bool,
+        now: Seconds,
+    ) -> Vec<K> {
+        let mut kept = BTreeMap::new();
+        for key in before {
+            if is_wanted(&key) {
+                continue;
+            }
+            let begun = self.since.get(&key).copied().unwrap_or(now);
+            if since(now, begun) < SETTLE || is_in_use(&key) {
+                kept.insert(key, begun);
+            }
+        }
+        self.since = kept;
+        self.since.keys().copied().collect()
+    }
+}
+
+/// The networks of a cluster that are kept.
+pub type RetainedNetworks = Retained<(CidrKind, Ipv4Net)>;
+
+impl RetainedNetworks {
+    /// `announced` and those networks of `before` that flows use. None is kept that contradicts an announced one or the
+    /// office, or that lies in one of its kind.
+    pub fn complete(
+        &mut self,
+        before: &DesiredState,
+        announced: &Arc<DesiredState>,
+        office: &[Ipv4Net],
+        in_use: &InUse,
+        now: Seconds,
+    ) -> Arc<DesiredState> {
+        let key = |cidr: &ClusterCidr| (cidr.kind, cidr.cidr);
+        let is_wanted = |&(_, network): &(CidrKind, Ipv4Net)| {
+            announced
+                .cidrs
+                .iter()
+                .any(|cidr| overlaps(cidr.cidr, network))
+                || office.iter().any(|office| overlaps(*office, network))
+        };
+        let is_in_use = |&(_, network): &(CidrKind, Ipv4Net)| {
+            in_use
+                .destinations
+                .iter()
+                .chain(&in_use.backends)
+                .any(|address| network.contains(address))
+        };
+        let kept = self.keep(before.cidrs.iter().map(key), is_wanted, is_in_use, now);
+        if kept.is_empty() {
+            return Arc::clone(announced);
+        }
+        let mut cidrs = announced.cidrs.clone();
+        cidrs.extend(
+            before
+                .cidrs
+                .iter()
+                .filter(|cidr| kept.contains(&key(cidr)))
+                .map(|cidr| ClusterCidr {
+                    source: format!("{} {GONE}", cidr.source.trim_end_matches(GONE).trim_end()),
+                    ..cidr.clone()
+                }),
+        );
+        cidrs.sort();
+        Arc::new(DesiredState {
+            cidrs,
+            ..DesiredState::clone(announced)
+        })
+    }
+}
+
+/// How the source of a network is shown that is kept.
+const GONE: &str = "(gone; kept for its flows)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Seconds = 1_000;
+
+    fn state(networks: &[(CidrKind, &str)]) -> Arc<DesiredState> {
+        let cidr = |&(kind, network): &(CidrKind, &str)| ClusterCidr {
+            kind,
+            cidr: network.parse().unwrap(),
+            source: "Node a".to_owned(),
+        };
+        Arc::new(DesiredState {
+            cidrs: networks.iter().map(cidr).collect(),
+            ..DesiredState::default()
+        })
+    }
+
+    fn used(destination: &str) -> InUse {
+        InUse {
+            destinations: HashSet::from([destination.parse().unwrap()]),
+            ..InUse::default()
+        }
+    }
+
+    fn shown(state: &DesiredState) -> Vec<String> {
+        let cidrs = state.cidrs.iter();
+        cidrs
+            .map(|cidr| format!("{} {}", cidr.cidr, cidr.source))
+            .collect()
+    }
+
+    #[test]
+    fn a_network_stays_as_long_as_flows_use_it() {
+        let before = state(&[(CidrKind::Pod, "10.244.1.0/24")]);
+        let gone = state(&[]);
+        let mut retained = RetainedNetworks::default();
+        let kept = retained.complete(&before, &gone, &[], &InUse::default(), NOW);
+        let row = "10.244.1.0/24 Node a (gone; kept for its flows)";
+        assert_eq!(shown(&kept), [row]);
+        let later = NOW + SETTLE;
+        let kept = retained.complete(&kept, &gone, &[], &used("10.244.1.5"), later);
+        assert_eq!(shown(&kept), [row]);
+        let kept = retained.complete(&kept, &gone, &[], &used("10.244.2.5"), later);
+        assert!(kept.cidrs.is_empty());
+    }
+
+    #[test]
+    fn one_that_comes_back_is_as_it_was() {
+        let before = state(&[(CidrKind::Service, "10.96.0.0/12")]);
+        let mut retained = RetainedNetworks::default();
+        let kept = retained.complete(&before, &state(&[]), &[], &InUse::default(), NOW);
+        let back = retained.complete(&kept, &before, &[], &InUse::default(), NOW + 1);
+        assert_eq!(back, before);
+        assert!(retained.since.is_empty());
+    }
+
+    #[test]
+    fn none_is_kept_against_another() {
+        let before = state(&[(CidrKind::Pod, "10.244.1.0/24")]);
+        let mut retained = RetainedNetworks::default();
+        let used = used("10.244.1.5");
+        for (announced, office) in [
+            (state(&[(CidrKind::Pod, "10.244.0.0/16")]), None),
+            (state(&[(CidrKind::Service, "10.244.1.0/28")]), None),
+            (state(&[]), Some("10.244.0.0/16".parse().unwrap())),
+        ] {
+            let office: Vec<Ipv4Net> = office.into_iter().collect();
+            let now = retained.complete(&before, &announced, &office, &used, NOW);
+            assert_eq!(now, announced);
+        }
+    }
+}
