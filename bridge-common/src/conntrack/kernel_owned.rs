@@ -4,7 +4,7 @@
 use crate::abi::{DestinationKind, Flow, FlowKey, Layer};
 use crate::packet::Packet;
 use crate::packet::parse::{Datagram, Payload, Transport};
-use crate::tables::{Slot, Tables};
+use crate::tables::{Insertion, Slot, Tables};
 
 /// Marks the connection of a packet that a pod sends to the office by itself. Without the mark, the office's packets of that
 /// connection would look like the first of a new flow.
@@ -46,15 +46,18 @@ fn try_mark<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
                 }
             });
         }
-        None if transport.opens => mark(tables, &key, Layer::Kernel),
+        None if transport.opens => {
+            mark(tables, &key, Layer::Kernel);
+        }
         None => {}
     }
     Some(())
 }
 
 /// Marks a connection as one that is not translated: [`Layer::Kernel`] or [`Layer::Passed`].
+/// `false` with a full table: the office's packets are taken for new flows then, as without a mark.
 #[inline(always)]
-pub fn mark<T: Tables>(tables: &T, key: &FlowKey, layer: Layer) {
+pub fn mark<T: Tables>(tables: &T, key: &FlowKey, layer: Layer) -> bool {
     let flow = Flow {
         backend: key.destination,
         nat: key.client,
@@ -64,6 +67,5 @@ pub fn mark<T: Tables>(tables: &T, key: &FlowKey, layer: Layer) {
         layer: layer as u8,
         ..Flow::default()
     };
-    // With a full table the office's packets are taken for new flows, as without a mark.
-    let _ = tables.insert_flow(key, &flow);
+    !matches!(tables.insert_flow(key, &flow), Insertion::Full)
 }

@@ -53,7 +53,7 @@ pub fn claim<T: Tables>(
 ) -> Result<u16, Refused> {
     let mut candidate = *wanted;
     candidate.nat_port = key.client_port;
-    if may_keep(tables, key) {
+    if may_keep(tables, key, wanted) {
         match attempt(tables, key, &candidate, reply, Need::Ordinary) {
             Attempt::Claimed => return Ok(candidate.nat_port),
             Attempt::Full => return Err(Refused::TableFull),
@@ -98,7 +98,8 @@ pub(super) fn claim_own<T: Tables>(
     wanted: &ReplyKey,
     reply: &Reply,
 ) -> bool {
-    may_keep(tables, key) && attempt(tables, key, wanted, reply, Need::Ordinary) == Attempt::Claimed
+    may_keep(tables, key, wanted)
+        && attempt(tables, key, wanted, reply, Need::Ordinary) == Attempt::Claimed
 }
 
 /// Any of the ports that may be chosen, or any identifier; none without settings.
@@ -116,10 +117,11 @@ fn random<T: Tables>(tables: &T, protocol: u8) -> Option<u16> {
 }
 
 /// Whether the client's own port is one that the node never uses itself. Identifiers all are, and so is the
-/// missing port of other protocols.
+/// missing port of other protocols. Where the client's address is kept, so may its port be.
 #[inline(always)]
-fn may_keep<T: Tables>(tables: &T, key: &FlowKey) -> bool {
+fn may_keep<T: Tables>(tables: &T, key: &FlowKey, wanted: &ReplyKey) -> bool {
     !matches!(key.protocol, TCP | UDP)
+        || wanted.nat == key.client
         || tables
             .nat_port(key.client_port)
             .is_some_and(|port| port.reserved == 0)

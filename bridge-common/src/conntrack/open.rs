@@ -137,6 +137,10 @@ pub fn open_on_stack_path<T: Tables>(
     transport: &Transport,
 ) -> Result<(), Verdict> {
     let is_under_way = key.protocol == TCP && !transport.opens;
+    if may_answer_pod(key, transport) {
+        kernel_owned::mark(tables, key, Layer::Kernel);
+        return Err(Verdict::Pass);
+    }
     if is_under_way {
         may_adopt(transport)?;
     }
@@ -188,8 +192,11 @@ const fn may_answer_pod(key: &FlowKey, transport: &Transport) -> bool {
 #[inline(always)]
 fn pass_answer<T: Tables>(tables: &T, key: &FlowKey) -> Result<(), Verdict> {
     match tables.route(key.destination) {
-        Some(route) if !route.is_local() && !route.is_unreachable() => {
-            kernel_owned::mark(tables, key, Layer::Passed);
+        Some(route)
+            if !route.is_local()
+                && !route.is_unreachable()
+                && kernel_owned::mark(tables, key, Layer::Passed) =>
+        {
             Ok(())
         }
         _ => Err(Verdict::Pass),

@@ -5,7 +5,7 @@ use crate::fixture::{
     forward, only_flow, pass, replies, send,
 };
 use crate::packets::{Wire, addresses, assert_sound, at, endpoints, identifier};
-use bridge_common::abi::{Flow, FlowKey, Reply};
+use bridge_common::abi::{Affinity, AffinityKey, Backend, Flow, FlowKey, Reply, ServiceKey};
 use bridge_common::conntrack::tcp_state::{Seen, State};
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
@@ -14,6 +14,7 @@ use bridge_common::packet::parse::{ICMP, TCP, UDP};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::Side;
 use bridge_common::sim::SimTables;
+use bridge_common::tables::Tables;
 use bridge_common::verdict::Verdict;
 
 const CLIENT: Endpoint = at(PC, 20_000);
@@ -39,7 +40,7 @@ fn a_handshake_establishes_one_flow_and_counts_it() {
 fn segments_of_an_unknown_connection_open_nothing() {
     let tables = fixture();
     for destination in [WEB, MYSQL] {
-        for flags in [ACK, FIN | ACK, FIN, 0, SYN | RST, RST, RST | ACK] {
+        for flags in [FIN | ACK, FIN, 0, SYN | RST, RST, RST | ACK] {
             let bytes = Wire::tcp(CLIENT, destination, flags).bytes();
             let (verdict, _) = send(&tables, Side::Uplink, bytes);
             let expected = if flags & RST == 0 {
@@ -50,9 +51,88 @@ fn segments_of_an_unknown_connection_open_nothing() {
             assert_eq!(verdict, expected, "flags {flags:#x} to {destination:?}");
         }
     }
-    assert_eq!(tables.counted(Count::Drop(DropReason::NoFlow)), 14);
+    assert_eq!(tables.counted(Count::Drop(DropReason::NoFlow)), 12);
     assert!(flows(&tables).is_empty() && replies(&tables).is_empty());
     assert_eq!(opened(&tables), 0);
+}
+
+#[test]
+fn a_connection_that_the_tables_have_lost_goes_on() {
+    let mut tables = fixture();
+    let nat = establish(&tables);
+    tables.flows.borrow_mut().clear();
+    tables.replies.borrow_mut().clear();
+    // The node has rebooted. Either end may speak first, and the backend's segment finds nobody yet.
+    assert_eq!(from_client(&tables, ACK), nat);
+    from_backend(&tables, nat, ACK);
+    let (_, flow, reply) = only_flow(&tables);
+    assert_eq!(state(&flow, &reply), State::Established);
+    assert_eq!(
+        (opened(&tables), tables.counted(Count::FlowAdopted)),
+        (1, 1)
+    );
+    // Its port may not be had again: what is left is to say so.
+    tables.flows.borrow_mut().clear();
+    tables.replies.borrow_mut().clear();
+    reserve_all_ports(&mut tables);
+    is_reset(&tables, ACK);
+    assert_eq!(tables.counted(Count::FlowAdopted), 1);
+}
+
+#[test]
+fn a_connection_to_a_service_goes_on_where_its_backend_can_be_told() {
+    let mut tables = fixture();
+    let ack = || Wire::tcp(CLIENT, MYSQL, ACK).bytes();
+    assert_eq!(send(&tables, Side::Uplink, ack()).0, Verdict::Reflect);
+    let key = ServiceKey {
+        vip: MYSQL.address,
+        port: MYSQL.port,
+        protocol: TCP,
+        pad: 0,
+    };
+    let only = Backend {
+        address: POD,
+        port: 3306,
+        pad: [0; 2],
+    };
+    let service = tables.services.get_mut(&key).unwrap();
+    (service.backend_count, service.only) = (1, only);
+    let bytes = forward(&tables, Side::Uplink, ack(), TUNNEL);
+    assert_eq!(endpoints(&bytes).1, at(POD, 3306));
+    // Where clients come back to the same backend, that is the one.
+    tables.flows.borrow_mut().clear();
+    tables.replies.borrow_mut().clear();
+    let service = tables.services.get_mut(&key).unwrap();
+    (service.backend_count, service.affinity_seconds) = (4, 60);
+    let client = AffinityKey {
+        client: CLIENT.address,
+        service: key,
+    };
+    let last = Affinity {
+        backend: only,
+        last_used: 0,
+    };
+    tables.set_affinity(&client, &last);
+    let bytes = forward(&tables, Side::Uplink, ack(), TUNNEL);
+    assert_eq!(endpoints(&bytes).1, at(POD, 3306));
+}
+
+#[test]
+fn a_flow_knows_whether_its_client_waits_for_an_answer() {
+    let tables = fixture();
+    let data = [1; 10];
+    for (flags, payload, asks) in [
+        (SYN, &[][..], true),
+        (ACK, &[], false),
+        (ACK, &data, true),
+        (ACK, &[], false),
+        (FIN | ACK, &[], true),
+    ] {
+        let segment = Wire::tcp(CLIENT, WEB, flags).payload(payload);
+        forward(&tables, Side::Uplink, segment.bytes(), TUNNEL);
+        let (_, flow, _) = only_flow(&tables);
+        assert_eq!(flow.tcp_seen & Seen::ASKS != 0, asks, "{flags:#x}");
+    }
 }
 
 #[test]
@@ -132,7 +212,7 @@ fn data_after_a_reset_still_goes_through() {
 
 #[test]
 fn repeated_resets_do_not_keep_a_flow() {
-    let tables = fixture();
+    let mut tables = fixture();
     establish(&tables);
     from_client(&tables, RST);
     let transitory = tables.settings.timeouts.tcp_transitory;
@@ -140,6 +220,7 @@ fn repeated_resets_do_not_keep_a_flow() {
         advance(&tables, transitory / 4);
         send(&tables, Side::Uplink, Wire::tcp(CLIENT, WEB, RST).bytes());
     }
+    reserve_all_ports(&mut tables);
     is_reset(&tables, ACK);
     assert!(flows(&tables).is_empty() && replies(&tables).is_empty());
 }
@@ -156,9 +237,10 @@ fn an_idle_session_is_there_in_the_morning() {
 
 #[test]
 fn an_expired_connection_counts_as_absent_for_the_client() {
-    let tables = fixture();
+    let mut tables = fixture();
     establish(&tables);
     advance(&tables, tables.settings.timeouts.tcp_established);
+    reserve_all_ports(&mut tables);
     is_reset(&tables, ACK);
     assert!(flows(&tables).is_empty() && replies(&tables).is_empty());
 }
@@ -279,22 +361,24 @@ fn a_lost_reply_entry_is_put_back() {
 
 #[test]
 fn a_reply_entry_lost_long_ago_resets_the_connection() {
-    let tables = fixture();
+    let mut tables = fixture();
     establish(&tables);
     tables.replies.borrow_mut().clear();
     advance(&tables, tables.settings.timeouts.tcp_transitory);
+    reserve_all_ports(&mut tables);
     is_reset(&tables, ACK);
     assert!(flows(&tables).is_empty());
 }
 
 #[test]
 fn a_reply_entry_that_became_anothers_resets_the_connection() {
-    let tables = fixture();
+    let mut tables = fixture();
     let nat = establish(&tables);
     let (_, flow, _) = only_flow(&tables);
     let reply_key = flow_key(TCP, CLIENT, WEB).reply_key(&flow);
     tables.replies.borrow()[&reply_key].borrow_mut().client = LAPTOP;
     advance(&tables, 8);
+    reserve_all_ports(&mut tables);
     is_reset(&tables, ACK);
     assert!(flows(&tables).is_empty());
     // The other's session goes on.
@@ -309,9 +393,10 @@ fn a_reply_entry_that_became_anothers_resets_the_connection() {
 
 #[test]
 fn a_lost_forward_entry_resets_a_tcp_connection() {
-    let tables = fixture();
+    let mut tables = fixture();
     establish(&tables);
     tables.flows.borrow_mut().clear();
+    reserve_all_ports(&mut tables);
     is_reset(&tables, ACK);
 }
 
@@ -378,4 +463,9 @@ fn is_reset(tables: &SimTables, flags: u8) {
     assert_eq!(verdict, Verdict::Reflect);
     assert_eq!(endpoints(&bytes), (WEB, CLIENT));
     assert_sound(&bytes);
+}
+
+/// From now on no flow can have its client's port.
+fn reserve_all_ports(tables: &mut SimTables) {
+    tables.set_nat_ports(|_| true);
 }

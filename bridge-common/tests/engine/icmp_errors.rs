@@ -168,9 +168,10 @@ fn an_unknown_error_to_a_service_does_not_circle_between_the_node_and_the_office
         let error = icmp_error(PC, VIP, [3, 3], [0; 4], &received[..len]);
         let (verdict, _) = send(&tables, Side::Uplink, error.clone());
         assert_eq!(verdict, Verdict::Drop(DropReason::IcmpUnmatched));
-        // From elsewhere it is none of ours, and so is a service that kube-proxy knows.
+        // Nor one of a router on the way. A service that kube-proxy knows is none of ours.
         let strange = icmp_error(OUTSIDER, VIP, [3, 3], [0; 4], &received[..len]);
-        pass(&tables, Side::Uplink, strange);
+        let (verdict, _) = send(&tables, Side::Uplink, strange);
+        assert_eq!(verdict, Verdict::Drop(DropReason::IcmpUnmatched));
         tables.settings.authoritative = 0;
         pass(&tables, Side::Uplink, error);
         tables.settings.authoritative = 1;

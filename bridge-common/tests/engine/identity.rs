@@ -104,9 +104,11 @@ fn segment() -> impl Strategy<Value = (Segment, Endpoint)> {
 prop_compose! {
     /// Any packet from the office that a bridge translates.
     fn from_office()(
-        (segment, destination) in segment(),
+        ((segment, destination), port) in (segment(), any::<u16>())
+            .prop_filter("no answer to a pod", |((segment, destination), port)| {
+                !matches!(segment, Segment::Udp { .. }) || *port >= 1024 || destination.port < 32_768
+            }),
         host in 1..1022_u16,
-        port in any::<u16>(),
         tos in any::<u8>(),
         ttl in 3..=255_u8,
         identification in any::<u16>(),

@@ -1,16 +1,16 @@
 //! Connections that pods open to the office: the kernel's, in both directions.
 
 use bridge_common::abi::Layer;
-use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
+use bridge_common::packet::parse::tcp_flag::{ACK, FIN, SYN};
 use bridge_common::packet::parse::{ICMP, TCP, UDP};
 use bridge_common::path::tc::Side;
 use bridge_common::verdict::Verdict;
 
 use crate::fixture::{
-    LOCAL_POD, OUTSIDER, PC, POD, TUNNEL, advance, fixture, flow_key, flows, forward, pass,
+    LOCAL_POD, OUTSIDER, PC, POD, TUNNEL, VIP, advance, fixture, flow_key, flows, forward, pass,
     replies, send,
 };
-use crate::packets::{Wire, at, icmp_error};
+use crate::packets::{Wire, at, endpoints, icmp_error};
 
 #[test]
 fn the_answers_to_a_pods_own_connection_pass() {
@@ -32,16 +32,55 @@ fn the_answers_to_a_pods_own_connection_pass() {
 }
 
 #[test]
-fn a_syn_ack_to_a_pod_whose_syn_took_another_way_makes_the_connection_the_kernels() {
+fn the_answers_to_a_pod_whose_syn_took_another_way_are_sent_on_as_they_are() {
     let tables = fixture();
     let (pod, client) = (at(POD, 40_000), at(PC, 8080));
-    pass(
-        &tables,
-        Side::Uplink,
-        Wire::tcp(client, pod, SYN | ACK).bytes(),
+    for flags in [SYN | ACK, ACK, ACK, FIN | ACK] {
+        let bytes = Wire::tcp(client, pod, flags).bytes();
+        let sent = forward(&tables, Side::Uplink, bytes, TUNNEL);
+        assert_eq!(endpoints(&sent), (client, pod));
+    }
+    let (_, flow) = flows(&tables)[0];
+    assert_eq!((flow.layer, flow.packets), (Layer::Passed as u8, 4));
+    assert!(replies(&tables).is_empty());
+}
+
+#[test]
+fn what_can_not_be_an_answer_to_a_pod_is_translated() {
+    let tables = fixture();
+    // A client's port, or a server's in the cluster.
+    for (client, pod) in [(40_000, 40_000), (8080, 8081)] {
+        let wire = Wire::udp(at(PC, client), at(POD, pod));
+        let sent = forward(&tables, Side::Uplink, wire.bytes(), TUNNEL);
+        assert_ne!(endpoints(&sent).0.address, PC);
+        let wire = Wire::tcp(at(PC, client), at(POD, pod), SYN);
+        let sent = forward(&tables, Side::Uplink, wire.bytes(), TUNNEL);
+        assert_ne!(endpoints(&sent).0.address, PC);
+    }
+    // A resolver of the office answers a pod.
+    let answer = Wire::udp(at(PC, 53), at(POD, 40_000)).bytes();
+    let sent = forward(&tables, Side::Uplink, answer, TUNNEL);
+    assert_eq!(endpoints(&sent), (at(PC, 53), at(POD, 40_000)));
+}
+
+#[test]
+fn a_session_of_a_pod_that_was_there_before_goes_on() {
+    let tables = fixture();
+    let (pod, client) = (at(POD, 40_000), at(PC, 8080));
+    let ack = Wire::tcp(client, pod, ACK).bytes();
+    let sent = forward(&tables, Side::Uplink, ack, TUNNEL);
+    assert_eq!(endpoints(&sent), (client, pod));
+}
+
+#[test]
+fn an_answer_to_a_service_is_none() {
+    let tables = fixture();
+    let wire = Wire::tcp(at(PC, 8080), at(VIP, 40_000), SYN | ACK);
+    assert_eq!(
+        send(&tables, Side::Uplink, wire.bytes()).0,
+        Verdict::Reflect
     );
-    pass(&tables, Side::Uplink, Wire::tcp(client, pod, ACK).bytes());
-    assert_eq!(flows(&tables)[0].1.layer, Layer::Kernel as u8);
+    assert!(flows(&tables).is_empty());
 }
 
 #[test]
@@ -106,10 +145,11 @@ fn errors_about_a_pods_own_connection_pass() {
 fn a_host_that_connects_back_on_the_same_ports_gets_a_flow() {
     let tables = fixture();
     let (pod, client) = (at(POD, 40_000), at(PC, 8080));
-    pass(
+    forward(
         &tables,
         Side::Uplink,
         Wire::tcp(client, pod, SYN | ACK).bytes(),
+        TUNNEL,
     );
     forward(
         &tables,
@@ -186,11 +226,12 @@ fn a_full_table_does_not_stop_a_pods_connection() {
     tables.capacity = 0;
     let (pod, client) = (at(LOCAL_POD, 40_000), at(PC, 8080));
     pass(&tables, Side::Cluster, Wire::tcp(pod, client, SYN).bytes());
-    pass(
+    let (verdict, _) = send(
         &tables,
         Side::Uplink,
         Wire::tcp(client, pod, SYN | ACK).bytes(),
     );
+    assert_eq!(verdict, Verdict::Pass);
 }
 
 #[test]

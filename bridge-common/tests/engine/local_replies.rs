@@ -130,7 +130,9 @@ fn a_reset_has_the_numbers_of_rfc_9293() {
         (FIN, 20, (0, next(21), RST | ACK)),
     ] {
         for options in [vec![], vec![1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]] {
-            let tables = fixture();
+            let mut tables = fixture();
+            // Where the client can't have its port again, its connection can't be adopted.
+            tables.set_nat_ports(|_| true);
             let reset = answered(
                 &tables,
                 Side::Uplink,
@@ -164,7 +166,9 @@ fn a_reset_in_answer_to_a_syn_counts_the_syn() {
 
 #[test]
 fn a_reset_leaves_its_checksum_to_the_network_card_where_the_segment_did() {
-    let tables = fixture();
+    let mut tables = fixture();
+    // No connection can be adopted.
+    tables.set_nat_ports(|_| true);
     let mut packet = segment(ACK, vec![], 9).partial_packet();
     assert_eq!(run(&mut packet, &tables, Side::Uplink), Verdict::Reflect);
     complete(&mut packet, 20, TCP);
@@ -216,9 +220,9 @@ fn answers_stop_at_the_rate_limit() {
     tables.answer_tokens.set(2);
     for (count, wire) in [
         Wire::udp(CLIENT, EMPTY),
-        Wire::tcp(CLIENT, WEB, ACK),
+        Wire::tcp(CLIENT, MYSQL, ACK),
         Wire::udp(CLIENT, WEB).ttl(1),
-        Wire::tcp(CLIENT, WEB, ACK),
+        Wire::tcp(CLIENT, MYSQL, ACK),
         Wire::ping(PC, VIP, 1),
     ]
     .into_iter()
@@ -315,4 +319,35 @@ fn segment(flags: u8, options: Vec<u8>, payload: usize) -> Wire {
 fn numbers(bytes: &[u8]) -> (u32, u32, u8) {
     let number = |offset: usize| u32::from_be_bytes(bytes[offset..offset + 4].try_into().unwrap());
     (number(24), number(28), bytes[33])
+}
+
+#[test]
+fn a_ping_to_a_service_in_fragments_is_answered_in_fragments() {
+    let tables = fixture();
+    let wire = Wire::ping(PC, VIP, 7).fragmentable(1).payload([7; 3000]);
+    let mut answers = Vec::new();
+    for fragment in wire.fragments(1480) {
+        let (verdict, bytes) = send(&tables, Side::Uplink, fragment);
+        assert_eq!(verdict, Verdict::Reflect);
+        assert_eq!(addresses(&bytes), (VIP, PC));
+        answers.push(bytes);
+    }
+    let whole = Wire::pong(VIP, PC, 7).fragmentable(1).payload([7; 3000]);
+    for (answer, expected) in answers.iter().zip(whole.fragments(1480)) {
+        assert_eq!(
+            answer[20..],
+            expected[20..],
+            "as the whole answer in fragments"
+        );
+        assert_eq!(answer[4..8], expected[4..8], "identification and offset");
+    }
+    assert_eq!(answers.len(), 3);
+}
+
+#[test]
+fn an_echo_reply_to_a_service_is_not_taken_for_a_ping() {
+    let tables = fixture();
+    let (verdict, _) = send(&tables, Side::Uplink, Wire::pong(PC, VIP, 7).bytes());
+    assert_eq!(verdict, Verdict::Drop(DropReason::UnsupportedProtocol));
+    assert_eq!(tables.counted(Count::Drop(DropReason::RewriteFailed)), 0);
 }

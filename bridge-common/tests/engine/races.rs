@@ -216,6 +216,9 @@ impl Tables for Raced<'_> {
     fn count(&self, count: Count, packets: u32, bytes: u32) {
         self.shared.count(count, packets, bytes);
     }
+    fn count_other_source(&self, source: Ipv4) {
+        self.shared.count_other_source(source);
+    }
     fn take_answer_token(&self) -> bool {
         self.shared.take_answer_token()
     }
