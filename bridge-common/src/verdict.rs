@@ -143,6 +143,13 @@ impl PackedVerdict {
         Self::new(tag::DROP, reason as u8, 0, 0)
     }
 
+    /// [`Verdict::Reject`] with a reply of any kind but [`LocalReplyKind::FragmentationNeeded`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn reject(reason: DropReason, reply: LocalReplyKind) -> Self {
+        Self::new(tag::REJECT, reason as u8, reply as u8, 0)
+    }
+
     /// One of [`tag`].
     #[must_use]
     #[inline(always)]

@@ -39,6 +39,7 @@ fn map_state(service: Option<(&[u8], Seconds)>) -> MapState {
         affinity_seconds,
     };
     MapState {
+        link_addresses: BTreeMap::new(),
         office: BTreeMap::new(),
         cluster: BTreeMap::new(),
         routes: BTreeMap::new(),

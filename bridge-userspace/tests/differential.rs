@@ -12,6 +12,7 @@ use bridge_common::abi::{
     Service, ServiceKey, Settings, Tunnel, Vtep, XdpPort, name,
 };
 use bridge_common::packet::parse::{ICMP, TCP, UDP};
+use bridge_common::path::local;
 use bridge_common::path::stack;
 use bridge_common::path::tc::{Side, run};
 use bridge_common::path::xdp::{self, Step};
@@ -21,7 +22,7 @@ use bridge_userspace::datapath::{Buffers, Datapath};
 use bridge_userspace::kernel::clock;
 use bridge_userspace::maps::Tables;
 use bridge_userspace::model::program::Program::{
-    self, ClusterEgress, ClusterIngress, UplinkIngress, XdpFast,
+    self, ClusterEgress, ClusterIngress, UplinkEgress, UplinkIngress, XdpFast,
 };
 use bridge_userspace::plan::map_state::{MapState, ServiceEntry};
 use bridge_userspace::plan::next_hops::{Hop, NextHops};
@@ -36,6 +37,9 @@ const POD: [u8; 4] = [10, 244, 1, 5];
 const VIP: [u8; 4] = [10, 96, 20, 16];
 const NAT: [u8; 4] = [10, 244, 30, 0];
 const UPLINK: [u8; 4] = [10, 60, 20, 30];
+/// An address of this node itself.
+const LOCAL: [u8; 4] = [10, 244, 30, 1];
+const STRANGER: [u8; 4] = [172, 16, 0, 1];
 /// To the address of the loopback device, on which the kernel runs it, so that it is for this host.
 const ETHERNET: [u8; 14] = [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 2, 8, 0];
 
@@ -50,7 +54,7 @@ const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 
-const EVERYWHERE: [Program; 3] = [UplinkIngress, ClusterIngress, ClusterEgress];
+const EVERYWHERE: [Program; 4] = [UplinkIngress, ClusterIngress, ClusterEgress, UplinkEgress];
 
 fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
@@ -71,6 +75,11 @@ fn map_state() -> MapState {
     let backend = Backend {
         address: POD,
         port: 8_080,
+        pad: [0; 2],
+    };
+    let local = Backend {
+        address: LOCAL,
+        port: 6_443,
         pad: [0; 2],
     };
     let port = |backends, affinity_seconds| ServiceEntry::Port {
@@ -111,15 +120,19 @@ fn map_state() -> MapState {
             (service(80, TCP), port(vec![backend], 0)),
             (service(53, UDP), port(vec![backend], 600)),
             (service(81, TCP), port(Vec::new(), 0)),
+            (service(443, TCP), port(vec![local], 0)),
+            (service(443, UDP), port(vec![local], 0)),
             (service(0, ICMP), ServiceEntry::Address(2)),
         ]),
         settings: Settings {
             authoritative: 1,
             answer_ping: 1,
+            flags: Settings::HAS_LOCAL_BACKENDS,
             nat_port_count: ports.settings.nat_port_count,
             ..Settings::default()
         },
         nat_ports: ports.nat_ports,
+        link_addresses: BTreeMap::new(),
     }
 }
 
@@ -372,6 +385,7 @@ impl Pair {
             UplinkIngress => run(&mut on_host, &self.host, Side::Uplink),
             ClusterIngress => run(&mut on_host, &self.host, Side::Cluster),
             ClusterEgress => stack::run(&mut on_host, &self.host),
+            UplinkEgress => local::run(&mut on_host, &self.host),
             XdpFast => unreachable!("it has a context of another kind"),
         };
         let classifier: &mut SchedClassifier = self
@@ -695,13 +709,99 @@ fn what_the_kernel_routes_is_translated_alike() {
 }
 
 #[test]
+fn what_the_tables_have_lost_goes_on_alike() {
+    let mut pair = Pair::new("adopted");
+    for (what, destination) in [("a pod", (POD, 8_080)), ("a service", (VIP, 80))] {
+        let port = if destination.0 == POD { 40_000 } else { 40_001 };
+        let data = tcp((CLIENT, port), destination, "A", b"hello");
+        let (verdict, sent) = pair.both(what, UplinkIngress, &data);
+        assert!(
+            matches!(verdict, Verdict::Forward { .. }),
+            "{what}: {verdict:?}"
+        );
+        assert_eq!(sent[12..20], [NAT, POD].concat()[..]);
+        let answer = tcp((POD, 8_080), (NAT, port), "A", b"world");
+        let (verdict, _) = pair.both(what, ClusterIngress, &answer);
+        assert!(
+            matches!(verdict, Verdict::Forward { .. }),
+            "{what}: {verdict:?}"
+        );
+    }
+    let routed = tcp((CLIENT, 40_002), (POD, 8_080), "A", b"hello");
+    let (verdict, _) = pair.both("on the stack path", ClusterEgress, &routed);
+    assert_eq!(verdict, Verdict::Continue);
+}
+
+#[test]
+fn answers_to_pods_are_sent_on_alike() {
+    let mut pair = Pair::new("answers");
+    let (client, pod) = ((CLIENT, 9_003), (POD, 40_000));
+    for flags in ["SA", "A", "FA", "R"] {
+        let answer = tcp(client, pod, flags, b"");
+        let (verdict, sent) = pair.both(flags, UplinkIngress, &answer);
+        assert!(
+            matches!(verdict, Verdict::Forward { .. }),
+            "{flags}: {verdict:?}"
+        );
+        assert_eq!(sent[12..20], [CLIENT, POD].concat()[..]);
+    }
+    let (_, sent) = pair.both("a SYN", UplinkIngress, &tcp(client, pod, "S", b""));
+    assert_eq!(sent[12..20], [NAT, POD].concat()[..]);
+    let resolved = udp((CLIENT, 53), (POD, 40_001), b"answer");
+    let (_, sent) = pair.both("UDP", UplinkIngress, &resolved);
+    assert_eq!(sent[12..20], [CLIENT, POD].concat()[..]);
+    let late = tcp((CLIENT, 9_004), pod, "A", b"");
+    let (_, sent) = pair.both("under way", UplinkIngress, &late);
+    assert_eq!(sent[12..20], [CLIENT, POD].concat()[..]);
+}
+
+#[test]
+fn backends_on_the_node_itself_are_served_alike() {
+    let mut pair = Pair::new("local");
+    let (client, service, backend) = ((CLIENT, 40_000), (VIP, 443), (LOCAL, 6_443));
+    for flags in ["S", "A", "FA"] {
+        let (verdict, arrived) =
+            pair.both("in", UplinkIngress, &tcp(client, service, flags, b"hello"));
+        assert_eq!(verdict, Verdict::Continue);
+        assert_eq!(arrived[12..20], [CLIENT, LOCAL].concat()[..]);
+        let back = if flags == "S" { "SA" } else { flags };
+        let (verdict, sent) = pair.both("out", UplinkEgress, &tcp(backend, client, back, b""));
+        assert_eq!(verdict, Verdict::Continue);
+        assert_eq!(sent[12..20], [VIP, CLIENT].concat()[..]);
+    }
+    let (_, arrived) = pair.both("a question", UplinkIngress, &udp(client, service, b"?"));
+    let complaint = unreachable_about(&arrived, LOCAL, CLIENT);
+    let (verdict, _) = pair.both("nobody listens", UplinkEgress, &complaint);
+    assert_eq!(verdict, Verdict::Continue);
+    let (_, sent) = pair.both("an answer", UplinkEgress, &udp(backend, client, b"!"));
+    let complaint = unreachable_about(&sent, [192, 168, 0, 1], VIP);
+    let (verdict, _) = pair.both("too large for the office", UplinkIngress, &complaint);
+    assert_eq!(verdict, Verdict::Continue);
+}
+
+#[test]
+fn a_large_ping_to_a_service_is_answered_alike() {
+    let mut pair = Pair::new("fragments");
+    let ping = echo(CLIENT, VIP, 1, true);
+    for (what, more, offset) in [("the first", true, 0), ("the last", false, 2)] {
+        let fragment = with_header(&ping, |header| {
+            header.more_fragments = more;
+            header.fragment_offset = offset.try_into().unwrap();
+        });
+        let (verdict, answer) = pair.both(what, UplinkIngress, &fragment);
+        assert_eq!(verdict, Verdict::Reflect, "{what}");
+        assert_eq!(answer[12..20], [VIP, CLIENT].concat()[..]);
+    }
+}
+
+#[test]
 fn refusals_and_answers_are_alike() {
     let mut pair = Pair::new("refusals");
     let client = (CLIENT, 40_000);
     let large = [7; 1_480];
     let pod_syn = tcp(client, (POD, 80), "S", b"");
     let cases = [
-        ("no such service", tcp(client, (VIP, 443), "S", b"")),
+        ("no such service", tcp(client, (VIP, 444), "S", b"")),
         ("no backend", tcp(client, (VIP, 81), "S", b"")),
         ("no such UDP service", udp(client, (VIP, 123), b"time?")),
         ("nothing known", tcp(client, (POD, 80), "A", b"late")),
@@ -743,9 +843,25 @@ fn refusals_and_answers_are_alike() {
                 header.protocol = IpNumber::SCTP;
             }),
         ),
+        ("a stranger", tcp((STRANGER, 40_000), (POD, 80), "S", b"")),
         (
-            "a stranger",
-            tcp(([172, 16, 0, 1], 40_000), (POD, 80), "S", b""),
+            "a stranger's SYN to a service",
+            tcp((STRANGER, 1), (VIP, 80), "S", b""),
+        ),
+        (
+            "a stranger's ACK to a service",
+            tcp((STRANGER, 1), (VIP, 80), "A", b""),
+        ),
+        (
+            "a stranger's question",
+            udp((STRANGER, 1), (VIP, 53), b"query"),
+        ),
+        ("a stranger's ping", echo(STRANGER, VIP, 1, true)),
+        ("a pod at a service", udp((POD, 9), (VIP, 53), b"query")),
+        ("an echo reply to a service", echo(CLIENT, VIP, 1, false)),
+        (
+            "an unasked SYN-ACK to a service",
+            tcp(client, (VIP, 80), "SA", b""),
         ),
         ("no business of ours", tcp(client, (UPLINK, 22), "S", b"")),
         (
@@ -772,8 +888,16 @@ fn damaged_packets_are_treated_alike() {
         echo(CLIENT, POD, 7, true),
         unreachable_about(&udp((POD, 53), (CLIENT, 40_000), b"x"), CLIENT, POD),
         tcp((POD, 80), (NAT, 40_000), "SA", b""),
+        tcp((CLIENT, 40_000), (VIP, 443), "S", b"payload"),
+        tcp((LOCAL, 6_443), (CLIENT, 40_000), "SA", b""),
+        tcp((STRANGER, 40_000), (VIP, 443), "S", b"payload"),
+        unreachable_about(
+            &tcp((CLIENT, 40_000), (LOCAL, 6_443), "A", b""),
+            LOCAL,
+            CLIENT,
+        ),
     ];
-    for round in 0..3_000 {
+    for round in 0..4_000 {
         let mut packet = sound[round % sound.len()].clone();
         for _ in 0..=next(3) {
             let at = next(packet.len());

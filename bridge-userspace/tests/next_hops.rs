@@ -116,6 +116,7 @@ fn map_state(hops: &[(u8, Hop)]) -> MapState {
         ..Route::default()
     };
     MapState {
+        link_addresses: BTreeMap::new(),
         office: BTreeMap::new(),
         cluster: BTreeMap::new(),
         routes: (1..=3).map(|number| (prefix(number), route)).collect(),

@@ -23,14 +23,13 @@ use crate::verdict::{LocalReplyKind, PackedVerdict, SlowPath, Verdict};
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn open<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
     match try_open(packet, tables) {
-        Ok(()) => Verdict::SlowPath(SlowPath::OpenFlow),
+        Ok(()) => Verdict::SlowPath(SlowPath::OpenFlow).into(),
         Err(verdict) => verdict,
     }
-    .into()
 }
 
 #[inline(always)]
-fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict> {
+fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), PackedVerdict> {
     let datagram = Datagram::parse(packet).ok_or(Verdict::Pass)?;
     let kind = tables
         .destination(datagram.destination())
@@ -38,7 +37,7 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     let transport = &match Payload::of(packet, &datagram) {
         Payload::Transport(transport) => transport,
         Payload::LaterFragment => fragments::recall(tables, &datagram).ok_or(Verdict::Pass)?,
-        Payload::IcmpError | Payload::Unsupported => return Err(Verdict::Pass),
+        Payload::IcmpError | Payload::Unsupported => return Err(PackedVerdict::PASS),
     };
     let key = &flow::key(&datagram, transport);
     if !tables.is_office(key.client) {
@@ -48,7 +47,8 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
             (key.destination, key.destination_port),
             key.protocol,
             kind,
-        ));
+        )
+        .into());
     }
     let settings = tables.settings().ok_or(Verdict::Pass)?;
     let is_service = matches!(kind, DestinationKind::Service);
@@ -61,13 +61,13 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
         if key.protocol != ICMP && transport.tcp_flags & tcp_flag::RST == 0 {
             kernel_owned::mark(tables, key, Layer::Kernel);
         }
-        return Err(Verdict::ToStack);
+        return Err(PackedVerdict::TO_STACK);
     }
     if !is_service && may_answer_pod(key, transport) {
         return pass_answer(tables, key);
     }
     if !is_service && settings.stack_only != 0 && (transport.opens || key.protocol == TCP) {
-        return Err(Verdict::ToStack);
+        return Err(PackedVerdict::TO_STACK);
     }
     let is_under_way = key.protocol == TCP && !transport.opens;
     if is_under_way {
@@ -77,7 +77,7 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
         load_balancing::known_backend(tables, key).ok_or(NO_FLOW)?
     } else if is_service {
         if key.protocol == ICMP && !transport.opens && !datagram.is_later_fragment() {
-            return Err(Verdict::Drop(DropReason::UnsupportedProtocol));
+            return Err(PackedVerdict::drop(DropReason::UnsupportedProtocol));
         }
         load_balancing::select_backend(tables, key, settings)?
     } else if transport.opens || is_under_way {
@@ -88,27 +88,27 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict>
     } else {
         // An echo reply: a pod has asked by itself. The fragments that follow pass like this one.
         fragments::remember(tables, &datagram, transport);
-        return Err(Verdict::Pass);
+        return Err(PackedVerdict::PASS);
     };
     // Read before the route: a change that comes in between advances it again.
     let epoch = tables.fast_path().map_or(0, |fast| fast.epoch as u16);
     let route = match tables.route(backend.address) {
         Some(route) if route.is_unreachable() => {
-            return Err(Verdict::Reject(
+            return Err(PackedVerdict::reject(
                 DropReason::NoRoute,
-                LocalReplyKind::HostUnreachable.without_mtu(),
+                LocalReplyKind::HostUnreachable,
             ));
         }
         Some(route) if !route.is_local() || is_service => route,
-        _ if !is_service => return Err(Verdict::Pass),
-        _ => return Err(Verdict::Drop(DropReason::NoRoute)),
+        _ if !is_service => return Err(PackedVerdict::PASS),
+        _ => return Err(PackedVerdict::drop(DropReason::NoRoute)),
     };
     let (nat, layer) = if !route.is_local() {
         (nat_address(key, &route, settings), Layer::Tc)
     } else if settings.has(Settings::HAS_LOCAL_BACKENDS) {
         (key.client, Layer::Local)
     } else {
-        return Err(Verdict::Drop(DropReason::LocalBackend));
+        return Err(PackedVerdict::drop(DropReason::LocalBackend));
     };
     let flow = Flow {
         backend: backend.address,
@@ -135,11 +135,11 @@ pub fn open_on_stack_path<T: Tables>(
     tables: &T,
     key: &FlowKey,
     transport: &Transport,
-) -> Result<(), Verdict> {
+) -> Result<(), PackedVerdict> {
     let is_under_way = key.protocol == TCP && !transport.opens;
     if may_answer_pod(key, transport) {
         kernel_owned::mark(tables, key, Layer::Kernel);
-        return Err(Verdict::Pass);
+        return Err(PackedVerdict::PASS);
     }
     if is_under_way {
         may_adopt(transport)?;
@@ -147,7 +147,7 @@ pub fn open_on_stack_path<T: Tables>(
     let settings = tables.settings().ok_or(Verdict::Pass)?;
     let route = tables.route(key.destination).ok_or(Verdict::Pass)?;
     if !(transport.opens || is_under_way) || route.is_unreachable() || route.is_local() {
-        return Err(Verdict::Pass);
+        return Err(PackedVerdict::PASS);
     }
     let flow = Flow {
         backend: key.destination,
@@ -190,7 +190,7 @@ const fn may_answer_pod(key: &FlowKey, transport: &Transport) -> bool {
 /// Lets an answer to a pod pass as it is, and those that follow. Nothing can be opened so: a SYN ends the mark, and a pod
 /// answers any other segment of a connection that it does not have with a reset.
 #[inline(always)]
-fn pass_answer<T: Tables>(tables: &T, key: &FlowKey) -> Result<(), Verdict> {
+fn pass_answer<T: Tables>(tables: &T, key: &FlowKey) -> Result<(), PackedVerdict> {
     match tables.route(key.destination) {
         Some(route)
             if !route.is_local()
@@ -199,13 +199,12 @@ fn pass_answer<T: Tables>(tables: &T, key: &FlowKey) -> Result<(), Verdict> {
         {
             Ok(())
         }
-        _ => Err(Verdict::Pass),
+        _ => Err(PackedVerdict::PASS),
     }
 }
 
 /// What becomes of a TCP segment without a flow that can't be helped: its sender need not wait for a timeout.
-const NO_FLOW: Verdict =
-    Verdict::Reject(DropReason::NoFlow, LocalReplyKind::TcpReset.without_mtu());
+const NO_FLOW: PackedVerdict = PackedVerdict::reject(DropReason::NoFlow, LocalReplyKind::TcpReset);
 
 /// Whether a TCP segment that is no SYN may open a flow: it belongs to a connection whose flow was lost, with the node's
 /// memory most likely. One that ends a connection is not worth it, and a late one must not leave a flow behind.
@@ -213,10 +212,10 @@ const NO_FLOW: Verdict =
 /// # Errors
 /// The verdict on one that may not.
 #[inline(always)]
-const fn may_adopt(transport: &Transport) -> Result<(), Verdict> {
+const fn may_adopt(transport: &Transport) -> Result<(), PackedVerdict> {
     let flags = transport.tcp_flags;
     if flags & tcp_flag::RST != 0 {
-        return Err(Verdict::Drop(DropReason::NoFlow));
+        return Err(PackedVerdict::drop(DropReason::NoFlow));
     }
     if flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::FIN) != tcp_flag::ACK {
         return Err(NO_FLOW);
@@ -227,7 +226,7 @@ const fn may_adopt(transport: &Transport) -> Result<(), Verdict> {
 /// Adds the flow of a connection that is under way. It had the client's own port, most likely, and must have it again:
 /// if that was not so, the backend knows nothing of it, and ends it with a reset as we would.
 #[inline(always)]
-fn adopt<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), Verdict> {
+fn adopt<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), PackedVerdict> {
     flow.last_seen = tables.now();
     flow.nat_port = key.client_port;
     let reply = flow::reply_of(key, flow.last_seen, flow.layer);
@@ -268,7 +267,7 @@ fn nat_address(key: &FlowKey, route: &Route, settings: &Settings) -> Ipv4 {
 
 /// Claims a NAT port for the flow, whose mapping is complete but for that, and adds both entries.
 #[inline(always)]
-fn add<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), Verdict> {
+fn add<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), PackedVerdict> {
     flow.last_seen = tables.now();
     let mut reply_key = key.reply_key(&flow);
     match nat_ports::claim(
@@ -291,7 +290,12 @@ fn add<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), Verdi
 
 /// Adds the forward entry of a flow whose reply entry is claimed.
 #[inline(always)]
-fn insert<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow, opened: Count) -> Result<(), Verdict> {
+fn insert<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    flow: &Flow,
+    opened: Count,
+) -> Result<(), PackedVerdict> {
     let reply_key = key.reply_key(flow);
     match tables.insert_flow(key, flow) {
         Insertion::Done => {
@@ -324,7 +328,7 @@ fn refuse<T: Tables>(
     key: &FlowKey,
     kind: EventKind,
     reason: DropReason,
-) -> Result<(), Verdict> {
+) -> Result<(), PackedVerdict> {
     tables.event(&Event {
         kind: kind as u32,
         client: key.client,
@@ -335,8 +339,8 @@ fn refuse<T: Tables>(
         pad: 0,
         pad2: 0,
     });
-    Err(Verdict::Reject(
+    Err(PackedVerdict::reject(
         reason,
-        LocalReplyKind::AdministrativelyProhibited.without_mtu(),
+        LocalReplyKind::AdministrativelyProhibited,
     ))
 }

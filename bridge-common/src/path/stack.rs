@@ -133,18 +133,17 @@ fn transport<P: Packet, T: Tables>(
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn open_flow<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
     match try_open_flow(packet, tables) {
-        Ok(()) => Verdict::SlowPath(SlowPath::OpenFlow),
+        Ok(()) => Verdict::SlowPath(SlowPath::OpenFlow).into(),
         Err(verdict) => verdict,
     }
-    .into()
 }
 
 #[inline(always)]
-fn try_open_flow<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), Verdict> {
+fn try_open_flow<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), PackedVerdict> {
     let datagram = Datagram::parse(packet).ok_or(Verdict::Pass)?;
     let transport = transport(packet, tables, &datagram)?;
     if datagram.protocol() == TCP && datagram.is_later_fragment() {
-        return Err(Verdict::Pass);
+        return Err(PackedVerdict::PASS);
     }
     open::open_on_stack_path(tables, &flow::key(&datagram, &transport), &transport)
 }
