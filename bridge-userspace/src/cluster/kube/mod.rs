@@ -1,12 +1,13 @@
 //! The API server, followed by lists and watches.
 //!
-//! `access` makes a client of what is configured, `follow` follows the objects of one kind. Here they are put
+//! `access` makes a client of what is configured, `tls` says which servers to trust, `follow` follows the objects of one kind. Here they are put
 //! together to *sessions*: a session begins with lists of everything and ends when the API server is gone. What the
 //! lists say is compared with what was known, so that after an absence only differences are handed on; objects that
 //! vanished meanwhile are among them.
 
 mod access;
 mod follow;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
