@@ -173,11 +173,14 @@ fn is_self_signed_authority(error: &CertificateError) -> bool {
 pub(super) fn distrust(error: &(dyn Error + 'static)) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        // An I/O error gives its causes, and not itself what it was made of.
-        let inner = error
+        // An I/O error gives the causes of what it was made of, and not that itself; and they are made of each other.
+        let mut inner = error;
+        while let Some(wrapped) = inner
             .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        let inner = inner.map_or(error, |inner| inner);
+            .and_then(io::Error::get_ref)
+        {
+            inner = wrapped;
+        }
         if let Some(rustls::Error::InvalidCertificate(error)) = inner.downcast_ref() {
             return Some(explain(error));
         }

@@ -39,7 +39,9 @@ fn judged_at(
         .verify_server_cert(shown, &[], &name, &[], now)
         .map(drop)
         .map_err(|error| {
-            distrust(&io::Error::new(io::ErrorKind::InvalidData, error)).expect("an explanation")
+            // As the connectors wrap it.
+            let error = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, error));
+            distrust(&error).expect("an explanation")
         })
 }
 
