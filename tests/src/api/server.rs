@@ -280,14 +280,12 @@ fn start_etcd(programs: &Programs, namespace: &Namespace, directory: &Path) -> R
 
 /// Only the stable APIs, and for a kube-proxy that is older than `discovery.k8s.io/v1` the one that it follows.
 fn served(minor_version: u32, without: &[String]) -> String {
-    let mut served = "api/beta=false,api/alpha=false".to_owned();
+    let mut served = vec!["api/beta=false".to_owned(), "api/alpha=false".to_owned()];
     if minor_version < FIRST_WITH_DISCOVERY {
-        served.push_str(",discovery.k8s.io/v1beta1=true");
+        served.push("discovery.k8s.io/v1beta1=true".to_owned());
     }
-    for api in without {
-        served.push_str(&format!(",{api}=false"));
-    }
-    served
+    served.extend(without.iter().map(|api| format!("{api}=false")));
+    served.join(",")
 }
 
 /// The flags are those of setup-envtest's control plane (controller-runtime,

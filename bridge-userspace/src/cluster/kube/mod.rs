@@ -227,11 +227,11 @@ impl Known {
     }
 
     fn set_note(&mut self, kind: Kind, note: Option<Problem>) {
-        let before = match note.clone() {
+        self.is_changed |= self.notes.get(&kind) != note.as_ref();
+        match note {
             Some(note) => self.notes.insert(kind, note),
             None => self.notes.remove(&kind),
         };
-        self.is_changed |= before != note;
     }
 
     /// Whether anything has changed since the last call.

@@ -95,7 +95,8 @@ fn a_certificate_in_the_ca_file_has_to_be_valid_now() {
             judged(&[&certificate], &certificate),
             "has expired (2021-01-01T00:00:00Z)",
         );
-        let before = UnixTime::since_unix_epoch(Duration::from_secs(1_500_000_000));
+        // Some time in 2017.
+        let before = UnixTime::since_unix_epoch(Duration::from_hours(416_000));
         refused(
             judged_at(ADDRESS, &[&certificate], &certificate, before),
             "not valid before 2020-01-01T00:00:00Z",
