@@ -1,11 +1,14 @@
 //! What the bridge discovers through the API server: the cluster's networks, and which rights (RBAC) that takes.
 
 use std::fs;
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::time::Duration;
 
 use lab::bridge::arguments::with;
-use lab::plan::{self, port};
+use lab::host::exchange;
+use lab::netfilter::Firewall;
+use lab::plan::{self, ECHO_SERVICE, port};
 use lab::wait::FOLLOWS;
 use lab::{Bridge, Lab, LabOptions, eventually, objects};
 use serde_json::Value;
@@ -46,15 +49,22 @@ fn a_network_that_comes_or_goes_is_an_event_that_people_are_told() {
     eventually(FOLLOWS, "the wider pod network is known", || {
         source_of(&bridge, wider).is_some()
     });
-    assert!(has_event(&bridge, &["pod CIDR", wider, "new"]));
-    assert!(has_event(&bridge, &["pod CIDR", plan::POD_CIDR, "gone"]));
+    let grown = [
+        "pod CIDR",
+        wider,
+        "contains",
+        plan::POD_CIDR,
+        "become one to",
+    ];
+    assert!(has_event(&bridge, &grown));
+    assert!(!has_event(&bridge, &["pod CIDR", plan::POD_CIDR, "gone"]));
     let pod = lab.at("echo-1", port::ECHO);
     lab.office_pc().tcp_echo(pod, b"still reached").unwrap();
 }
 
 #[test]
 fn the_shipped_rights_suffice_and_a_missing_one_is_named() {
-    let lab = LabOptions::default_variant().with_api_server().open();
+    let lab = router().open();
     let admin = lab.api().admin();
     let rights = shipped_rights();
     // The account and its namespace first.
@@ -75,7 +85,7 @@ fn the_shipped_rights_suffice_and_a_missing_one_is_named() {
     );
     let name = "echo.project-a-dev1.svc.cluster.local";
     let vip = lab.office_pc().resolve(plan::ROUTER_LAN, name).unwrap();
-    let vip = std::net::SocketAddrV4::new(vip, port::ECHO);
+    let vip = SocketAddrV4::new(vip, port::ECHO);
     lab.office_pc().tcp_echo(vip, b"by name").unwrap();
     bridge.uninstall().unwrap();
     bridge.leave_installed();
@@ -103,8 +113,79 @@ fn the_shipped_rights_suffice_and_a_missing_one_is_named() {
                     .status()
                     .is_ok_and(|status| status["problems"].to_string().contains(missing))
         });
+        // Pods need none of these rights.
+        bridge.await_ready().unwrap();
+        let pod = lab.at("echo-1", port::ECHO);
+        lab.office_pc().tcp_echo(pod, b"a pod").unwrap();
+        assert!(has_flow_to(&bridge, pod));
+        if missing != "servicecidrs" {
+            leaves_services_to_kube_proxy(&lab, &bridge, missing);
+        }
         bridge.stop().unwrap();
+        bridge.uninstall().unwrap();
     }
+}
+
+#[test]
+fn a_cluster_without_endpoint_slices_has_its_pods_bridged_and_its_services_when_it_has_them() {
+    let mut lab = router().open();
+    lab.api_mut()
+        .restart_without(&["discovery.k8s.io/v1"])
+        .unwrap();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    leaves_services_to_kube_proxy(&lab, &bridge, "discovery.k8s.io/v1");
+    let pod = lab.at("echo-1", port::ECHO);
+    let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
+    exchange(&mut session, b"by kube-proxy").unwrap();
+    lab.office_pc().tcp_echo(pod, b"a pod").unwrap();
+    assert!(has_flow_to(&bridge, pod));
+
+    // Upgraded.
+    lab.api_mut().restart_without(&[]).unwrap();
+    eventually(Duration::from_secs(45), "services are known", || {
+        bridge.status().unwrap()["problems"] == serde_json::json!([])
+    });
+    let services = bridge.client().json(&["services"]).unwrap();
+    assert!(!services.as_array().unwrap().is_empty(), "{services}");
+    exchange(&mut session, b"by kube-proxy still").unwrap();
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"by us").unwrap();
+    assert!(has_flow_to(&bridge, ECHO_SERVICE));
+
+    // And once they are known they stay, whatever the API server has forgotten.
+    lab.api_mut()
+        .restart_without(&["discovery.k8s.io/v1"])
+        .unwrap();
+    eventually(
+        Duration::from_secs(45),
+        "it is told that they are gone",
+        || {
+            let status = bridge.status().unwrap();
+            let error = status["cluster_state"]["last_error"].as_str();
+            error.is_some_and(|error| error.contains("EndpointSlice"))
+        },
+    );
+    assert_eq!(bridge.client().json(&["services"]).unwrap(), services);
+    lab.office_pc().tcp_echo(ECHO_SERVICE, b"by us").unwrap();
+}
+
+/// What the bridge does for services that it can't know: nothing, which it tells, and kube-proxy goes on.
+#[track_caller]
+fn leaves_services_to_kube_proxy(lab: &Lab, bridge: &Bridge, why: &str) {
+    let status = bridge.status().unwrap();
+    assert_eq!(status["ready"], true, "{status}");
+    let problems = status["problems"].to_string();
+    assert!(
+        problems.contains(why) && problems.contains("kube-proxy"),
+        "{problems}"
+    );
+    assert_eq!(
+        bridge.client().json(&["services"]).unwrap(),
+        serde_json::json!([])
+    );
+    lab.office_pc()
+        .tcp_echo(ECHO_SERVICE, b"by kube-proxy")
+        .unwrap();
+    assert!(!has_flow_to(bridge, ECHO_SERVICE));
 }
 
 fn has_event(bridge: &Bridge, words: &[&str]) -> bool {
@@ -140,4 +221,21 @@ fn start_as_account(lab: &Lab) -> Bridge {
     let kubeconfig = kubeconfig.display().to_string();
     let arguments = with(&Bridge::default_arguments(lab), "--kubeconfig", &kubeconfig);
     Bridge::spawn(lab, &arguments).unwrap()
+}
+
+/// Whether the bridge itself has translated a flow to this destination, and not kube-proxy.
+fn has_flow_to(bridge: &Bridge, destination: SocketAddrV4) -> bool {
+    let flows = bridge.flows().unwrap();
+    let destination = destination.to_string();
+    flows
+        .iter()
+        .any(|flow| flow["destination"] == destination.as_str() && flow["layer"] == "tc")
+}
+
+/// A lab whose node forwards by itself what kube-proxy has translated.
+fn router() -> LabOptions {
+    LabOptions {
+        firewall: Firewall::Open,
+        ..LabOptions::default_variant().with_api_server()
+    }
 }

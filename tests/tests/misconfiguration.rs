@@ -8,7 +8,7 @@ use std::time::Duration;
 use lab::bridge::arguments::{plus, with, without};
 use lab::bridge::{nothing_attached, refused};
 use lab::dns::DnsPlan;
-use lab::plan::port;
+use lab::plan::{ECHO_SERVICE, port};
 use lab::{Bridge, Lab, LabOptions, bridge};
 
 #[test]
@@ -121,6 +121,41 @@ fn an_office_that_contains_the_nodes_pods_is_told() {
     let arguments = with(&defaults, "--office-cidr", "10.244.0.0/16");
     let words = ["10.244.0.0/16", "10.244.1.0/24", "worker-1"];
     fails(&lab, &Bridge::command(&lab, &arguments).unwrap(), 1, &words);
+}
+
+#[test]
+fn other_devices_of_the_node_may_lie_inside_an_office_network() {
+    let lab = LabOptions::default_variant().open();
+    let node = lab.node_30();
+    for line in [
+        "ip link add virbr0 type bridge",
+        "ip addr add 192.168.122.1/24 dev virbr0",
+        "ip link set virbr0 up",
+        "ip link add docker0 type bridge",
+        "ip addr add 172.17.0.1/16 dev docker0",
+        "ip link add vpn0 type vxlan id 77 dstport 4790 dev eth0",
+        "ip addr add 192.168.77.1/24 dev vpn0",
+        "ip link set vpn0 up",
+        "ip link add office2 type veth peer name cable2",
+        "ip addr add 192.168.20.30/24 dev office2",
+        "ip link set cable2 up",
+        "ip link set office2 up",
+        "ip addr add 192.168.0.53/32 dev lo",
+    ] {
+        node.run_line(line).unwrap();
+    }
+    let defaults = Bridge::default_arguments(&lab);
+    let arguments = with(&defaults, "--office-cidr", "192.168.0.0/16");
+    let arguments = plus(&arguments, &["--office-cidr", "172.16.0.0/12"]);
+    let bridge = Bridge::start(&lab, &arguments).unwrap();
+    let pc = lab.office_pc();
+    pc.tcp_echo(lab.at("echo-1", port::ECHO), b"a pod").unwrap();
+    pc.tcp_echo(ECHO_SERVICE, b"a service").unwrap();
+    let status = bridge.status().unwrap();
+    let interfaces = status["datapath"].to_string();
+    for other in ["virbr0", "docker0", "vpn0", "office2"] {
+        assert!(!interfaces.contains(other), "{interfaces}");
+    }
 }
 
 #[test]

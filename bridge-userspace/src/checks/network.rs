@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 
 use crate::cluster::{CidrKind, DesiredState};
 use crate::config::Config;
-use crate::kernel::netlink::{LinkKind, NetworkState, cluster_interfaces};
+use crate::kernel::netlink::{LinkKind, NetworkState, pod_route_interfaces};
 use crate::model::networks::Conflict;
 use crate::model::{Finding, Findings, Subject};
 
@@ -68,7 +68,12 @@ fn check_uplink(uplink: &str, state: &NetworkState, findings: &mut Findings) {
     findings.push(Finding::failure(subject, problem, others()));
 }
 
-/// Checks that none of the node's own addresses towards the pods looks like an office host's.
+/// Checks that none of the node's own addresses towards the pods looks like an office host's: what netfilter has
+/// masqueraded with it would be translated once more.
+///
+/// What leads to pods is known by its routes alone. The kind of a device says nothing: a bridge may be libvirt's or
+/// Docker's, a tunnel a VPN's, and their networks often lie inside a wide office CIDR. Before any pod CIDR is known
+/// nothing is judged; once it is, one that overlaps an office CIDR is left out and told.
 fn check_own_addresses(
     config: &Config,
     pod_cidrs: &[Ipv4Net],
@@ -76,14 +81,7 @@ fn check_own_addresses(
     findings: &mut Findings,
 ) {
     let uplink = state.link_named(&config.uplink).map(|link| link.index);
-    // Without pod CIDRs the devices that carry pods are still known by their kind.
-    let carriers = state
-        .links
-        .values()
-        .filter(|link| link.kind.is_tunnel() || matches!(link.kind, LinkKind::Bridge));
-    let mut cluster = cluster_interfaces(state, pod_cidrs);
-    cluster.extend(carriers.map(|link| link.index));
-    for index in cluster {
+    for index in pod_route_interfaces(state, pod_cidrs) {
         // With host-gw the route to the pods may be over the office's own network card.
         if Some(index) == uplink {
             continue;

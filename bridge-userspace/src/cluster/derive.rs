@@ -79,10 +79,25 @@ impl Deriver {
 
     /// The state as of the last [`update`](Self::update); `notes` are further problems to tell.
     pub(super) fn state(&self, notes: &[Problem]) -> DesiredState {
+        self.state_with(self.derived.values(), true, notes)
+    }
+
+    /// The same while Services or their slices can't be read: there are no services in it, and it is not authoritative.
+    /// kube-proxy may know them, and what it translates must not be rejected.
+    pub(super) fn state_without_services(&self, notes: &[Problem]) -> DesiredState {
+        self.state_with([], false, notes)
+    }
+
+    fn state_with<'a>(
+        &self,
+        derived: impl IntoIterator<Item = &'a Derived>,
+        authoritative: bool,
+        notes: &[Problem],
+    ) -> DesiredState {
         let mut problems = self.problems.clone();
         problems.extend_from_slice(notes);
         let services = services::merge(
-            self.derived.values(),
+            derived,
             &self.cidrs,
             &self.rules.internal_traffic_policy,
             &mut problems,
@@ -92,7 +107,7 @@ impl Deriver {
         DesiredState {
             cidrs: self.cidrs.clone(),
             services,
-            authoritative: true,
+            authoritative,
             problems,
         }
     }

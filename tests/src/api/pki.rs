@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use serde_json::{Value, json};
 
@@ -48,24 +48,39 @@ impl Pki {
         };
         pki.write("ca.crt", &pki.authority.pem())?;
 
-        let mut params = CertificateParams::new([
-            "kubernetes".to_owned(),
-            "kubernetes.default".to_owned(),
-            "kubernetes.default.svc".to_owned(),
-            format!("kubernetes.default.svc.{}", plan::CLUSTER_DOMAIN),
-            "localhost".to_owned(),
-            plan::CONTROL_PLANE.to_string(),
-            plan::KUBERNETES.to_string(),
-            "127.0.0.1".to_owned(),
-        ])?;
-        params.distinguished_name = named("kube-apiserver", None).distinguished_name;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        pki.sign("apiserver", &params)?;
+        pki.sign("apiserver", &server()?)?;
 
         let accounts = KeyPair::generate()?;
         pki.write("sa.key", &accounts.serialize_pem())?;
         pki.write("sa.pub", &accounts.public_key_pem())?;
         Ok(pki)
+    }
+
+    /// Puts a self-signed certificate in the place of the API server's, as servers make them that nobody has given one:
+    /// an authority by itself. It ends with the year 2020 if it is `expired`. Gives the kubeconfig of an administrator who
+    /// trusts this certificate alone, from a copy that stays as it is.
+    pub fn self_sign_server(&self, name: &str, expired: bool) -> Result<PathBuf> {
+        let mut params = server()?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        if expired {
+            params.not_after = date_time_ymd(2020, 12, 31);
+        }
+        let key = KeyPair::generate()?;
+        let certificate = params
+            .self_signed(&key)
+            .context("sign the server's certificate with its own key")?;
+        let copy = format!("{name}.crt");
+        self.write(&copy, &certificate.pem())?;
+        self.write("apiserver.crt", &certificate.pem())?;
+        self.write("apiserver.key", &key.serialize_pem())?;
+        let trust = json!({"certificate-authority": self.path(&copy)});
+        self.kubeconfig(name, trust, &self.with_certificate("admin"))
+    }
+
+    /// A kubeconfig for the administrator who takes any server for the right one.
+    pub fn trusting_admin(&self) -> Result<PathBuf> {
+        let trust = json!({"insecure-skip-tls-verify": true});
+        self.kubeconfig("trusting", trust, &self.with_certificate("admin"))
     }
 
     /// The file of this name.
@@ -80,26 +95,31 @@ impl Pki {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let file = name.replace(':', "-");
         self.sign(&file, &params)?;
-        let user = json!({
+        self.kubeconfig(&file, self.authority_file(), &self.with_certificate(&file))
+    }
+
+    fn with_certificate(&self, file: &str) -> Value {
+        json!({
             "client-certificate": self.path(&format!("{file}.crt")),
             "client-key": self.path(&format!("{file}.key")),
-        });
-        self.kubeconfig(&file, &user)
+        })
+    }
+
+    fn authority_file(&self) -> Value {
+        json!({"certificate-authority": self.path("ca.crt")})
     }
 
     /// A kubeconfig for the bearer of a token.
     pub fn bearer(&self, name: &str, token: &str) -> Result<PathBuf> {
-        self.kubeconfig(name, &json!({"token": token}))
+        self.kubeconfig(name, self.authority_file(), &json!({"token": token}))
     }
 
-    fn kubeconfig(&self, name: &str, user: &Value) -> Result<PathBuf> {
+    fn kubeconfig(&self, name: &str, mut cluster: Value, user: &Value) -> Result<PathBuf> {
+        cluster["server"] = format!("https://{}:{}", plan::CONTROL_PLANE, port::API_SERVER).into();
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "lab", "cluster": {
-                "server": format!("https://{}:{}", plan::CONTROL_PLANE, port::API_SERVER),
-                "certificate-authority": self.path("ca.crt"),
-            }}],
+            "clusters": [{"name": "lab", "cluster": cluster}],
             "users": [{"name": name, "user": user}],
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": name}}],
             "current-context": "lab",
@@ -122,6 +142,23 @@ impl Pki {
         let path = self.path(name);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     }
+}
+
+/// What the API server's certificate says.
+fn server() -> Result<CertificateParams> {
+    let mut params = CertificateParams::new([
+        "kubernetes".to_owned(),
+        "kubernetes.default".to_owned(),
+        "kubernetes.default.svc".to_owned(),
+        format!("kubernetes.default.svc.{}", plan::CLUSTER_DOMAIN),
+        "localhost".to_owned(),
+        plan::CONTROL_PLANE.to_string(),
+        plan::KUBERNETES.to_string(),
+        "127.0.0.1".to_owned(),
+    ])?;
+    params.distinguished_name = named("kube-apiserver", None).distinguished_name;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    Ok(params)
 }
 
 /// The name of a user, and of the group that RBAC knows it by.

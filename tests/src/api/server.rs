@@ -46,6 +46,8 @@ pub struct ApiServer {
     namespace: Namespace,
     directory: PathBuf,
     pki: Pki,
+    /// Groups and versions that are not served.
+    without: Vec<String>,
     admin: Client,
     applied: BTreeMap<String, Value>,
 }
@@ -58,7 +60,7 @@ impl ApiServer {
         let pki = Pki::create(&directory.join("pki"))?;
         let minor_version = programs.minor_version()?;
         let etcd = start_etcd(&programs, namespace, &directory)?;
-        let server = start_server(&programs, minor_version, namespace, &directory, &pki)?;
+        let server = start_server(&programs, minor_version, &[], namespace, &directory, &pki)?;
         let admin = Client::new(namespace, &pki.user("admin", Some("system:masters"))?)?;
         Ok(Self {
             server,
@@ -68,6 +70,7 @@ impl ApiServer {
             namespace: namespace.clone(),
             directory,
             pki,
+            without: Vec::new(),
             admin,
             applied: BTreeMap::new(),
         })
@@ -231,11 +234,28 @@ impl ApiServer {
         self.server = start_server(
             &self.programs,
             self.minor_version,
+            &self.without,
             &self.namespace,
             &self.directory,
             &self.pki,
         )?;
         self.await_ready()
+    }
+
+    /// Starts the server again with all its APIs but these: `discovery.k8s.io/v1`.
+    pub fn restart_without(&mut self, apis: &[&str]) -> Result<()> {
+        self.without = apis.iter().map(|&api| api.to_owned()).collect();
+        self.restart()
+    }
+
+    /// Starts the server again with a new self-signed certificate, and gives the kubeconfig of an administrator who trusts
+    /// that one alone.
+    pub fn restart_self_signed(&mut self, name: &str, expired: bool) -> Result<PathBuf> {
+        let kubeconfig = self.pki.self_sign_server(name, expired)?;
+        // The lab's own administrator has no more than the authority.
+        self.admin = Client::new(&self.namespace, &self.pki.trusting_admin()?)?;
+        self.restart()?;
+        Ok(kubeconfig)
     }
 }
 
@@ -259,12 +279,13 @@ fn start_etcd(programs: &Programs, namespace: &Namespace, directory: &Path) -> R
 }
 
 /// Only the stable APIs, and for a kube-proxy that is older than `discovery.k8s.io/v1` the one that it follows.
-fn served(minor_version: u32) -> &'static str {
+fn served(minor_version: u32, without: &[String]) -> String {
+    let mut served = vec!["api/beta=false".to_owned(), "api/alpha=false".to_owned()];
     if minor_version < FIRST_WITH_DISCOVERY {
-        "api/beta=false,api/alpha=false,discovery.k8s.io/v1beta1=true"
-    } else {
-        "api/beta=false,api/alpha=false"
+        served.push("discovery.k8s.io/v1beta1=true".to_owned());
     }
+    served.extend(without.iter().map(|api| format!("{api}=false")));
+    served.join(",")
 }
 
 /// The flags are those of setup-envtest's control plane (controller-runtime,
@@ -272,6 +293,7 @@ fn served(minor_version: u32) -> &'static str {
 fn start_server(
     programs: &Programs,
     minor_version: u32,
+    without: &[String],
     namespace: &Namespace,
     directory: &Path,
     pki: &Pki,
@@ -289,7 +311,10 @@ fn start_server(
         .arg("--endpoint-reconciler-type=none")
         // To prepare what no test asks for would take a third of a start's time on the CPU.
         .arg("--enable-priority-and-fairness=false")
-        .arg(format!("--runtime-config={}", served(minor_version)))
+        .arg(format!(
+            "--runtime-config={}",
+            served(minor_version, without)
+        ))
         // It would wait for default service accounts, which a controller makes.
         .arg("--disable-admission-plugins=ServiceAccount")
         .arg(file("client-ca-file", "ca.crt"))

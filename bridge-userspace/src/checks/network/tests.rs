@@ -141,6 +141,95 @@ fn a_node_in_the_office_network_itself_is_fine() {
     finds(&config, &host_gateway, &[]);
 }
 
+/// `node_30` with one more device that has this address, and a route by it.
+fn with_device(kind: LinkKind, own: ([u8; 4], u8), prefix: &str, matched: &str) -> NetworkState {
+    let mut state = node_30();
+    state.links.insert(9, link(9, "other0", kind));
+    state.addresses.push(InterfaceAddress {
+        ifindex: 9,
+        address: own.0.into(),
+        prefix_len: own.1,
+    });
+    state.routes.push(Route {
+        prefix: prefix.parse().unwrap(),
+        matched: matched.parse().unwrap(),
+        ifindex: 9,
+        preferred_source: own.0.into(),
+        ..state.routes[0].clone()
+    });
+    state
+}
+
+#[test]
+fn other_devices_inside_an_office_network_lead_to_no_pods() {
+    let mut config = Config::example("");
+    config.office_cidrs = ["192.168.0.0/16", "172.16.0.0/12", "10.8.0.0/24"]
+        .map(|cidr| cidr.parse().unwrap())
+        .to_vec();
+    for (kind, own, connected) in [
+        (
+            LinkKind::Bridge,
+            ([192, 168, 122, 1], 24),
+            "192.168.122.0/24",
+        ),
+        (LinkKind::Bridge, ([172, 17, 0, 1], 16), "172.17.0.0/16"),
+        (LinkKind::Other, ([10, 8, 0, 1], 24), "10.8.0.0/24"),
+        (LinkKind::Wireguard, ([10, 8, 0, 1], 24), "10.8.0.0/24"),
+        (LinkKind::IpTunnel, ([10, 8, 0, 1], 24), "10.8.0.0/24"),
+        (
+            LinkKind::Vxlan,
+            ([192, 168, 200, 1], 24),
+            "192.168.200.0/24",
+        ),
+        (LinkKind::Vlan, ([192, 168, 50, 30], 24), "192.168.50.0/24"),
+        (
+            LinkKind::Loopback,
+            ([192, 168, 0, 53], 32),
+            "192.168.0.53/32",
+        ),
+        (LinkKind::Veth, ([192, 168, 60, 1], 24), "192.168.60.0/24"),
+    ] {
+        finds(&config, &with_device(kind, own, connected, connected), &[]);
+        // Nor before any network of the cluster is known.
+        let mut findings = Findings::default();
+        let state = with_device(kind, own, connected, connected);
+        check_network(&config, &DesiredState::default(), &state, &mut findings);
+        assert!(findings.is_empty(), "{kind:?}: {findings}");
+    }
+}
+
+#[test]
+fn a_route_that_was_not_made_for_pods_leads_to_none() {
+    let mut config = Config::example("");
+    config.office_cidrs = vec!["192.168.0.0/16".parse().unwrap()];
+    let own = ([192, 168, 50, 30], 24);
+    // The node's default route, or one to all of a company, over a second card in an office VLAN.
+    for matched in ["0.0.0.0/0", "10.0.0.0/8"] {
+        let state = with_device(LinkKind::Vlan, own, "10.244.0.0/16", matched);
+        finds(&config, &state, &[]);
+    }
+    let mut state = with_device(LinkKind::Vlan, own, "10.244.0.0/16", "0.0.0.0/0");
+    state.routes.drain(..2);
+    finds(&config, &state, &[]);
+}
+
+#[test]
+fn an_office_address_where_pods_are_reached_is_refused_whatever_the_device() {
+    let mut config = Config::example("");
+    config.office_cidrs = vec!["192.168.0.0/16".parse().unwrap()];
+    let own = ([192, 168, 50, 30], 24);
+    for kind in [LinkKind::Vlan, LinkKind::Bridge, LinkKind::Wireguard] {
+        let told = "office CIDR 192.168.0.0/16 contains 192.168.50.30/24, this node's own address on other0 towards the \
+                    pods: give only the networks that office hosts really have";
+        let state = with_device(kind, own, "10.244.2.0/24", "10.244.2.0/24");
+        finds(&config, &state, &[told]);
+        // The only way to the pods, though it is wider than their network.
+        let mut state = with_device(kind, own, "10.244.0.0/16", "10.240.0.0/12");
+        state.routes.drain(..2);
+        finds(&config, &state, &[told]);
+    }
+}
+
 #[test]
 fn a_dns_relay_must_not_ask_the_node_itself_nor_listen_elsewhere() {
     finds(

@@ -10,6 +10,7 @@ use kube::{Client, Config};
 use tokio::time::timeout;
 
 use super::super::ApiAccess;
+use super::tls;
 use crate::model::{Finding, Subject};
 
 /// Longest time for a TCP and TLS handshake.
@@ -38,7 +39,7 @@ pub(super) async fn client(access: &ApiAccess) -> Result<Client, Finding> {
         }
     };
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Client::try_from(config).map_err(|error| unusable(&origin, &chain(&error)))
+    tls::client(config).map_err(|error| unusable(&origin, &chain(error.as_ref())))
 }
 
 fn unusable(origin: &str, what: &str) -> Finding {
@@ -116,6 +117,9 @@ pub(super) async fn heartbeat(client: &Client) -> Result<(), String> {
 
 /// An error of a request, for people.
 pub(super) fn describe(error: &kube::Error) -> String {
+    if let Some(why) = tls::distrust(error) {
+        return format!("the API server is not trusted: {why}");
+    }
     match error {
         kube::Error::Api(status) if status.code == StatusCode::UNAUTHORIZED.as_u16() => {
             "the API server does not know us (401 Unauthorized): the token or the client certificate \

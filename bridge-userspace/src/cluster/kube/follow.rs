@@ -50,8 +50,8 @@ pub(super) struct Follower<K> {
     pub(super) resource: &'static str,
     /// Which objects.
     pub(super) fields: Option<&'static str>,
-    /// Whether to do without where there are none to be had.
-    pub(super) is_optional: bool,
+    /// The refusals (404 where there is no such resource, 403 where we may not see it) after which to do without.
+    pub(super) without_on: &'static [StatusCode],
 }
 
 /// Waits ever longer.
@@ -161,13 +161,13 @@ where
                 "the API server forbids us to see {} (403): grant list and watch on {}",
                 self.resource, self.resource
             );
-            return if self.is_optional {
+            return if self.without_on.contains(&StatusCode::FORBIDDEN) {
                 End::Absent(Some(why))
             } else {
                 End::Refused(why)
             };
         }
-        if is(StatusCode::NOT_FOUND) && self.is_optional {
+        if is(StatusCode::NOT_FOUND) && self.without_on.contains(&StatusCode::NOT_FOUND) {
             return End::Absent(None);
         }
         // Whatever the server has against this request: a new list asks for nothing old.

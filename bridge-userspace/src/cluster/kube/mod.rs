@@ -1,17 +1,19 @@
 //! The API server, followed by lists and watches.
 //!
-//! `access` makes a client of what is configured, `follow` follows the objects of one kind. Here they are put
+//! `access` makes a client of what is configured, `tls` says which servers to trust, `follow` follows the objects of one kind. Here they are put
 //! together to *sessions*: a session begins with lists of everything and ends when the API server is gone. What the
 //! lists say is compared with what was known, so that after an absence only differences are handed on; objects that
 //! vanished meanwhile are among them.
 
 mod access;
 mod follow;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use http::StatusCode;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -175,16 +177,24 @@ impl Session {
                 if let Change::Replace(kind, _) = &change {
                     self.missing.remove(kind);
                     self.refused.remove(kind);
+                    known.listed.insert(*kind);
                     known.set_note(*kind, None);
                 }
                 known.deriver.apply(change);
             }
-            Message::Absent(kind, note) => {
+            // Services that were known are better than none, as with an API server that is away.
+            Message::Absent(kind, why) if is_for_services(kind) && known.listed.contains(&kind) => {
+                let why =
+                    why.unwrap_or_else(|| format!("the API server has no {kind} any more (404)"));
+                self.refused.insert(kind, why);
+            }
+            Message::Absent(kind, why) => {
                 self.missing.remove(&kind);
-                if note.is_none() {
+                self.refused.remove(&kind);
+                if why.is_none() {
                     known.deriver.apply(Change::Replace(kind, Vec::new()));
                 }
-                known.set_note(kind, note.as_deref());
+                known.set_note(kind, absence(kind, why));
             }
             Message::Refused(kind, why) => {
                 self.refused.insert(kind, why);
@@ -198,8 +208,10 @@ impl Session {
 struct Known {
     rules: Rules,
     deriver: Deriver,
-    /// Why kinds that one can do without are missing.
-    notes: BTreeMap<Kind, String>,
+    /// Kinds that have been listed at some time.
+    listed: BTreeSet<Kind>,
+    /// What is missing where one does without a kind.
+    notes: BTreeMap<Kind, Problem>,
     is_changed: bool,
 }
 
@@ -208,17 +220,18 @@ impl Known {
         Self {
             deriver: Deriver::new(rules.clone()),
             rules,
+            listed: BTreeSet::new(),
             notes: BTreeMap::new(),
             is_changed: true,
         }
     }
 
-    fn set_note(&mut self, kind: Kind, note: Option<&str>) {
-        let before = match note {
-            Some(note) => self.notes.insert(kind, note.to_owned()),
+    fn set_note(&mut self, kind: Kind, note: Option<Problem>) {
+        self.is_changed |= self.notes.get(&kind) != note.as_ref();
+        match note {
+            Some(note) => self.notes.insert(kind, note),
             None => self.notes.remove(&kind),
         };
-        self.is_changed |= before.as_deref() != note;
     }
 
     /// Whether anything has changed since the last call.
@@ -228,10 +241,49 @@ impl Known {
     }
 
     fn desired(&self) -> super::DesiredState {
-        let notes: Vec<Problem> = self.notes.values().map(missing_right).collect();
-        self.deriver.state(&notes)
+        let notes: Vec<Problem> = self.notes.values().cloned().collect();
+        if self.notes.keys().any(|&kind| is_for_services(kind)) {
+            self.deriver.state_without_services(&notes)
+        } else {
+            self.deriver.state(&notes)
+        }
     }
 }
+
+/// Whether nothing can be said of any service without this kind.
+fn is_for_services(kind: Kind) -> bool {
+    matches!(kind, Kind::Service | Kind::EndpointSlice)
+}
+
+/// What to tell when one does without a kind. `why` is `None` where the API server has no such kind.
+///
+/// Pods need no services, so they are bridged all the same. What is addressed to a service is then nobody's here: to
+/// reject it would take from people what kube-proxy does for them, and does as it did before.
+fn absence(kind: Kind, why: Option<String>) -> Option<Problem> {
+    if is_for_services(kind) {
+        let why = why.unwrap_or_else(|| {
+            "the API server has no discovery.k8s.io/v1, which Kubernetes 1.21 and later has".into()
+        });
+        return Some(Problem::new(
+            Subject::Cluster,
+            format!(
+                "{why}; without that no service is known here: they are left to kube-proxy on this node, and pods are bridged"
+            ),
+            "grant the right, or upgrade the cluster: services are taken up as soon as they can be read, without a \
+             restart. Until then kube-proxy has to run on this node",
+        ));
+    }
+    why.map(|why| {
+        Problem::new(
+            Subject::Cluster,
+            why,
+            "grant the right, or give --pod-cidr and --service-cidr",
+        )
+    })
+}
+
+/// Without a resource that is not there, and without one that we may not see.
+const OPTIONAL: &[StatusCode] = &[StatusCode::FORBIDDEN, StatusCode::NOT_FOUND];
 
 /// Follows each kind that matters; says which ones do. Where the configuration names the networks, nobody else has
 /// to.
@@ -250,7 +302,8 @@ fn spawn_followers(
             kind: Kind::Service,
             resource: "services",
             fields: None,
-            is_optional: false,
+            // Every API server has them: if not, it is something else that answers.
+            without_on: &[StatusCode::FORBIDDEN],
         }
         .run(sender.clone()),
     );
@@ -260,7 +313,7 @@ fn spawn_followers(
             kind: Kind::EndpointSlice,
             resource: "endpointslices.discovery.k8s.io",
             fields: None,
-            is_optional: false,
+            without_on: OPTIONAL,
         }
         .run(sender.clone()),
     );
@@ -272,7 +325,7 @@ fn spawn_followers(
                 kind: Kind::Node,
                 resource: "nodes",
                 fields: None,
-                is_optional: false,
+                without_on: &[],
             }
             .run(sender.clone()),
         );
@@ -285,7 +338,7 @@ fn spawn_followers(
                 kind: Kind::ServiceCidr,
                 resource: "servicecidrs.networking.k8s.io",
                 fields: None,
-                is_optional: true,
+                without_on: OPTIONAL,
             }
             .run(sender.clone()),
         );
@@ -299,7 +352,7 @@ fn spawn_followers(
                 resource: "the ConfigMap kubeadm-config in kube-system",
                 // Without it a Role with `resourceNames` would not do.
                 fields: Some("metadata.name=kubeadm-config"),
-                is_optional: true,
+                without_on: OPTIONAL,
             }
             .run(sender.clone()),
         );
@@ -307,10 +360,5 @@ fn spawn_followers(
     kinds
 }
 
-fn missing_right(note: &String) -> Problem {
-    Problem::new(
-        Subject::Cluster,
-        note,
-        "grant the right, or give --pod-cidr and --service-cidr",
-    )
-}
+#[cfg(test)]
+mod tests;

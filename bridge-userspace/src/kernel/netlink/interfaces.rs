@@ -37,3 +37,25 @@ pub fn cluster_interfaces(state: &NetworkState, pod_cidrs: &[Ipv4Net]) -> BTreeS
     });
     interfaces
 }
+
+/// The interfaces that the kernel has been given routes to pods by.
+///
+/// Fewer than [`cluster_interfaces`]: a default route, or one that is wider than a pod CIDR beside others within it, was
+/// not made for pods. A program attached by mistake costs a look-up for each packet; this is for what must not be said by
+/// mistake.
+#[must_use]
+pub fn pod_route_interfaces(state: &NetworkState, pod_cidrs: &[Ipv4Net]) -> BTreeSet<u32> {
+    let mut interfaces = BTreeSet::new();
+    for pods in pod_cidrs {
+        let (within, wider): (Vec<&Route>, Vec<&Route>) = state
+            .routes
+            .iter()
+            .filter(|route| route.matched.prefix_len() > 0 && overlaps(route.prefix, *pods))
+            .partition(|route| pods.contains(&route.matched));
+        let routes = if within.is_empty() { wider } else { within };
+        interfaces.extend(routes.iter().map(|route| route.ifindex));
+    }
+    let mut all = cluster_interfaces(state, pod_cidrs);
+    all.retain(|ifindex| interfaces.contains(ifindex));
+    all
+}

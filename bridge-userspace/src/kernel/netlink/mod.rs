@@ -24,7 +24,7 @@ mod xdp;
 pub use self::driver::driver;
 pub use self::error::NetlinkError;
 pub use self::filters::{egress_programs, ingress_programs, remove_unused_clsact};
-pub use self::interfaces::cluster_interfaces;
+pub use self::interfaces::{cluster_interfaces, pod_route_interfaces};
 pub use self::netdev::{XdpFeatures, xdp_features};
 pub use self::probe::Prober;
 pub use self::stacking::taker_of_tags;
