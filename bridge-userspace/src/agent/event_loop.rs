@@ -296,7 +296,7 @@ impl<F: Forward> EventLoop<F> {
                 self.reports.note_connection(&before, &now);
                 self.publish()
             }
-            Change::Network | Change::Tick(None) => self.apply().await,
+            Change::Network | Change::Hooks | Change::Tick(None) => self.apply().await,
             Change::Tick(Some(error)) => {
                 self.apply().await?;
                 Err(error.into())

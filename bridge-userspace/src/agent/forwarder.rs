@@ -14,7 +14,7 @@ use crate::cluster::DesiredState;
 use crate::config::{Config, Datapath as Layer};
 use crate::conntrack::gc::Policy;
 use crate::datapath::{
-    Attachments, Datapath, Mode, XdpIncompatibilities, XdpInterfaces, XdpRefusal,
+    Attachments, Datapath, Mode, Rival, XdpIncompatibilities, XdpInterfaces, XdpRefusal,
 };
 use crate::kernel::netlink::{Neighbour, NetworkState};
 use crate::maps::{Pins, Tables};
@@ -165,6 +165,8 @@ impl Forwarder {
             .attachments
             .reconcile(&mut self.datapath, &wanted, &incompatibilities)
             .await;
+        let rivals = self.attachments.rivals().map(Rival::problem);
+        applied.notices.extend(rivals.map(Notice::from));
         applied.xdp_notices = self.xdp_notices(&incompatibilities, network);
         reconciled?;
         let now = self.attachments.xdp_interfaces(&incompatibilities);

@@ -34,7 +34,7 @@ pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
         .as_ref()
         .is_some_and(|state| state.mode == Mode::Clsact)
     {
-        datapath::detach_filters(points).await;
+        datapath::detach_filters(pins, points).await;
     }
     let removed = links + pins.remove_all().with_context(remove_failed)?;
     file.remove()?;

@@ -5,6 +5,8 @@
 
 mod attach;
 mod capabilities;
+mod contest;
+mod hooks;
 mod incompatibility;
 mod link;
 mod load;
@@ -13,7 +15,8 @@ mod tc;
 mod xdp;
 mod xdp_interfaces;
 
-pub use self::attach::{AttachError, Attachments, attached};
+pub use self::attach::{AttachError, Attachments, Found, Rival, attached, find};
+pub use self::hooks::{HookError, Hooks, Occupant, Owner, Place};
 pub use self::incompatibility::{XdpIncompatibilities, XdpIncompatibility};
 pub use self::load::{Buffers, Datapath, LoadError};
 pub use self::mode::Mode;

@@ -28,6 +28,20 @@ async fn a_change_of_the_cluster_is_applied_with_what_the_kernel_was_last_read_t
 }
 
 #[tokio::test]
+async fn changed_hooks_are_looked_at_where_nothing_else_has_changed() {
+    let mut lab = Lab::start();
+    // The first tick comes at once.
+    lab.applied(|_| true).await;
+    lab.facts.borrow_and_update();
+    lab.hooks.send_replace(());
+    timeout(Duration::from_secs(5), lab.facts.changed())
+        .await
+        .expect("before the next tick")
+        .unwrap();
+    lab.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_is_not_in_force_is_reported_until_it_is() {
     let mut lab = Lab::start();
     lab.failure
@@ -127,6 +141,7 @@ struct Lab {
     publisher: Publisher,
     read_at: watch::Sender<Seconds>,
     _network: watch::Sender<Arc<NetworkState>>,
+    hooks: watch::Sender<()>,
     facts: watch::Receiver<Option<Facts>>,
     failure: Arc<Mutex<Option<String>>>,
     report: watch::Receiver<Option<Report>>,
@@ -146,10 +161,12 @@ impl Lab {
         let (publisher, feed) = channel();
         let (read_at, read_at_view) = watch::channel(clock::now());
         let (network, state) = watch::channel(Arc::default());
+        let (hooks, hooks_view) = watch::channel(());
         let (watched, _) = watch::channel(Vec::new());
         let view = MirrorView {
             state,
             read_at: read_at_view,
+            hooks: hooks_view,
         };
         let inputs = Inputs::new(
             Arc::clone(&config),
@@ -184,6 +201,7 @@ impl Lab {
             publisher,
             read_at,
             _network: network,
+            hooks,
             facts,
             failure,
             report,
