@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use lab::bridge::arguments::plus;
 use lab::bridge::refused;
@@ -13,6 +14,8 @@ use lab::wait::{FOLLOWS, PERIODIC};
 use lab::{Bridge, Lab, LabOptions, eventually};
 use serde_json::Value;
 
+/// How long a connection is waited for that may not come.
+const BRIEFLY: Duration = Duration::from_millis(200);
 const CLSACT: [&str; 2] = ["--tc-attach", "clsact"];
 
 #[test]
@@ -76,11 +79,14 @@ fn a_filter_that_somebody_replaces_is_put_back_until_that_is_a_fight() {
 fn a_tcx_link_that_somebody_detaches_is_put_back() {
     let lab = lab();
     let bridge = start(&lab, &[]);
-    for (interface, program) in [("eth0", "uplink_ingress"), ("cni0", "cluster_egress")] {
+    let places = [("eth0", "uplink_ingress"), ("cni0", "cluster_egress")];
+    for (times, (interface, program)) in (1..).zip(places) {
         let pin = pinned_link(&lab, program, interface);
         bpftool(&lab, &format!("link detach pinned {pin}"));
-        assert!(!is_ready(&bridge), "{interface}");
-        eventually(PERIODIC, interface, || is_ready(&bridge));
+        eventually(PERIODIC, interface, || {
+            bridge.log().matches("somebody had detached it").count() == times
+        });
+        eventually(FOLLOWS, "ready", || is_ready(&bridge));
         reaches(&lab, interface);
     }
 }
@@ -148,6 +154,10 @@ fn whoever_insists_on_being_first_is_named() {
         }
     }
     eventually(PERIODIC, &told, || problems(&bridge).contains(&told));
+    eventually(2 * PERIODIC, "not ready", || {
+        let _ = lab.office_pc().tcp_within(BRIEFLY, ECHO_SERVICE);
+        !is_ready(&bridge)
+    });
     drop(last);
     eventually(PERIODIC, "nothing to tell", || problems(&bridge) == "[]");
     reaches(&lab, "without the other one");
@@ -175,17 +185,13 @@ fn a_filter_with_a_lower_priority_is_named() {
     let shown = other.shown().unwrap();
     let told = format!("on eth0 (tc-ingress) {shown} is before our uplink_ingress");
     eventually(FOLLOWS, &told, || problems(&bridge).contains(&told));
-    // It leaves our packets alone.
+    // It leaves our packets to us.
+    for _ in 0..20 {
+        reaches(&lab, "behind the other one");
+    }
+    std::thread::sleep(PERIODIC);
     assert!(is_ready(&bridge));
-    reaches(&lab, "behind the other one");
-    tc(
-        &lab,
-        "filter add dev eth0 ingress pref 20 protocol ip matchall action ok",
-    );
     tc(&lab, "filter del dev eth0 ingress pref 10");
-    let told = "on eth0 (tc-ingress) a `matchall` filter with priority 20 is before our";
-    eventually(FOLLOWS, told, || problems(&bridge).contains(told));
-    tc(&lab, "filter del dev eth0 ingress pref 20");
     eventually(FOLLOWS, "nothing to tell", || problems(&bridge) == "[]");
 }
 
@@ -222,14 +228,34 @@ fn a_second_bridge_with_a_pin_path_of_its_own_is_refused_and_the_first_goes_on()
 }
 
 #[test]
-fn a_filter_whose_pins_are_gone_is_told_with_the_command_that_removes_it() {
+fn a_filter_whose_pins_are_gone_is_taken_over_by_its_own_bridge() {
+    let lab = lab();
+    for ending in ["run", "uninstall"] {
+        let mut bridge = start(&lab, &CLSACT);
+        bridge.stop().unwrap();
+        bridge.leave_installed();
+        std::fs::remove_dir_all(lab.pin_path()).unwrap();
+        if ending == "run" {
+            let mut bridge = start(&lab, &CLSACT);
+            reaches(&lab, "over the old filter");
+            bridge.uninstall().unwrap();
+            bridge.leave_installed();
+        } else {
+            bridge.client().uninstall().unwrap();
+        }
+        let left = filters(&lab, "eth0");
+        assert!(left.is_empty(), "{ending}: {left}");
+    }
+}
+
+#[test]
+fn a_filter_that_nobody_looks_after_is_told_with_the_command_that_removes_it() {
     let lab = lab();
     let mut bridge = start(&lab, &CLSACT);
     bridge.stop().unwrap();
     bridge.leave_installed();
     std::fs::remove_dir_all(lab.pin_path()).unwrap();
-    let arguments = plus(&Bridge::manifests_arguments(&lab, "tc"), &CLSACT);
-    let message = refused(&Bridge::command(&lab, &arguments).unwrap(), 1);
+    let message = refused(&elsewhere(&lab, &[]), 1);
     let commands: Vec<&str> = message
         .split('`')
         .filter(|quoted| quoted.starts_with("tc filter del"))
@@ -238,9 +264,34 @@ fn a_filter_whose_pins_are_gone_is_told_with_the_command_that_removes_it() {
     for command in commands {
         lab.node_30().run_line(command).unwrap();
     }
+    let left = filters(&lab, "eth0");
+    assert!(left.is_empty(), "{left}");
     let bridge = start(&lab, &CLSACT);
     assert!(is_ready(&bridge));
     reaches(&lab, "after the removal");
+}
+
+#[test]
+fn a_filter_that_takes_all_packets_first_makes_it_not_ready() {
+    let lab = lab();
+    let bridge = start(&lab, &CLSACT);
+    let mut other = Foreign::load(foreign::OK).unwrap();
+    other.attach_filter(lab.node_30(), "eth0", 10).unwrap();
+    let shown = other.shown().unwrap();
+    let told = format!("{shown} takes the packets of eth0 before uplink_ingress");
+    eventually(2 * PERIODIC, &told, || {
+        let _ = lab.office_pc().tcp_within(BRIEFLY, ECHO_SERVICE);
+        let status = bridge.status().unwrap();
+        status["ready"] == false && status["not_ready"].to_string().contains(&told)
+    });
+    assert!(
+        problems(&bridge).contains("takes all packets"),
+        "{}",
+        problems(&bridge)
+    );
+    tc(&lab, "filter del dev eth0 ingress pref 10");
+    eventually(FOLLOWS, "ready", || is_ready(&bridge));
+    reaches(&lab, "without the other one");
 }
 
 fn lab() -> Lab {

@@ -129,6 +129,8 @@ impl Reports {
             events: self.events.events(),
             mode: forward.tc_mode(),
             attach_points: forward.attach_points(),
+            programs: forward.programs(),
+            overtaken: forward.overtaken(),
             cidrs: office.chain(cluster_cidrs(inputs.cluster())).collect(),
             open_problems: self.problems.open(),
             dns: self.dns.clone(),

@@ -19,6 +19,7 @@ use crate::kernel::reserved_ports;
 use crate::kernel::sysctl::IP_FORWARD;
 use crate::maps::{InstanceLock, Pins};
 use crate::model::{Findings, Subject};
+use crate::observe::state_file::StateFile;
 use crate::plan::attach_points::attach_points;
 use crate::plan::map_state::{free_nat_ports, watched_prefixes};
 
@@ -145,8 +146,13 @@ impl Network {
         let xdp = XdpFacts::read(config, &state).await;
         check_xdp(config, &state, xdp, &mut findings);
         let pins = Pins::new(&config.pin_path);
+        let reported = StateFile::new(&config.pin_path).read().ok().flatten();
+        let reported = reported.map(|report| report.programs).unwrap_or_default();
         let wanted = attach_points(config, cluster, &state);
-        check_hooks(HookFacts::read(&pins, &wanted, &state).await, &mut findings);
+        check_hooks(
+            HookFacts::read(&pins, &reported, &wanted, &state).await,
+            &mut findings,
+        );
         findings.into_warnings()?;
         Ok(Self {
             mirror,

@@ -131,7 +131,7 @@ async fn start(
     let mut datapath = Datapath::load(pins, config.flow_capacity)?;
     let events = Events::open(&mut datapath)?;
     let log = DatapathLog::open(&mut datapath);
-    let mut forwarder = Forwarder::open(Arc::clone(&config), datapath, pins).await?;
+    let mut forwarder = Forwarder::open(Arc::clone(&config), datapath, pins, before).await?;
     let collector = GarbageCollector::new(Tables::open(pins)?)?;
     let mut reports = Reports::new(
         Arc::clone(&config),
@@ -209,7 +209,7 @@ async fn detach_unwanted_filters(pins: &Pins, before: &Report, forwarder: &Forwa
     let unwanted = before.attach_points.iter().filter(|point| {
         attachments.tc_mode() == Mode::Tcx || !has_filter(attachments.points(), point)
     });
-    detach_filters(pins, unwanted).await;
+    detach_filters(pins, &before.programs, unwanted).await;
 }
 
 /// Waits for the first state of the cluster, and has it shown meanwhile why there is none; `None` when `stop` completes
@@ -288,7 +288,7 @@ impl Undo {
         }
         let left = self.file.read().ok().flatten();
         if let Some(left) = left.filter(|left| left.mode == Mode::Clsact) {
-            detach_filters(&self.pins, &left.attach_points).await;
+            detach_filters(&self.pins, &left.programs, &left.attach_points).await;
         }
         let _ = self.pins.remove_all();
         let _ = self.file.remove();

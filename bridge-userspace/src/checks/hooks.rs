@@ -16,16 +16,22 @@ pub struct HookFacts {
 }
 
 impl HookFacts {
-    /// Asks the kernel.
-    pub async fn read(pins: &Pins, wanted: &AttachPoints, network: &NetworkState) -> Self {
+    /// Asks the kernel. `reported` are the programs that an earlier `run` with these pins has told to be its own.
+    pub async fn read(
+        pins: &Pins,
+        reported: &BTreeSet<u32>,
+        wanted: &AttachPoints,
+        network: &NetworkState,
+    ) -> Self {
         Self {
-            occupants: read(pins, wanted, network).await,
+            occupants: read(pins, reported, wanted, network).await,
         }
     }
 }
 
 async fn read(
     pins: &Pins,
+    reported: &BTreeSet<u32>,
     wanted: &AttachPoints,
     network: &NetworkState,
 ) -> Result<Vec<(String, Hook, Vec<Occupant>)>, HookError> {
@@ -34,7 +40,7 @@ async fn read(
         .filter(|point| network.links.contains_key(&point.ifindex))
         .map(|point| (point.ifindex, &point.interface))
         .collect();
-    let mut hooks = Hooks::open(pins)?;
+    let mut hooks = Hooks::open(pins, reported.iter().copied())?;
     let mut found = Vec::new();
     for (ifindex, interface) in interfaces {
         for hook in [Hook::Xdp, Hook::TcIngress, Hook::TcEgress] {

@@ -1,6 +1,6 @@
 //! What is attached where, and bringing it to what is wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::time::Instant;
@@ -16,6 +16,7 @@ use super::link::{self, is_linked};
 use super::load::Datapath;
 use super::load::{LoadError, classifier};
 use super::mode::Mode;
+use super::runs::{Pair, Runs};
 use super::tc::TcAttach;
 use super::tc::{attach_clsact, attach_tcx, detach_clsact, has_filter};
 use super::xdp::{self, XdpRefusal};
@@ -64,8 +65,12 @@ pub struct Attachments {
     capabilities: BTreeMap<u32, XdpCapabilities>,
     /// Interfaces that XDP is wanted on and not to be had, and why.
     refusals: BTreeMap<u32, XdpRefusal>,
+    /// The ids of TC programs that are ours: those of this process and, until they are replaced, of an earlier one.
+    programs: BTreeSet<u32>,
     /// Who keeps TC programs from their places.
     rivals: BTreeMap<(Program, u32), Rival>,
+    /// Counts what the rivals leave to ours.
+    runs: Runs,
     /// Places that had to be taken back from others.
     contests: BTreeMap<(Program, u32), Contest>,
 }
@@ -79,6 +84,8 @@ pub struct Rival {
     pub other: Occupant,
     /// Whether ours is attached, behind the other.
     pub is_attached: bool,
+    /// Whether it has been seen that the other leaves no packet to ours.
+    pub takes_all: bool,
 }
 
 impl Rival {
@@ -89,10 +96,16 @@ impl Rival {
             point,
             other,
             is_attached,
+            takes_all,
         } = self;
         let (interface, hook) = (&point.interface, point.program.hook());
         let ours = point.program.name();
-        let what = if *is_attached {
+        let what = if *takes_all {
+            format!(
+                "on {interface} ({}) {other} is before our {ours} and takes all packets: none there is translated",
+                hook.name()
+            )
+        } else if *is_attached {
             format!(
                 "on {interface} ({}) {other} is before our {ours}: packets that it takes are not translated",
                 hook.name()
@@ -112,8 +125,9 @@ impl Rival {
 }
 
 impl Attachments {
-    /// Nothing yet, but that the XDP programs of an earlier `run` may still forward.
-    pub async fn new(wanted: TcAttach, pins: &Pins) -> Self {
+    /// Nothing yet, but that the XDP programs of an earlier `run` may still forward. `reported` are the TC programs that it
+    /// has told to be its own.
+    pub async fn new(wanted: TcAttach, pins: &Pins, reported: BTreeSet<u32>) -> Self {
         let links = pins.pinned_links().unwrap_or_default();
         let mut capabilities = BTreeMap::new();
         for (name, ifindex, path) in links {
@@ -128,9 +142,17 @@ impl Attachments {
             attached: AttachPoints::new(),
             capabilities,
             refusals: BTreeMap::new(),
+            programs: reported,
             rivals: BTreeMap::new(),
+            runs: Runs::default(),
             contests: BTreeMap::new(),
         }
+    }
+
+    /// The ids of TC programs that are ours, to be reported.
+    #[must_use]
+    pub fn programs(&self) -> &BTreeSet<u32> {
+        &self.programs
     }
 
     /// Who keeps TC programs of ours from their places, as of the last [`Self::reconcile`].
@@ -194,7 +216,7 @@ impl Attachments {
         self.rivals.retain(|key, _| wanted.contains_key(key));
         self.contests.retain(|key, _| wanted.contains_key(key));
         let pins = datapath.pins().clone();
-        let mut hooks = Hooks::open(&pins)?;
+        let mut hooks = Hooks::open(&pins, self.programs.iter().copied())?;
         for point in wanted.values().filter(is_tc) {
             match self.ensure_tc(datapath, &mut hooks, point).await {
                 Ok(()) => {}
@@ -202,6 +224,7 @@ impl Attachments {
                 Err(error) => warn!("{error}"),
             }
         }
+        self.count_runs(datapath, wanted).await;
         let xdp = wanted.values().filter(|point| !is_tc(point));
         self.refusals
             .retain(|&ifindex, _| wanted.contains_key(&(Program::XdpFast, ifindex)));
@@ -211,7 +234,11 @@ impl Attachments {
                 self.ensure_xdp(datapath, point, incompatibilities).await;
             }
         }
-        self.detach_unwanted(&pins, wanted).await;
+        self.detach_unwanted(&mut hooks, wanted).await;
+        if result.is_ok() && self.rivals.is_empty() {
+            // Nothing of an earlier process is left.
+            self.programs = own_programs(datapath);
+        }
         self.find_abilities().await;
         result.and(self.remove_stale(datapath.pins(), wanted))
     }
@@ -229,6 +256,7 @@ impl Attachments {
         let own = classifier(&mut datapath.ebpf, point.program)?;
         let own = own.info().map_err(|source| self.refused(point, source))?;
         hooks.know(own.id());
+        self.programs.insert(own.id());
         let now = Instant::now();
         for _ in 0..LOOKS {
             let found = match hooks.of(point).await {
@@ -299,6 +327,37 @@ impl Attachments {
         Ok(())
     }
 
+    /// Finds out which of the strangers before our programs take all packets. At egress nothing tells how many packets
+    /// there should have been.
+    async fn count_runs(&mut self, datapath: &mut Datapath, wanted: &AttachPoints) {
+        let mut pairs = BTreeMap::new();
+        for (&key, rival) in &self.rivals {
+            let point = &rival.point;
+            let takes_xdp = wanted.contains_key(&(Program::XdpFast, point.ifindex));
+            if rival.is_attached
+                && point.program.hook() == Hook::TcIngress
+                // What XDP takes does not get here.
+                && !takes_xdp
+                && let Some(other) = rival.other.program
+                && let Ok(own) = classifier(&mut datapath.ebpf, point.program)
+                && let Ok(own) = own.info()
+            {
+                let pair = Pair {
+                    ifindex: point.ifindex,
+                    other,
+                    own: own.id(),
+                };
+                pairs.insert(pair, key);
+            }
+        }
+        for (pair, takes_all) in self.runs.count(pairs.keys().copied()).await {
+            let rival = pairs.get(&pair).and_then(|key| self.rivals.get_mut(key));
+            if let Some(rival) = rival {
+                rival.takes_all = takes_all;
+            }
+        }
+    }
+
     fn may_contest(&mut self, point: &AttachPoint, now: Instant) -> bool {
         self.contests.entry(point.key()).or_default().may_try(now)
     }
@@ -312,6 +371,7 @@ impl Attachments {
             point: point.clone(),
             other,
             is_attached,
+            takes_all: false,
         };
         self.rivals.insert(point.key(), rival);
     }
@@ -364,7 +424,7 @@ impl Attachments {
     }
 
     /// Forgets what is not wanted any more, and removes filters; links go with their pins.
-    async fn detach_unwanted(&mut self, pins: &Pins, wanted: &AttachPoints) {
+    async fn detach_unwanted(&mut self, hooks: &mut Hooks<'_>, wanted: &AttachPoints) {
         let is_wanted = |key: &_, point: &AttachPoint| wanted.get(key) == Some(point);
         let unwanted = self
             .attached
@@ -373,7 +433,7 @@ impl Attachments {
         for point in unwanted.collect::<Vec<_>>() {
             info!(interface = %point.interface, program = point.program.name(), "no longer needed, detached");
             if self.tc == Mode::Clsact && !has_filter(wanted, &point) {
-                detach_clsact(pins, &point).await;
+                detach_clsact(hooks, &point).await;
             }
         }
     }
@@ -459,6 +519,16 @@ fn step<'a>(standing: Standing<'a>, tc: Mode, mut may_contest: impl FnMut() -> b
     }
 }
 
+/// The ids of the TC programs of this process.
+fn own_programs(datapath: &mut Datapath) -> BTreeSet<u32> {
+    let programs = Program::ALL.into_iter();
+    let programs = programs.filter(|program| program.hook() != Hook::Xdp);
+    programs
+        .filter_map(|program| classifier(&mut datapath.ebpf, program).ok()?.info().ok())
+        .map(|info| info.id())
+        .collect()
+}
+
 /// Puts our program before all others at its TCX hook.
 fn move_first(datapath: &mut Datapath, point: &AttachPoint) -> anyhow::Result<()> {
     let pins = datapath.pins().clone();
@@ -509,7 +579,7 @@ pub async fn find(
 /// How our program is attached there right now, asked of the kernel; `None` where it is not, or the kernel does not say.
 /// `tc` is how TC programs are attached.
 pub async fn attached(pins: &Pins, point: &AttachPoint, tc: Mode) -> Option<Mode> {
-    let mut hooks = Hooks::open(pins).ok()?;
+    let mut hooks = Hooks::open(pins, []).ok()?;
     find(&mut hooks, point, tc).await.ok()?.mode
 }
 

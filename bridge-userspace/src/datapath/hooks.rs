@@ -173,20 +173,27 @@ pub struct Hooks<'a> {
     filters: Filters,
     /// Programs that are known to be ours.
     ours: BTreeSet<u32>,
+    /// Whether what was reported tells our programs.
+    is_reported: bool,
     loaded: OnceCell<BTreeMap<u32, ProgramInfo>>,
     tables: OnceCell<BTreeSet<u32>>,
 }
 
 impl<'a> Hooks<'a> {
-    /// Looks on behalf of the bridge with these pins.
+    /// Looks on behalf of the bridge with these pins, which has reported that these programs are its own.
     ///
     /// # Errors
     /// When there is no netlink socket.
-    pub fn open(pins: &'a Pins) -> Result<Self, HookError> {
+    pub fn open(
+        pins: &'a Pins,
+        reported: impl IntoIterator<Item = u32>,
+    ) -> Result<Self, HookError> {
+        let ours: BTreeSet<u32> = reported.into_iter().collect();
         Ok(Self {
             pins,
             filters: Filters::open()?,
-            ours: BTreeSet::new(),
+            is_reported: !ours.is_empty(),
+            ours,
             loaded: OnceCell::new(),
             tables: OnceCell::new(),
         })
@@ -263,11 +270,14 @@ impl<'a> Hooks<'a> {
             .map(str::to_owned)
             .or(given)
             .unwrap_or_default();
-        let owner = match program {
-            Some(id) if self.ours.contains(&id) => Owner::Ours,
+        let owner = match (program, info) {
+            (Some(id), _) if self.ours.contains(&id) => Owner::Ours,
             _ if !is_name_of_ours(&name) => Owner::Stranger,
-            _ if info.is_some_and(|info| self.uses_our_tables(info)) => Owner::Ours,
-            _ => Owner::OtherInstance,
+            (_, Some(info)) if self.uses_our_tables(info) => Owner::Ours,
+            (_, Some(_)) => Owner::OtherInstance,
+            // Without CAP_SYS_ADMIN programs can't be looked at, only the names of filters.
+            (_, None) if self.is_reported => Owner::OtherInstance,
+            (_, None) => Owner::Ours,
         };
         Occupant {
             place,

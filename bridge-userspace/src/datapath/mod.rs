@@ -11,6 +11,7 @@ mod incompatibility;
 mod link;
 mod load;
 mod mode;
+mod runs;
 mod tc;
 mod xdp;
 mod xdp_interfaces;

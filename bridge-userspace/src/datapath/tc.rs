@@ -1,5 +1,6 @@
 //! Attaching at TC: TCX links from kernel 6.6 on, clsact filters below.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd as _;
 
@@ -10,7 +11,7 @@ use aya::programs::tc::{
 };
 use aya::programs::{ProgramError, SchedClassifier, TcError};
 use aya::util::KernelVersion;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::hooks::{Hooks, Standing, standing};
 use super::link::link;
@@ -116,11 +117,8 @@ pub fn has_filter(wanted: &AttachPoints, point: &AttachPoint) -> bool {
 }
 
 /// Removes our filter from there. One of somebody else in its place stays.
-pub(super) async fn detach_clsact(pins: &Pins, point: &AttachPoint) {
-    let found = match Hooks::open(pins) {
-        Ok(mut hooks) => hooks.of(point).await,
-        Err(error) => Err(error),
-    };
+pub(super) async fn detach_clsact(hooks: &mut Hooks<'_>, point: &AttachPoint) {
+    let found = hooks.of(point).await;
     // The filter and the interface may be gone.
     let is_ours = found
         .is_ok_and(|found| !matches!(standing(&found, Mode::Clsact, None), Standing::Missing(_)));
@@ -140,10 +138,21 @@ pub(super) async fn detach_clsact(pins: &Pins, point: &AttachPoint) {
 }
 
 /// Detaches our clsact filters from these points, and removes the qdisc where nothing else uses it. Whose a filter is, the
-/// pinned tables tell: they have to be there still.
-pub async fn detach_filters(pins: &Pins, points: impl IntoIterator<Item = &AttachPoint>) {
+/// pinned tables tell, which have to be there still, and what was reported.
+pub async fn detach_filters(
+    pins: &Pins,
+    reported: &BTreeSet<u32>,
+    points: impl IntoIterator<Item = &AttachPoint>,
+) {
+    let mut hooks = match Hooks::open(pins, reported.iter().copied()) {
+        Ok(hooks) => hooks,
+        Err(error) => {
+            warn!("filters stay attached: {error}");
+            return;
+        }
+    };
     for point in points {
-        detach_clsact(pins, point).await;
+        detach_clsact(&mut hooks, point).await;
         if let Err(error) = netlink::remove_unused_clsact(point.ifindex).await {
             debug!(interface = %point.interface, "the clsact qdisc stays: {error}");
         }

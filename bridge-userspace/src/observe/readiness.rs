@@ -55,7 +55,7 @@ pub enum NotReady {
         /// The interface.
         interface: String,
         /// Whose program, and which.
-        other: Occupant,
+        other: String,
     },
     /// No packet is ours yet.
     #[error("table {table} is empty")]
@@ -123,7 +123,7 @@ impl Attachment {
                 Some(NotReady::Preceded {
                     program,
                     interface,
-                    other,
+                    other: other.to_string(),
                 })
             }
             (Some(_), _) => None,
@@ -132,7 +132,7 @@ impl Attachment {
 
     /// Asks the kernel for the programs of a report.
     pub async fn all_of(report: &Report, pins: &Pins) -> Vec<Self> {
-        let mut hooks = Hooks::open(pins).ok();
+        let mut hooks = Hooks::open(pins, report.programs.iter().copied()).ok();
         let mut attachments = Vec::new();
         for point in &report.attach_points {
             let found = match &mut hooks {
@@ -192,6 +192,18 @@ impl Evidence<'_> {
                     .filter(|dns| !dns.has_healthy_upstream)
                     .map(|_| NotReady::NoDnsUpstream),
             );
+            // What the process has counted holds for as long as the kernel shows the other one there.
+            let overtaken = report.overtaken.iter().filter(|overtaken| {
+                self.attachments.iter().any(|attachment| {
+                    let other = attachment.other.as_ref().map(ToString::to_string);
+                    attachment.point == overtaken.point && other.as_ref() == Some(&overtaken.other)
+                })
+            });
+            reasons.extend(overtaken.map(|overtaken| NotReady::Preceded {
+                program: overtaken.point.program,
+                interface: overtaken.point.interface.clone(),
+                other: overtaken.other.clone(),
+            }));
             let problems = report.open_problems.iter().map(|open| &open.problem);
             reasons.extend(
                 problems

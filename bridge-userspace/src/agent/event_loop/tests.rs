@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use anyhow::anyhow;
@@ -14,6 +15,7 @@ use crate::kernel::netlink::{MirrorView, NetworkState};
 use crate::maps::Pins;
 use crate::model::ports::PortSet;
 use crate::model::program::AttachPoint;
+use crate::observe::report::Overtaken;
 use crate::observe::state_file::StateFile;
 
 #[tokio::test]
@@ -267,6 +269,14 @@ impl Forward for Recorder {
     }
 
     fn attach_points(&self) -> Vec<AttachPoint> {
+        Vec::new()
+    }
+
+    fn programs(&self) -> BTreeSet<u32> {
+        BTreeSet::new()
+    }
+
+    fn overtaken(&self) -> Vec<Overtaken> {
         Vec::new()
     }
 }
