@@ -259,7 +259,7 @@ impl Attachments {
         self.programs.insert(own.id());
         let now = Instant::now();
         for _ in 0..LOOKS {
-            let found = match hooks.of(point).await {
+            let found = match hooks.of(point, self.tc).await {
                 Ok(found) => found,
                 // What can't be looked at is believed to be as it was.
                 Err(error) if self.attached.get(&point.key()) == Some(point) => {
@@ -497,7 +497,7 @@ enum Step<'a> {
 
 /// What to do about how a program stands. `may_contest` says whether it is tried (again) to get before or in the place of
 /// somebody else, and is asked only where that is the question.
-fn step<'a>(standing: Standing<'a>, tc: Mode, mut may_contest: impl FnMut() -> bool) -> Step<'a> {
+fn step(standing: Standing<'_>, tc: Mode, mut may_contest: impl FnMut() -> bool) -> Step<'_> {
     match standing {
         Standing::First => Step::Keep,
         Standing::Missing(Some(other)) if other.owner == Owner::OtherInstance => {
@@ -559,7 +559,7 @@ pub async fn find(
 ) -> Result<Found, HookError> {
     let is_xdp = point.program.hook() == Hook::Xdp;
     let mode = if is_xdp { Mode::Native } else { tc };
-    let found = hooks.of(point).await?;
+    let found = hooks.of(point, tc).await?;
     Ok(match standing(&found, mode, None) {
         Standing::First => Found {
             mode: Some(mode),

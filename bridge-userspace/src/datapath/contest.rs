@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// How often in a row a place is taken back at once.
 const TRIES: u32 = 3;
 /// How long is waited then before the next try; and after how long without one it is no fight any more.
-const PAUSE: Duration = Duration::from_secs(300);
+const PAUSE: Duration = Duration::from_mins(5);
 
 /// The contest for one place.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,7 +31,7 @@ impl Contest {
         true
     }
 
-    /// Takes note that the place is ours. Once it has been for long enough, tries are counted anew.
+    /// Whether a place that is ours has been for so long that there is no contest any more.
     pub fn is_won(&self, now: Instant) -> bool {
         self.last
             .is_none_or(|last| now.duration_since(last) >= PAUSE)

@@ -215,11 +215,8 @@ impl<'a> Hooks<'a> {
             let place = |id| self.occupant(Place::Xdp, Some(id), None);
             return Ok(program.map(place).into_iter().collect());
         }
-        let tcx = tcx_programs(ifindex, hook)?;
+        let tcx = self.tcx(ifindex, hook)?;
         let filters = self.filters.at(ifindex, hook).await?;
-        let tcx = tcx
-            .into_iter()
-            .map(|TcxProgram { program, link }| (Place::Tcx(link), Some(program), None));
         let filters = filters.into_iter().map(|filter| {
             let is_ours = filter.is_in_our_place();
             let Filter {
@@ -237,18 +234,29 @@ impl<'a> Hooks<'a> {
             };
             (place, program, name)
         });
-        Ok(tcx
-            .chain(filters)
-            .map(|(place, program, name)| self.occupant(place, program, name))
-            .collect())
+        let filters = filters.map(|(place, program, name)| self.occupant(place, program, name));
+        Ok(tcx.into_iter().chain(filters).collect())
     }
 
-    /// What stands where this program belongs.
+    /// What stands where this program belongs and may be before it, where TC programs are attached in this mode: a TCX
+    /// program has no filter before it.
     ///
     /// # Errors
     /// When the kernel does not say.
-    pub async fn of(&mut self, point: &AttachPoint) -> Result<Vec<Occupant>, HookError> {
-        self.at(point.ifindex, point.program.hook()).await
+    pub async fn of(&mut self, point: &AttachPoint, tc: Mode) -> Result<Vec<Occupant>, HookError> {
+        let (ifindex, hook) = (point.ifindex, point.program.hook());
+        if tc == Mode::Tcx && hook != Hook::Xdp {
+            self.know_links(ifindex, hook);
+            return self.tcx(ifindex, hook);
+        }
+        self.at(ifindex, hook).await
+    }
+
+    fn tcx(&self, ifindex: u32, hook: Hook) -> Result<Vec<Occupant>, HookError> {
+        let programs = tcx_programs(ifindex, hook)?.into_iter();
+        let occupant =
+            |TcxProgram { program, link }| self.occupant(Place::Tcx(link), Some(program), None);
+        Ok(programs.map(occupant).collect())
     }
 
     /// Programs in links that are pinned at our place are ours, whatever tables they use.
@@ -264,20 +272,29 @@ impl<'a> Hooks<'a> {
 
     /// `given` is the name of a filter, for programs that are gone again.
     fn occupant(&self, place: Place, program: Option<u32>, given: Option<String>) -> Occupant {
+        if let Some(id) = program
+            && self.ours.contains(&id)
+        {
+            return Occupant {
+                place,
+                program,
+                name: given.unwrap_or_default(),
+                owner: Owner::Ours,
+            };
+        }
         let info = program.and_then(|id| self.loaded().get(&id));
         let name = info
             .and_then(ProgramInfo::name_as_str)
             .map(str::to_owned)
             .or(given)
             .unwrap_or_default();
-        let owner = match (program, info) {
-            (Some(id), _) if self.ours.contains(&id) => Owner::Ours,
+        let owner = match info {
             _ if !is_name_of_ours(&name) => Owner::Stranger,
-            (_, Some(info)) if self.uses_our_tables(info) => Owner::Ours,
-            (_, Some(_)) => Owner::OtherInstance,
+            Some(info) if self.uses_our_tables(info) => Owner::Ours,
+            Some(_) => Owner::OtherInstance,
             // Without CAP_SYS_ADMIN programs can't be looked at, only the names of filters.
-            (_, None) if self.is_reported => Owner::OtherInstance,
-            (_, None) => Owner::Ours,
+            None if self.is_reported => Owner::OtherInstance,
+            None => Owner::Ours,
         };
         Occupant {
             place,

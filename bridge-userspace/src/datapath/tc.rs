@@ -118,7 +118,7 @@ pub fn has_filter(wanted: &AttachPoints, point: &AttachPoint) -> bool {
 
 /// Removes our filter from there. One of somebody else in its place stays.
 pub(super) async fn detach_clsact(hooks: &mut Hooks<'_>, point: &AttachPoint) {
-    let found = hooks.of(point).await;
+    let found = hooks.of(point, Mode::Clsact).await;
     // The filter and the interface may be gone.
     let is_ours = found
         .is_ok_and(|found| !matches!(standing(&found, Mode::Clsact, None), Standing::Missing(_)));

@@ -275,7 +275,7 @@ pub(crate) struct TcxProgram {
 /// The programs at a TCX hook in the order in which packets meet them. None where the hook is no TCX hook, or the kernel
 /// has none (before 6.6).
 pub(crate) fn tcx_programs(ifindex: u32, hook: Hook) -> io::Result<Vec<TcxProgram>> {
-    /// `BPF_MPROG_MAX` (include/linux/bpf_mprog.h): the kernel lets no more onto a hook.
+    /// `BPF_MPROG_MAX` (`linux/bpf_mprog.h`): the kernel lets no more onto a hook.
     const MOST: usize = 64;
     let attach_type = match hook {
         Hook::TcIngress => BPF_TCX_INGRESS,
