@@ -55,7 +55,7 @@ pub fn cluster_ingress(context: TcContext) -> i32 {
     classify(&context, Side::Cluster)
 }
 
-/// Interfaces by which the kernel sends to backends.
+/// Interfaces by which the kernel sends to backends. Where the uplink is one, this does what [`uplink_egress`] does.
 #[classifier]
 pub fn cluster_egress(context: TcContext) -> i32 {
     let Some(mut packet) = Skb::ipv4(&context) else {
@@ -64,21 +64,27 @@ pub fn cluster_egress(context: TcContext) -> i32 {
     if packet.take_from_uplink() {
         handle_egress(&context, &mut packet)
     } else {
-        TC_ACT_UNSPEC
+        handle_own(&context, &mut packet)
     }
 }
 
 /// Interfaces where clients come in, where a service has a backend on this node itself.
 #[classifier]
 pub fn uplink_egress(context: TcContext) -> i32 {
-    let Some(mut packet) = Skb::ipv4(&context) else {
-        return TC_ACT_UNSPEC;
-    };
+    match Skb::ipv4(&context) {
+        Some(mut packet) => handle_own(&context, &mut packet),
+        None => TC_ACT_UNSPEC,
+    }
+}
+
+/// What this node itself has made.
+#[inline(always)]
+fn handle_own(context: &TcContext, packet: &mut Skb) -> i32 {
     if !packet.is_of_this_node() {
         return TC_ACT_UNSPEC;
     }
-    let verdict = local::handle(&mut packet, &Maps);
-    act(&context, &mut packet, verdict, Hook::Egress)
+    let verdict = local::handle(packet, &Maps);
+    act(context, packet, verdict, Hook::Egress)
 }
 
 /// [`cluster_egress`] for any packet, wherever it comes from. Never attached: a test run of the kernel can't say

@@ -3,6 +3,7 @@
 
 mod pinned;
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use aya::programs::{SchedClassifier, TcAttachType};
@@ -70,7 +71,7 @@ fn an_interface_that_is_gone_is_not_taken_for_its_namesake() {
     let mut datapath = Datapath::load(pins, 64).expect("root and a bpf filesystem are needed");
     runtime.block_on(async {
         let none = XdpIncompatibilities::new();
-        let mut attachments = Attachments::new(TcAttach::Auto, pins).await;
+        let mut attachments = Attachments::new(TcAttach::Auto, pins, BTreeSet::new()).await;
         assert_eq!(attachments.tc_mode(), Mode::Tcx, "a kernel with TCX");
         let old = interface();
         attachments

@@ -18,7 +18,7 @@
 //! | `machine` | what a lab uses of this machine: [`netns`] makes and enters namespaces, [`process`] holds child processes, [`run_dir`] removes what a lab leaves |
 //! | [`cluster`] | nodes, services and backends; [`manifests`] writes them as YAML, [`objects`] makes Kubernetes objects of them |
 //! | [`serve`] | what the pods serve |
-//! | `hosts` | [`host`] is what a test does on a host, [`capture`] what it sees on a wire; [`node`] builds a node with its overlay and pods, [`netfilter`] its rules, [`dns`] the office DNS and kube-dns |
+//! | `hosts` | [`host`] is what a test does on a host, [`capture`] what it sees on a wire, [`foreign`] a program of somebody else; [`node`] builds a node with its overlay and pods, [`netfilter`] its rules, [`dns`] the office DNS and kube-dns |
 //! | `api` | a real API server, whose programs [`envtest`] finds, and the real [`kube_proxy`] |
 //! | `lab` | [`Lab`] puts all of it together |
 //! | [`bridge`] | the program under test on node-30, its commands, and which of its layers has [`carried`] a flow |
@@ -51,7 +51,7 @@ pub mod wait;
 pub use api::{ApiServer, client, envtest, kube_proxy, kube_proxy::KubeProxy};
 pub use bridge::{Bridge, carried};
 pub use cluster::{manifests, objects};
-pub use hosts::{capture, dns, host, host::Host, netfilter, netfilter::Firewall, node};
+pub use hosts::{capture, dns, foreign, host, host::Host, netfilter, netfilter::Firewall, node};
 pub use lab::{Lab, LabOptions};
 pub use machine::{netns, process, run_dir};
 pub use traffic::{frames, portless, reach, stream};

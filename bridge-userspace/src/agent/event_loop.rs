@@ -129,6 +129,8 @@ impl Reports {
             events: self.events.events(),
             mode: forward.tc_mode(),
             attach_points: forward.attach_points(),
+            programs: forward.programs(),
+            overtaken: forward.overtaken(),
             cidrs: office.chain(cluster_cidrs(inputs.cluster())).collect(),
             open_problems: self.problems.open(),
             dns: self.dns.clone(),
@@ -296,7 +298,7 @@ impl<F: Forward> EventLoop<F> {
                 self.reports.note_connection(&before, &now);
                 self.publish()
             }
-            Change::Network | Change::Tick(None) => self.apply().await,
+            Change::Network | Change::Hooks | Change::Tick(None) => self.apply().await,
             Change::Tick(Some(error)) => {
                 self.apply().await?;
                 Err(error.into())

@@ -15,7 +15,7 @@ use crate::cluster::DesiredState;
 use crate::config::{Config, Datapath as Layer};
 use crate::conntrack::policy::Policy;
 use crate::datapath::{
-    Attachments, Datapath, Mode, XdpIncompatibilities, XdpInterfaces, XdpRefusal,
+    Attachments, Datapath, Mode, Rival, XdpIncompatibilities, XdpInterfaces, XdpRefusal,
 };
 use crate::kernel::clock;
 use crate::kernel::netlink::{Neighbour, NetworkState};
@@ -23,6 +23,7 @@ use crate::maps::{Pins, Tables};
 use crate::model::program::{AttachPoint, Program};
 use crate::model::{Problem, Subject};
 use crate::observe::problems::Notice;
+use crate::observe::report::{Overtaken, Report};
 use crate::plan::attach_points::{attach_points, has_unfinished_checksums, xdp_incompatibilities};
 use crate::plan::map_state::{MapState, seconds};
 use crate::plan::retained::{InUse, Retained};
@@ -51,6 +52,12 @@ pub trait Forward: Send {
 
     /// What is attached where.
     fn attach_points(&self) -> Vec<AttachPoint>;
+
+    /// The ids of the TC programs that are ours.
+    fn programs(&self) -> BTreeSet<u32>;
+
+    /// What is attached and gets no packets.
+    fn overtaken(&self) -> Vec<Overtaken>;
 }
 
 /// The programs and tables in the kernel.
@@ -68,7 +75,7 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// Opens the tables that `datapath` has pinned. Nothing is attached yet.
+    /// Opens the tables that `datapath` has pinned. Nothing is attached yet. `before` is what an earlier process has reported.
     ///
     /// # Errors
     /// When a table can't be opened or read.
@@ -77,10 +84,13 @@ impl Forwarder {
         datapath: Datapath,
         pins: &Pins,
         in_use: watch::Receiver<Arc<InUse>>,
+        before: Option<&Report>,
     ) -> anyhow::Result<Self> {
+        let reported = before.map(|before| before.programs.clone());
         let reconciler = Reconciler::open(&Tables::open(pins)?)?;
         Ok(Self {
-            attachments: Attachments::new(config.tc_attach, pins).await,
+            attachments: Attachments::new(config.tc_attach, pins, reported.unwrap_or_default())
+                .await,
             config,
             datapath,
             reconciler,
@@ -176,6 +186,8 @@ impl Forwarder {
             .attachments
             .reconcile(&mut self.datapath, &wanted, &incompatibilities)
             .await;
+        let rivals = self.attachments.rivals().map(Rival::problem);
+        applied.notices.extend(rivals.map(Notice::from));
         applied.xdp_notices = self.xdp_notices(&incompatibilities, network);
         reconciled?;
         let now = self.attachments.xdp_interfaces(&incompatibilities);
@@ -308,6 +320,21 @@ impl Forward for Forwarder {
 
     fn attach_points(&self) -> Vec<AttachPoint> {
         self.attachments.points().values().cloned().collect()
+    }
+
+    fn programs(&self) -> BTreeSet<u32> {
+        self.attachments.programs().clone()
+    }
+
+    fn overtaken(&self) -> Vec<Overtaken> {
+        self.attachments
+            .rivals()
+            .filter(|rival| rival.takes_all)
+            .map(|rival| Overtaken {
+                point: rival.point.clone(),
+                other: rival.other.to_string(),
+            })
+            .collect()
     }
 }
 

@@ -46,6 +46,8 @@ pub enum Change {
     SourceStatus(SourceStatus, SourceStatus),
     /// The kernel's network.
     Network,
+    /// Qdiscs or filters, ours perhaps among them.
+    Hooks,
     /// Nothing; it is time to look again. The error is why the node's own ports are not known anew.
     Tick(Option<ReservedPortsError>),
 }
@@ -152,6 +154,10 @@ impl Inputs {
                 changed = self.mirror.state.changed() => {
                     changed.map_err(|_| anyhow!("nobody follows the kernel's network any more"))?;
                     return Ok(Change::Network);
+                }
+                changed = self.mirror.hooks.changed() => {
+                    changed.map_err(|_| anyhow!("nobody follows the kernel's network any more"))?;
+                    return Ok(Change::Hooks);
                 }
                 _ = self.ticks.tick() => {
                     let error = match reserved_ports() {

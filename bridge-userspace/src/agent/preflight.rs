@@ -10,16 +10,18 @@ use tracing::warn;
 use super::inputs::take;
 use super::listeners::Listeners;
 use crate::checks::{
-    Forwarding, MachineFacts, XdpFacts, check_forwarding, check_instance, check_machine,
-    check_nat_ports, check_network, check_office, check_xdp,
+    Forwarding, HookFacts, MachineFacts, XdpFacts, check_forwarding, check_hooks, check_instance,
+    check_machine, check_nat_ports, check_network, check_office, check_xdp,
 };
 use crate::cluster::{self, DesiredState, Feed, Rules, Source, static_state};
 use crate::config::Config;
 use crate::kernel::netlink::{Mirror, MirrorView};
 use crate::kernel::reserved_ports;
 use crate::kernel::sysctl::IP_FORWARD;
-use crate::maps::InstanceLock;
+use crate::maps::{InstanceLock, Pins};
 use crate::model::{Findings, Subject};
+use crate::observe::state_file::StateFile;
+use crate::plan::attach_points::attach_points;
 use crate::plan::map_state::{free_nat_ports, watched_prefixes};
 
 /// What a start has in hand when nothing keeps it from going on.
@@ -145,6 +147,14 @@ impl Network {
         check_network(config, cluster, &state, &mut findings);
         let xdp = XdpFacts::read(config, &state).await;
         check_xdp(config, &state, xdp, &mut findings);
+        let pins = Pins::new(&config.pin_path);
+        let reported = StateFile::new(&config.pin_path).read().ok().flatten();
+        let reported = reported.map(|report| report.programs).unwrap_or_default();
+        let wanted = attach_points(config, cluster, &state);
+        check_hooks(
+            HookFacts::read(&pins, &reported, &wanted, &state).await,
+            &mut findings,
+        );
         findings.into_warnings()?;
         Ok(Self {
             mirror,

@@ -134,7 +134,7 @@ async fn start(
     let log = DatapathLog::open(&mut datapath);
     let (in_use, needed) = watch::channel(Arc::default());
     let mut forwarder =
-        Forwarder::open(Arc::clone(&config), datapath, pins, needed.clone()).await?;
+        Forwarder::open(Arc::clone(&config), datapath, pins, needed.clone(), before).await?;
     let collector = GarbageCollector::new(Tables::open(pins)?)?;
     let mut reports = Reports::new(
         Arc::clone(&config),
@@ -184,7 +184,7 @@ async fn start(
     // Only now it is known which flows may live.
     event_loop.collect_garbage(gc);
     if let Some(before) = before {
-        detach_unwanted_filters(before, event_loop.forward()).await;
+        detach_unwanted_filters(pins, before, event_loop.forward()).await;
     }
     Ok(event_loop)
 }
@@ -206,7 +206,7 @@ fn events_of(before: Option<&Report>, config: &Config) -> Vec<Event> {
 }
 
 /// Unlike links, filters that are no longer wanted leave no trace but the report.
-async fn detach_unwanted_filters(before: &Report, forwarder: &Forwarder) {
+async fn detach_unwanted_filters(pins: &Pins, before: &Report, forwarder: &Forwarder) {
     if before.mode != Mode::Clsact {
         return;
     }
@@ -214,7 +214,7 @@ async fn detach_unwanted_filters(before: &Report, forwarder: &Forwarder) {
     let unwanted = before.attach_points.iter().filter(|point| {
         attachments.tc_mode() == Mode::Tcx || !has_filter(attachments.points(), point)
     });
-    detach_filters(unwanted).await;
+    detach_filters(pins, &before.programs, unwanted).await;
 }
 
 /// Waits for the first state of the cluster, and has it shown meanwhile why there is none; `None` when `stop` completes
@@ -292,10 +292,10 @@ impl Undo {
             return;
         }
         let left = self.file.read().ok().flatten();
-        let _ = self.pins.remove_all();
         if let Some(left) = left.filter(|left| left.mode == Mode::Clsact) {
-            detach_filters(&left.attach_points).await;
+            detach_filters(&self.pins, &left.programs, &left.attach_points).await;
         }
+        let _ = self.pins.remove_all();
         let _ = self.file.remove();
     }
 }

@@ -9,6 +9,7 @@
 //! | `machine` | [`MachineFacts`] | capabilities, kernel, BTF, bpf filesystem |
 //! | `instance` | process that holds the lock | whether another bridge works on the same tables |
 //! | `network` | [`NetworkState`], [`DesiredState`] | uplink, overlapping networks, the DNS relay's addresses |
+//! | `hooks` | [`HookFacts`] | whether another bridge is attached where this one is to be |
 //! | `forwarding` | `net.ipv4.ip_forward` | whether the kernel forwards what is left to it |
 //! | `nat_ports` | ports in use | whether any is left for NAT |
 //! | `xdp` | [`XdpFacts`] | whether the uplink can have XDP, if that is asked for |
@@ -18,6 +19,7 @@
 //! [`DesiredState`]: crate::cluster::DesiredState
 
 mod forwarding;
+mod hooks;
 mod instance;
 mod machine;
 mod nat_ports;
@@ -25,6 +27,7 @@ mod network;
 mod xdp;
 
 pub use self::forwarding::{Forwarding, check_forwarding};
+pub use self::hooks::{HookFacts, check_hooks};
 pub use self::instance::check_instance;
 pub use self::machine::{Fact, MachineFacts, check_bpffs, check_machine};
 pub use self::nat_ports::check_nat_ports;

@@ -30,11 +30,8 @@ pub async fn uninstall(pins: &Pins) -> anyhow::Result<()> {
     };
     // XDP first: what it passes on in its last moments is for the TC programs.
     let links = pins.detach_links().with_context(remove_failed)?;
-    if state
-        .as_ref()
-        .is_some_and(|state| state.mode == Mode::Clsact)
-    {
-        datapath::detach_filters(points).await;
+    if let Some(state) = state.as_ref().filter(|state| state.mode == Mode::Clsact) {
+        datapath::detach_filters(pins, &state.programs, points).await;
     }
     let removed = links + pins.remove_all().with_context(remove_failed)?;
     file.remove()?;

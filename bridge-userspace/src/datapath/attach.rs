@@ -1,25 +1,30 @@
 //! What is attached where, and bringing it to what is wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::AsFd as _;
+use std::time::Instant;
 
 use bridge_common::abi::capacity;
 use tracing::{info, warn};
 
 use super::capabilities::XdpCapabilities;
+use super::contest::Contest;
+use super::hooks::{HookError, Hooks, Occupant, Owner, Standing, standing};
 use super::incompatibility::XdpIncompatibilities;
-use super::link::is_linked;
+use super::link::{self, is_linked};
 use super::load::Datapath;
 use super::load::{LoadError, classifier};
 use super::mode::Mode;
+use super::runs::{Pair, Runs};
 use super::tc::TcAttach;
-use super::tc::{attach_clsact, attach_tcx, detach_clsact, has_filter, warn_of_others};
+use super::tc::{attach_clsact, attach_tcx, detach_clsact, has_filter};
 use super::xdp::{self, XdpRefusal};
 use super::xdp_interfaces::XdpInterfaces;
-use crate::kernel::netlink;
 use crate::maps::Pins;
 use crate::maps::bpf_syscall::{detach_pinned_link, pinned_link};
 use crate::model::program::{AttachPoint, AttachPoints, Hook, Program};
+use crate::model::{Problem, Subject};
 
 /// A program could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,9 @@ pub enum AttachError {
     /// The object is broken.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Nobody can be asked what is attached.
+    #[error(transparent)]
+    Hooks(#[from] HookError),
     /// A pin can't be removed.
     #[error("can't remove the link {path}: {source}")]
     Unpin {
@@ -57,11 +65,69 @@ pub struct Attachments {
     capabilities: BTreeMap<u32, XdpCapabilities>,
     /// Interfaces that XDP is wanted on and not to be had, and why.
     refusals: BTreeMap<u32, XdpRefusal>,
+    /// The ids of TC programs that are ours: those of this process and, until they are replaced, of an earlier one.
+    programs: BTreeSet<u32>,
+    /// Who keeps TC programs from their places.
+    rivals: BTreeMap<(Program, u32), Rival>,
+    /// Counts what the rivals leave to ours.
+    runs: Runs,
+    /// Places that had to be taken back from others.
+    contests: BTreeMap<(Program, u32), Contest>,
+}
+
+/// Somebody who keeps one of our programs from its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rival {
+    /// The program and where it belongs.
+    pub point: AttachPoint,
+    /// Who is in its place, or before it.
+    pub other: Occupant,
+    /// Whether ours is attached, behind the other.
+    pub is_attached: bool,
+    /// Whether it has been seen that the other leaves no packet to ours.
+    pub takes_all: bool,
+}
+
+impl Rival {
+    /// What is wrong, and what to do about it.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let Self {
+            point,
+            other,
+            is_attached,
+            takes_all,
+        } = self;
+        let (interface, hook) = (&point.interface, point.program.hook());
+        let ours = point.program.name();
+        let what = if *takes_all {
+            format!(
+                "on {interface} ({}) {other} is before our {ours} and takes all packets: none there is translated",
+                hook.name()
+            )
+        } else if *is_attached {
+            format!(
+                "on {interface} ({}) {other} is before our {ours}: packets that it takes are not translated",
+                hook.name()
+            )
+        } else {
+            format!(
+                "on {interface} ({}) {other} is in the place of our {ours}: no packet there is translated",
+                hook.name()
+            )
+        };
+        let remedy = format!(
+            "stop what has attached it and remove it: `{}`",
+            other.removal(interface, hook)
+        );
+        Problem::new(Subject::Interface(interface.clone()), what, remedy)
+    }
 }
 
 impl Attachments {
-    /// Nothing yet, but that the XDP programs of an earlier `run` may still forward.
-    pub async fn new(wanted: TcAttach, pins: &Pins) -> Self {
+    /// Nothing yet, but that the XDP programs of an earlier `run` may still forward. `reported` are the TC programs that it
+    /// has told to be its own.
+    pub async fn new(wanted: TcAttach, pins: &Pins, reported: BTreeSet<u32>) -> Self {
         let links = pins.pinned_links().unwrap_or_default();
         let mut capabilities = BTreeMap::new();
         for (name, ifindex, path) in links {
@@ -76,7 +142,22 @@ impl Attachments {
             attached: AttachPoints::new(),
             capabilities,
             refusals: BTreeMap::new(),
+            programs: reported,
+            rivals: BTreeMap::new(),
+            runs: Runs::default(),
+            contests: BTreeMap::new(),
         }
+    }
+
+    /// The ids of TC programs that are ours, to be reported.
+    #[must_use]
+    pub fn programs(&self) -> &BTreeSet<u32> {
+        &self.programs
+    }
+
+    /// Who keeps TC programs of ours from their places, as of the last [`Self::reconcile`].
+    pub fn rivals(&self) -> impl Iterator<Item = &Rival> {
+        self.rivals.values()
     }
 
     /// How TC programs are attached.
@@ -117,7 +198,8 @@ impl Attachments {
             .collect()
     }
 
-    /// Attaches where it is wanted and detaches from the rest, links of an earlier `run` included.
+    /// Attaches where it is wanted and detaches from the rest, links of an earlier `run` included. What the hooks hold is
+    /// read back: what others have detached is put back, and moved to the front where others have got before it.
     /// What is attached already stays as it is, at an incompatibility too, since many a card loses packets over a change.
     /// Where XDP is refused there is none: see [`Self::xdp_refusals`].
     ///
@@ -131,13 +213,18 @@ impl Attachments {
     ) -> Result<(), AttachError> {
         let mut result = Ok(());
         let is_tc = |point: &&AttachPoint| point.program.hook() != Hook::Xdp;
+        self.rivals.retain(|key, _| wanted.contains_key(key));
+        self.contests.retain(|key, _| wanted.contains_key(key));
+        let pins = datapath.pins().clone();
+        let mut hooks = Hooks::open(&pins, self.programs.iter().copied())?;
         for point in wanted.values().filter(is_tc) {
-            match self.ensure_tc(datapath, point) {
+            match self.ensure_tc(datapath, &mut hooks, point).await {
                 Ok(()) => {}
                 Err(error) if result.is_ok() => result = Err(error),
                 Err(error) => warn!("{error}"),
             }
         }
+        self.count_runs(datapath, wanted).await;
         let xdp = wanted.values().filter(|point| !is_tc(point));
         self.refusals
             .retain(|&ifindex, _| wanted.contains_key(&(Program::XdpFast, ifindex)));
@@ -147,38 +234,155 @@ impl Attachments {
                 self.ensure_xdp(datapath, point, incompatibilities).await;
             }
         }
-        self.detach_unwanted(wanted);
+        self.detach_unwanted(&mut hooks, wanted).await;
+        if result.is_ok() && self.rivals.is_empty() {
+            // Nothing of an earlier process is left.
+            self.programs = own_programs(datapath);
+        }
         self.find_abilities().await;
         result.and(self.remove_stale(datapath.pins(), wanted))
     }
 
-    fn ensure_tc(
+    /// Looks at the hook, and attaches or moves the program if it does not stand first there. What has been attached is
+    /// looked at again.
+    async fn ensure_tc(
         &mut self,
         datapath: &mut Datapath,
+        hooks: &mut Hooks<'_>,
         point: &AttachPoint,
     ) -> Result<(), AttachError> {
-        // Filters are not looked at.
-        if self.attached.get(&point.key()) == Some(point)
-            && (self.tc != Mode::Tcx || is_linked(datapath.pins(), point))
-        {
-            return Ok(());
+        /// Attaching, moving, and a look at the result.
+        const LOOKS: u32 = 3;
+        let own = classifier(&mut datapath.ebpf, point.program)?;
+        let own = own.info().map_err(|source| self.refused(point, source))?;
+        hooks.know(own.id());
+        self.programs.insert(own.id());
+        let now = Instant::now();
+        for _ in 0..LOOKS {
+            let found = match hooks.of(point, self.tc).await {
+                Ok(found) => found,
+                // What can't be looked at is believed to be as it was.
+                Err(error) if self.attached.get(&point.key()) == Some(point) => {
+                    warn!(interface = %point.interface, "{error}");
+                    return Ok(());
+                }
+                Err(error) => return Err(self.refused(point, error)),
+            };
+            let standing = standing(&found, self.tc, Some(own.id()));
+            match step(standing, self.tc, || self.may_contest(point, now)) {
+                Step::Keep => {
+                    self.attached.insert(point.key(), point.clone());
+                    self.rivals.remove(&point.key());
+                    if self
+                        .contests
+                        .get(&point.key())
+                        .is_some_and(|contest| contest.is_won(now))
+                    {
+                        self.contests.remove(&point.key());
+                    }
+                    return Ok(());
+                }
+                Step::GiveWay(other) => {
+                    self.give_way(point, standing, other.clone());
+                    return Ok(());
+                }
+                Step::Attach => self.attach_tc(datapath, point, standing)?,
+                Step::MoveFirst(other) => {
+                    move_first(datapath, point).map_err(|source| self.refused(point, source))?;
+                    warn!(
+                        interface = %point.interface,
+                        program = point.program.name(),
+                        "{other} stood before it: moved to the front"
+                    );
+                }
+            }
         }
+        // Somebody else attaches as fast as we do.
+        Ok(())
+    }
+
+    fn attach_tc(
+        &self,
+        datapath: &mut Datapath,
+        point: &AttachPoint,
+        standing: Standing<'_>,
+    ) -> Result<(), AttachError> {
         let pins = datapath.pins().clone();
         let program = classifier(&mut datapath.ebpf, point.program)?;
-        let attached = match self.tc {
+        match self.tc {
             Mode::Clsact => attach_clsact(program, point),
             Mode::Tcx | Mode::Native => attach_tcx(program, point, &pins),
+        }
+        .map_err(|source| self.refused(point, source))?;
+        let (interface, program) = (&point.interface, point.program.name());
+        match standing {
+            Standing::Missing(Some(other)) if other.owner != Owner::Ours => {
+                warn!(%interface, program, "{other} had taken its place: attached again");
+            }
+            _ if self.attached.contains_key(&point.key()) => {
+                warn!(%interface, program, "somebody had detached it: attached again");
+            }
+            _ => info!(%interface, program, mode = %self.tc, "attached"),
+        }
+        Ok(())
+    }
+
+    /// Finds out which of the strangers before our programs take all packets. At egress nothing tells how many packets
+    /// there should have been.
+    async fn count_runs(&mut self, datapath: &mut Datapath, wanted: &AttachPoints) {
+        let mut pairs = BTreeMap::new();
+        for (&key, rival) in &self.rivals {
+            let point = &rival.point;
+            let takes_xdp = wanted.contains_key(&(Program::XdpFast, point.ifindex));
+            if rival.is_attached
+                && point.program.hook() == Hook::TcIngress
+                // What XDP takes does not get here.
+                && !takes_xdp
+                && let Some(other) = rival.other.program
+                && let Ok(own) = classifier(&mut datapath.ebpf, point.program)
+                && let Ok(own) = own.info()
+            {
+                let pair = Pair {
+                    ifindex: point.ifindex,
+                    other,
+                    own: own.id(),
+                };
+                pairs.insert(pair, key);
+            }
+        }
+        for (pair, takes_all) in self.runs.count(pairs.keys().copied()).await {
+            let rival = pairs.get(&pair).and_then(|key| self.rivals.get_mut(key));
+            if let Some(rival) = rival {
+                rival.takes_all = takes_all;
+            }
+        }
+    }
+
+    fn may_contest(&mut self, point: &AttachPoint, now: Instant) -> bool {
+        self.contests.entry(point.key()).or_default().may_try(now)
+    }
+
+    /// Leaves a hook to somebody else for now.
+    fn give_way(&mut self, point: &AttachPoint, standing: Standing<'_>, other: Occupant) {
+        let is_attached = matches!(standing, Standing::Behind(_));
+        // It is wanted there all the same, and readiness is asked for it.
+        self.attached.insert(point.key(), point.clone());
+        let rival = Rival {
+            point: point.clone(),
+            other,
+            is_attached,
+            takes_all: false,
         };
-        attached.map_err(|source| AttachError::Refused {
+        self.rivals.insert(point.key(), rival);
+    }
+
+    fn refused(&self, point: &AttachPoint, source: impl Into<anyhow::Error>) -> AttachError {
+        AttachError::Refused {
             program: point.program,
             interface: point.interface.clone(),
             mode: self.tc,
-            source,
-        })?;
-        info!(interface = %point.interface, program = point.program.name(), mode = %self.tc, "attached");
-        warn_of_others(datapath, point);
-        self.attached.insert(point.key(), point.clone());
-        Ok(())
+            source: source.into(),
+        }
     }
 
     /// Attaches XDP where it is not yet. If that is refused there is none: see [`Self::xdp_refusals`].
@@ -220,17 +424,18 @@ impl Attachments {
     }
 
     /// Forgets what is not wanted any more, and removes filters; links go with their pins.
-    fn detach_unwanted(&mut self, wanted: &AttachPoints) {
-        self.attached.retain(|key, point| {
-            let keep = wanted.get(key) == Some(point);
-            if !keep {
-                info!(interface = %point.interface, program = point.program.name(), "no longer needed, detached");
-                if self.tc == Mode::Clsact && !has_filter(wanted, point) {
-                    detach_clsact(point);
-                }
+    async fn detach_unwanted(&mut self, hooks: &mut Hooks<'_>, wanted: &AttachPoints) {
+        let is_wanted = |key: &_, point: &AttachPoint| wanted.get(key) == Some(point);
+        let unwanted = self
+            .attached
+            .extract_if(.., |key, point| !is_wanted(key, point))
+            .map(|(_, point)| point);
+        for point in unwanted.collect::<Vec<_>>() {
+            info!(interface = %point.interface, program = point.program.name(), "no longer needed, detached");
+            if self.tc == Mode::Clsact && !has_filter(wanted, &point) {
+                detach_clsact(hooks, &point).await;
             }
-            keep
-        });
+        }
     }
 
     /// Asks what can be done where XDP is attached. Features come and go with the settings of a card.
@@ -277,21 +482,158 @@ async fn capabilities_of(ifindex: u32, interface: &str) -> Option<(u32, XdpCapab
     Some((ifindex, XdpCapabilities::of(ifindex, interface).await?))
 }
 
-/// How our program is attached there right now, asked of the kernel; `None` where it is not. `tc` is how TC programs
-/// are attached.
-pub async fn attached(pins: &Pins, point: &AttachPoint, tc: Mode) -> Option<Mode> {
-    let hook = point.program.hook();
-    let mode = if hook == Hook::Xdp { Mode::Native } else { tc };
-    let is_attached = match (mode, hook) {
-        (Mode::Clsact, Hook::TcEgress) => {
-            has_name(netlink::egress_programs(point.ifindex).await, point)
-        }
-        (Mode::Clsact, _) => has_name(netlink::ingress_programs(point.ifindex).await, point),
-        (Mode::Tcx | Mode::Native, _) => is_linked(pins, point),
-    };
-    is_attached.then_some(mode)
+/// What is done about how a program stands.
+#[derive(Debug, PartialEq, Eq)]
+enum Step<'a> {
+    /// Nothing: it is first.
+    Keep,
+    /// Attach it.
+    Attach,
+    /// Put it before this one.
+    MoveFirst(&'a Occupant),
+    /// Leave it at that, and tell of this one.
+    GiveWay(&'a Occupant),
 }
 
-fn has_name(programs: Result<Vec<String>, netlink::NetlinkError>, point: &AttachPoint) -> bool {
-    programs.is_ok_and(|programs| programs.iter().any(|name| name == point.program.name()))
+/// What to do about how a program stands. `may_contest` says whether it is tried (again) to get before or in the place of
+/// somebody else, and is asked only where that is the question.
+fn step(standing: Standing<'_>, tc: Mode, mut may_contest: impl FnMut() -> bool) -> Step<'_> {
+    match standing {
+        Standing::First => Step::Keep,
+        Standing::Missing(Some(other)) if other.owner == Owner::OtherInstance => {
+            Step::GiveWay(other)
+        }
+        Standing::Missing(Some(other)) if other.owner == Owner::Stranger && !may_contest() => {
+            Step::GiveWay(other)
+        }
+        Standing::Missing(_) => Step::Attach,
+        // Filters are ordered by their priority, and ours has to be known by its own.
+        Standing::Behind(other) if tc == Mode::Tcx && other.owner == Owner::Stranger => {
+            if may_contest() {
+                Step::MoveFirst(other)
+            } else {
+                Step::GiveWay(other)
+            }
+        }
+        Standing::Behind(other) => Step::GiveWay(other),
+    }
+}
+
+/// The ids of the TC programs of this process.
+fn own_programs(datapath: &mut Datapath) -> BTreeSet<u32> {
+    let programs = Program::ALL.into_iter();
+    let programs = programs.filter(|program| program.hook() != Hook::Xdp);
+    programs
+        .filter_map(|program| classifier(&mut datapath.ebpf, program).ok()?.info().ok())
+        .map(|info| info.id())
+        .collect()
+}
+
+/// Puts our program before all others at its TCX hook.
+fn move_first(datapath: &mut Datapath, point: &AttachPoint) -> anyhow::Result<()> {
+    let pins = datapath.pins().clone();
+    let mut copy = datapath.stand_in(point.program)?;
+    let stand_in = classifier(&mut copy, point.program)?.fd()?.try_clone()?;
+    let program = classifier(&mut datapath.ebpf, point.program)?.fd()?;
+    link::move_first(&pins, point, program.as_fd(), stand_in.as_fd())?;
+    Ok(())
+}
+
+/// How our program is attached there right now, asked of the kernel, and who keeps it from its place, if anybody does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// How it is attached; `None` where it is not.
+    pub mode: Option<Mode>,
+    /// Who is in its place, or before it.
+    pub other: Option<Occupant>,
+}
+
+/// Asks the kernel how our program stands there. `tc` is how TC programs are attached.
+///
+/// # Errors
+/// When the kernel does not say.
+pub async fn find(
+    hooks: &mut Hooks<'_>,
+    point: &AttachPoint,
+    tc: Mode,
+) -> Result<Found, HookError> {
+    let is_xdp = point.program.hook() == Hook::Xdp;
+    let mode = if is_xdp { Mode::Native } else { tc };
+    let found = hooks.of(point, tc).await?;
+    Ok(match standing(&found, mode, None) {
+        Standing::First => Found {
+            mode: Some(mode),
+            other: None,
+        },
+        Standing::Behind(other) => Found {
+            mode: Some(mode),
+            other: Some(other.clone()),
+        },
+        Standing::Missing(other) => Found {
+            mode: None,
+            other: other.cloned(),
+        },
+    })
+}
+
+/// How our program is attached there right now, asked of the kernel; `None` where it is not, or the kernel does not say.
+/// `tc` is how TC programs are attached.
+pub async fn attached(pins: &Pins, point: &AttachPoint, tc: Mode) -> Option<Mode> {
+    let mut hooks = Hooks::open(pins, []).ok()?;
+    find(&mut hooks, point, tc).await.ok()?.mode
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hooks::Place;
+    use super::*;
+
+    fn by(owner: Owner) -> Occupant {
+        Occupant {
+            place: Place::Tcx(Some(1)),
+            program: Some(8),
+            name: "pass".to_owned(),
+            owner,
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_put_back_without_a_contest() {
+        let unasked = || panic!("nobody is in the way");
+        for tc in [Mode::Tcx, Mode::Clsact] {
+            assert_eq!(step(Standing::First, tc, unasked), Step::Keep);
+            assert_eq!(step(Standing::Missing(None), tc, unasked), Step::Attach);
+            let predecessor = by(Owner::Ours);
+            let standing = Standing::Missing(Some(&predecessor));
+            assert_eq!(step(standing, tc, unasked), Step::Attach);
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_contested_until_that_is_of_no_use() {
+        let other = by(Owner::Stranger);
+        let behind = Standing::Behind(&other);
+        assert_eq!(step(behind, Mode::Tcx, || true), Step::MoveFirst(&other));
+        assert_eq!(step(behind, Mode::Tcx, || false), Step::GiveWay(&other));
+        let replaced = Standing::Missing(Some(&other));
+        assert_eq!(step(replaced, Mode::Clsact, || true), Step::Attach);
+        assert_eq!(
+            step(replaced, Mode::Clsact, || false),
+            Step::GiveWay(&other)
+        );
+        // No filter can be put before one with a lower priority without another priority.
+        let unasked = || panic!("there is no contest");
+        assert_eq!(step(behind, Mode::Clsact, unasked), Step::GiveWay(&other));
+    }
+
+    #[test]
+    fn another_instance_is_not_contested() {
+        let other = by(Owner::OtherInstance);
+        let unasked = || panic!("there is no contest");
+        for standing in [Standing::Behind(&other), Standing::Missing(Some(&other))] {
+            for tc in [Mode::Tcx, Mode::Clsact] {
+                assert_eq!(step(standing, tc, unasked), Step::GiveWay(&other));
+            }
+        }
+    }
 }

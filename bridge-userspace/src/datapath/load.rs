@@ -86,6 +86,7 @@ impl Buffers {
 pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pins: Pins,
+    flow_capacity: u32,
 }
 
 impl Datapath {
@@ -113,19 +114,7 @@ impl Datapath {
             path: pins.root().display().to_string(),
             source,
         })?;
-        let mut loader = EbpfLoader::new();
-        // The full log of a refused program is megabytes: the last words say why, the rest is for those
-        // who ask for it.
-        loader.verifier_log_level(if tracing::enabled!(tracing::Level::TRACE) {
-            VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS
-        } else {
-            VerifierLogLevel::STATS
-        });
-        for table in schema::pinned() {
-            loader.map_pin_path(table.name, pins.table(table.name));
-            loader.map_max_entries(table.name, table.entries(flow_capacity));
-        }
-        let mut ebpf = loader.load(OBJECT)?;
+        let mut ebpf = object(pins, flow_capacity)?;
         for program in Program::ALL {
             if program.hook() == Hook::Xdp {
                 continue;
@@ -138,6 +127,7 @@ impl Datapath {
         Ok(Self {
             ebpf,
             pins: pins.clone(),
+            flow_capacity,
         })
     }
 
@@ -145,6 +135,19 @@ impl Datapath {
     #[must_use]
     pub fn pins(&self) -> &Pins {
         &self.pins
+    }
+
+    /// A second copy of a TC program over the same tables, for the moment in which the first one changes its place.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub(super) fn stand_in(&self, program: Program) -> Result<Ebpf, LoadError> {
+        let mut ebpf = object(&self.pins, self.flow_capacity)?;
+        let name = program.name();
+        classifier(&mut ebpf, program)?
+            .load()
+            .map_err(|source| LoadError::Program { name, source })?;
+        Ok(ebpf)
     }
 
     /// The XDP program, loaded by the first call: without XDP nobody has to wait for its verification. With it comes the
@@ -178,6 +181,23 @@ impl Datapath {
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+/// The object over the pinned tables, with no program loaded yet.
+fn object(pins: &Pins, flow_capacity: u32) -> Result<Ebpf, LoadError> {
+    let mut loader = EbpfLoader::new();
+    // The full log of a refused program is megabytes: the last words say why, the rest is for those
+    // who ask for it.
+    loader.verifier_log_level(if tracing::enabled!(tracing::Level::TRACE) {
+        VerifierLogLevel::VERBOSE | VerifierLogLevel::STATS
+    } else {
+        VerifierLogLevel::STATS
+    });
+    for table in schema::pinned() {
+        loader.map_pin_path(table.name, pins.table(table.name));
+        loader.map_max_entries(table.name, table.entries(flow_capacity));
+    }
+    Ok(loader.load(OBJECT)?)
 }
 
 fn xdp_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {

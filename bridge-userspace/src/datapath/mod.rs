@@ -5,15 +5,19 @@
 
 mod attach;
 mod capabilities;
+mod contest;
+mod hooks;
 mod incompatibility;
 mod link;
 mod load;
 mod mode;
+mod runs;
 mod tc;
 mod xdp;
 mod xdp_interfaces;
 
-pub use self::attach::{AttachError, Attachments, attached};
+pub use self::attach::{AttachError, Attachments, Found, Rival, attached, find};
+pub use self::hooks::{HookError, Hooks, Occupant, Owner, Place};
 pub use self::incompatibility::{XdpIncompatibilities, XdpIncompatibility};
 pub use self::load::{Buffers, Datapath, LoadError};
 pub use self::mode::Mode;

@@ -1,28 +1,24 @@
 //! Attaching at TC: TCX links from kernel 6.6 on, clsact filters below.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd as _;
 
 use anyhow::Context as _;
+use aya::programs::links::Link as _;
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcHandle, qdisc_add_clsact,
-    qdisc_detach_program,
 };
 use aya::programs::{ProgramError, SchedClassifier, TcError};
 use aya::util::KernelVersion;
 use tracing::{debug, warn};
 
+use super::hooks::{Hooks, Standing, standing};
 use super::link::link;
-use super::load::{Datapath, classifier};
 use super::mode::Mode;
-use crate::kernel::netlink;
+use crate::kernel::netlink::{self, HANDLE, PRIORITY};
 use crate::maps::Pins;
-use crate::model::program::{AttachPoint, AttachPoints, Program};
-
-/// Priority of our clsact filter: before the default 49152 that filters without one get.
-const PRIORITY: u16 = 50;
-/// Handle of our clsact filter, so that a successor replaces it in place.
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+use crate::model::program::{AttachPoint, AttachPoints};
 
 /// Which way of attaching is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,36 +51,6 @@ pub(super) fn attach_tcx(
     Ok(link(pins, point, program.fd()?.as_fd())?)
 }
 
-/// Warns of programs of another office-bridge on the interface: of another pin path, or pinned on a bpffs that another
-/// has been mounted over. They would take packets that ours should get.
-pub(super) fn warn_of_others(datapath: &mut Datapath, point: &AttachPoint) {
-    let own = classifier(&mut datapath.ebpf, point.program)
-        .ok()
-        .and_then(|program| Some(program.info().ok()?.id()));
-    let hook = point.program.hook();
-    let Some(tc) = hook.tc() else {
-        return;
-    };
-    let Ok((_, programs)) = SchedClassifier::query_tcx(&point.interface, tc) else {
-        return;
-    };
-    for other in programs {
-        let is_ours_by_name = other
-            .name_as_str()
-            .and_then(Program::from_name)
-            .is_some_and(|program| program.hook() == hook);
-        if is_ours_by_name && own.is_some_and(|own| own != other.id()) {
-            warn!(
-                interface = %point.interface,
-                hook = hook.name(),
-                program = other.id(),
-                "another office-bridge is attached here too; `bpftool link` shows its link, and `office-bridge \
-                 uninstall` with its --pin-path removes it"
-            );
-        }
-    }
-}
-
 pub(super) fn attach_clsact(
     program: &mut SchedClassifier,
     point: &AttachPoint,
@@ -96,14 +62,15 @@ pub(super) fn attach_clsact(
     {
         return Err(error.into());
     }
+    let handle = TcHandle::from(HANDLE);
     let options = NlOptions {
         priority: PRIORITY,
-        handle: HANDLE,
+        handle,
         classid: None,
     };
     let id = match program.attach_with_options(interface, hook, TcAttachOptions::Netlink(options)) {
         Err(ProgramError::TcError(error)) if already_there(&error) => {
-            let old = SchedClassifierLink::attached(interface, hook, PRIORITY, HANDLE, None)?;
+            let old = SchedClassifierLink::attached(interface, hook, PRIORITY, handle, None)?;
             program.attach_to_link(old)?
         }
         attached => attached?,
@@ -149,17 +116,43 @@ pub fn has_filter(wanted: &AttachPoints, point: &AttachPoint) -> bool {
         .any(|other| other.program == point.program && other.interface == point.interface)
 }
 
-pub(super) fn detach_clsact(point: &AttachPoint) {
-    if let Some(hook) = point.program.hook().tc() {
-        // The filter may be gone, or another program's by now, and so may the interface.
-        let _ = qdisc_detach_program(&point.interface, hook, point.program.name());
+/// Removes our filter from there. One of somebody else in its place stays.
+pub(super) async fn detach_clsact(hooks: &mut Hooks<'_>, point: &AttachPoint) {
+    let found = hooks.of(point, Mode::Clsact).await;
+    // The filter and the interface may be gone.
+    let is_ours = found
+        .is_ok_and(|found| !matches!(standing(&found, Mode::Clsact, None), Standing::Missing(_)));
+    if is_ours
+        && let Some(hook) = point.program.hook().tc()
+        && let Ok(filter) = SchedClassifierLink::attached(
+            &point.interface,
+            hook,
+            PRIORITY,
+            TcHandle::from(HANDLE),
+            None,
+        )
+        && let Err(error) = filter.detach()
+    {
+        debug!(interface = %point.interface, "the filter stays: {error}");
     }
 }
 
-/// Detaches our clsact filters from these points, and removes the qdisc where nothing else uses it.
-pub async fn detach_filters(points: impl IntoIterator<Item = &AttachPoint>) {
+/// Detaches our clsact filters from these points, and removes the qdisc where nothing else uses it. Whose a filter is, the
+/// pinned tables tell, which have to be there still, and what was reported.
+pub async fn detach_filters(
+    pins: &Pins,
+    reported: &BTreeSet<u32>,
+    points: impl IntoIterator<Item = &AttachPoint>,
+) {
+    let mut hooks = match Hooks::open(pins, reported.iter().copied()) {
+        Ok(hooks) => hooks,
+        Err(error) => {
+            warn!("filters stay attached: {error}");
+            return;
+        }
+    };
     for point in points {
-        detach_clsact(point);
+        detach_clsact(&mut hooks, point).await;
         if let Err(error) = netlink::remove_unused_clsact(point.ifindex).await {
             debug!(interface = %point.interface, "the clsact qdisc stays: {error}");
         }

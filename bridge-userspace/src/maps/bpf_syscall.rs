@@ -18,6 +18,8 @@ const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 /// `BPF_OBJ_GET_INFO_BY_FD` of `enum bpf_cmd` (linux/bpf.h).
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+/// `BPF_PROG_QUERY` of `enum bpf_cmd` (linux/bpf.h).
+const BPF_PROG_QUERY: libc::c_int = 16;
 /// `BPF_MAP_LOOKUP_BATCH` of `enum bpf_cmd` (linux/bpf.h).
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 /// `BPF_LINK_CREATE` of `enum bpf_cmd` (linux/bpf.h).
@@ -101,6 +103,23 @@ struct LinkUpdateAttr {
 #[repr(C)]
 struct LinkDetachAttr {
     link_fd: u32,
+}
+
+/// The part of `union bpf_attr` that `BPF_PROG_QUERY` uses (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct ProgQueryAttr {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    pad: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
 }
 
 /// Calls bpf(2); what it returns is 0 or, for some commands, a new descriptor.
@@ -242,6 +261,53 @@ pub(crate) fn detach_pinned_link(pin: &Path) -> io::Result<()> {
     // SAFETY: there are no pointers in it.
     let _ = unsafe { bpf(BPF_LINK_DETACH, &mut attr) };
     fs::remove_file(pin)
+}
+
+/// A program at the TCX hook of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TcxProgram {
+    /// The program's id.
+    pub(crate) program: u32,
+    /// The id of the link that it is attached by, if it is by a link.
+    pub(crate) link: Option<u32>,
+}
+
+/// The programs at a TCX hook in the order in which packets meet them. None where the hook is no TCX hook, or the kernel
+/// has none (before 6.6).
+pub(crate) fn tcx_programs(ifindex: u32, hook: Hook) -> io::Result<Vec<TcxProgram>> {
+    /// `BPF_MPROG_MAX` (`linux/bpf_mprog.h`): the kernel lets no more onto a hook.
+    const MOST: usize = 64;
+    let attach_type = match hook {
+        Hook::TcIngress => BPF_TCX_INGRESS,
+        Hook::TcEgress => BPF_TCX_EGRESS,
+        Hook::Xdp => return Ok(Vec::new()),
+    };
+    let (mut programs, mut links) = ([0_u32; MOST], [0_u32; MOST]);
+    let mut attr = ProgQueryAttr {
+        target_ifindex: ifindex,
+        attach_type,
+        prog_ids: programs.as_mut_ptr() as u64,
+        prog_cnt: u32::try_from(MOST).unwrap_or_default(),
+        link_ids: links.as_mut_ptr() as u64,
+        ..ProgQueryAttr::default()
+    };
+    // SAFETY: both arrays outlive the call, and the kernel writes at most `prog_cnt` ids to each.
+    match unsafe { bpf(BPF_PROG_QUERY, &mut attr) } {
+        Ok(_) => {}
+        // A kernel that does not know the hook, or not all of the question.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::E2BIG)) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    }
+    let count = (attr.prog_cnt as usize).min(MOST);
+    let both = programs.iter().zip(&links).take(count);
+    Ok(both
+        .map(|(&program, &link)| TcxProgram {
+            program,
+            link: (link != 0).then_some(link),
+        })
+        .collect())
 }
 
 fn open_pin(pin: &Path) -> io::Result<OwnedFd> {

@@ -1,9 +1,11 @@
 //! Where tables and links are pinned.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use aya::maps::MapInfo;
 use bridge_common::abi::LAYOUT_VERSION;
 
 use super::bpf_syscall::detach_pinned_link;
@@ -54,6 +56,14 @@ impl Pins {
         self.links().join(format!("{}-{ifindex}", program.name()))
     }
 
+    /// The link that is about to take the place of [`Self::link`]. Its name is that of no program, so that one that was
+    /// left behind is detached.
+    #[must_use]
+    pub fn next_link(&self, program: Program, ifindex: u32) -> PathBuf {
+        self.links()
+            .join(format!("next_{}-{ifindex}", program.name()))
+    }
+
     /// Whether there are tables of this layout.
     #[must_use]
     pub fn exist(&self) -> bool {
@@ -81,6 +91,19 @@ impl Pins {
         entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(is_layout)
+            .collect()
+    }
+
+    /// The kernel's ids of the pinned tables, of whichever layout. A program that uses one of them is this bridge's.
+    #[must_use]
+    pub fn table_ids(&self) -> BTreeSet<u32> {
+        let layouts = self.layouts();
+        let entries = layouts
+            .iter()
+            .filter_map(|layout| fs::read_dir(self.root.join(layout)).ok())
+            .flatten();
+        entries
+            .filter_map(|entry| Some(MapInfo::from_pin(entry.ok()?.path()).ok()?.id()))
             .collect()
     }
 

@@ -3,7 +3,7 @@
 use bridge_common::abi::{OfficeCidr, Seconds, name};
 
 use super::report::Report;
-use crate::datapath::{Mode, attached};
+use crate::datapath::{Found, Hooks, Mode, Occupant, Owner, find};
 use crate::maps::{Pins, TableError, Tables, access};
 use crate::model::Subject;
 use crate::model::program::{AttachPoint, Program, Side};
@@ -36,6 +36,26 @@ pub enum NotReady {
         program: Program,
         /// The interface.
         interface: String,
+    },
+    /// Somebody else's program stands in the place of ours.
+    #[error("{} is not attached to {interface}: {other} is in its place", .program.name())]
+    Replaced {
+        /// The program.
+        program: Program,
+        /// The interface.
+        interface: String,
+        /// Whose program, and which.
+        other: Occupant,
+    },
+    /// Ours is attached, and its packets are taken before it.
+    #[error("{other} takes the packets of {interface} before {}", .program.name())]
+    Preceded {
+        /// The program.
+        program: Program,
+        /// The interface.
+        interface: String,
+        /// Whose program, and which.
+        other: String,
     },
     /// No packet is ours yet.
     #[error("table {table} is empty")]
@@ -75,6 +95,8 @@ pub struct Attachment {
     pub side: Side,
     /// How it is attached, and `None` where the kernel shows no program of ours any more.
     pub mode: Option<Mode>,
+    /// Who is in its place or before it, if anybody is.
+    pub other: Option<Occupant>,
 }
 
 impl Attachment {
@@ -85,12 +107,42 @@ impl Attachment {
             .map_or_else(|| "detached".to_owned(), |mode| mode.to_string())
     }
 
+    /// Why packets at this hook don't get to our program, if that is sure.
+    fn failing(&self) -> Option<NotReady> {
+        let program = self.point.program;
+        let interface = self.point.interface.clone();
+        match (self.mode, self.other.clone()) {
+            (None, Some(other)) => Some(NotReady::Replaced {
+                program,
+                interface,
+                other,
+            }),
+            (None, None) => Some(NotReady::Detached { program, interface }),
+            // What a stranger leaves to others nobody knows; another bridge leaves nothing of what is ours.
+            (Some(_), Some(other)) if other.owner == Owner::OtherInstance => {
+                Some(NotReady::Preceded {
+                    program,
+                    interface,
+                    other: other.to_string(),
+                })
+            }
+            (Some(_), _) => None,
+        }
+    }
+
     /// Asks the kernel for the programs of a report.
     pub async fn all_of(report: &Report, pins: &Pins) -> Vec<Self> {
+        let mut hooks = Hooks::open(pins, report.programs.iter().copied()).ok();
         let mut attachments = Vec::new();
         for point in &report.attach_points {
+            let found = match &mut hooks {
+                Some(hooks) => find(hooks, point, report.mode).await.ok(),
+                None => None,
+            };
+            let Found { mode, other } = found.unwrap_or_default();
             attachments.push(Self {
-                mode: attached(pins, point, report.mode).await,
+                mode,
+                other,
                 side: point.side(&report.uplink),
                 point: point.clone(),
             });
@@ -140,6 +192,18 @@ impl Evidence<'_> {
                     .filter(|dns| !dns.has_healthy_upstream)
                     .map(|_| NotReady::NoDnsUpstream),
             );
+            // What the process has counted holds for as long as the kernel shows the other one there.
+            let overtaken = report.overtaken.iter().filter(|overtaken| {
+                self.attachments.iter().any(|attachment| {
+                    let other = attachment.other.as_ref().map(ToString::to_string);
+                    attachment.point == overtaken.point && other.as_ref() == Some(&overtaken.other)
+                })
+            });
+            reasons.extend(overtaken.map(|overtaken| NotReady::Preceded {
+                program: overtaken.point.program,
+                interface: overtaken.point.interface.clone(),
+                other: overtaken.other.clone(),
+            }));
             let problems = report.open_problems.iter().map(|open| &open.problem);
             reasons.extend(
                 problems
@@ -179,15 +243,7 @@ impl Evidence<'_> {
         if !self.attachments.iter().any(is_uplinks) {
             reasons.push(NotReady::NoUplink);
         }
-        reasons.extend(
-            self.attachments
-                .iter()
-                .filter(|attachment| attachment.mode.is_none())
-                .map(|attachment| NotReady::Detached {
-                    program: attachment.point.program,
-                    interface: attachment.point.interface.clone(),
-                }),
-        );
+        reasons.extend(self.attachments.iter().filter_map(Attachment::failing));
     }
 }
 
@@ -204,6 +260,7 @@ pub(super) fn has_office(tables: &Tables) -> Result<bool, TableError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::Place;
     use crate::model::Problem;
     use crate::observe::report::{ClusterState, DnsState, OpenProblem};
 
@@ -254,6 +311,38 @@ mod tests {
                 NotReady::Hanging { pid: 7, seconds: 7 },
             ]
         );
+    }
+
+    #[test]
+    fn what_takes_our_packets_for_sure_is_a_reason() {
+        let report = report();
+        let other = |owner| Occupant {
+            place: Place::Tcx(Some(1)),
+            program: Some(8),
+            name: "uplink_ingress".to_owned(),
+            owner,
+        };
+        let reasons = |mode, owner| {
+            let mut attachments = attachments();
+            attachments[0].mode = mode;
+            attachments[0].other = Some(other(owner));
+            let evidence = evidence(&report, &attachments);
+            let reasons: Vec<String> = evidence.judge().iter().map(ToString::to_string).collect();
+            reasons
+        };
+        assert_eq!(
+            reasons(None, Owner::Stranger),
+            [
+                "uplink_ingress is not attached to eth0: `uplink_ingress` (program 8) is in its place"
+            ]
+        );
+        assert_eq!(
+            reasons(Some(Mode::Tcx), Owner::OtherInstance),
+            [
+                "another office-bridge's `uplink_ingress` (program 8) takes the packets of eth0 before uplink_ingress"
+            ]
+        );
+        assert!(reasons(Some(Mode::Tcx), Owner::Stranger).is_empty());
     }
 
     #[test]
@@ -328,6 +417,7 @@ mod tests {
             side: point.side("eth0"),
             point,
             mode,
+            other: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What `run` knows and the tables don't hold: where a CIDR comes from, which interfaces are attached to, whether the
 //! cluster is followed, what is wrong.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -111,6 +112,15 @@ pub struct OpenProblem {
     pub since: String,
 }
 
+/// A program of ours that gets no packets, as somebody before it takes all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overtaken {
+    /// The program and where it is attached.
+    pub point: AttachPoint,
+    /// Who is before it.
+    pub other: String,
+}
+
 /// What `run` reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -131,6 +141,12 @@ pub struct Report {
     /// What is attached where, in that order.
     #[serde(rename = "interfaces")]
     pub attach_points: Vec<AttachPoint>,
+    /// The ids of the TC programs that are this bridge's: others of the same name are another's.
+    #[serde(default)]
+    pub programs: BTreeSet<u32>,
+    /// Strangers that take all packets before our programs see them.
+    #[serde(default)]
+    pub overtaken: Vec<Overtaken>,
     /// Networks and their sources.
     pub cidrs: Vec<CidrState>,
     /// What is not as it should be.
@@ -165,6 +181,8 @@ impl Report {
             events: Vec::new(),
             mode: Mode::Tcx,
             attach_points: Vec::new(),
+            programs: BTreeSet::new(),
+            overtaken: Vec::new(),
             cidrs: Vec::new(),
             open_problems: Vec::new(),
             dns: None,

@@ -179,6 +179,7 @@ impl Snapshot {
                 side: Side::Uplink,
                 point,
                 mode: Some(Mode::Tcx),
+                other: None,
             }],
             settings: Settings::default(),
             fast_path: FastPath::default(),

@@ -44,6 +44,8 @@ pub fn attach_points(
     let requests = uplink.map(|link| (Program::UplinkIngress, link));
     let local_replies = uplink
         .filter(|_| config.datapath != Datapath::Stack && has_local_backends(desired, network))
+        // The program that is there already does both.
+        .filter(|uplink| routed.iter().all(|link| link.index != uplink.index))
         .map(|link| (Program::UplinkEgress, link));
     let xdp = xdp_interfaces(config, desired, network)
         .into_iter()

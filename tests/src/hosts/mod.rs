@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod dns;
+pub mod foreign;
 pub mod host;
 pub mod netfilter;
 pub mod node;

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use anyhow::anyhow;
@@ -14,6 +15,7 @@ use crate::kernel::netlink::{MirrorView, NetworkState};
 use crate::maps::Pins;
 use crate::model::ports::PortSet;
 use crate::model::program::AttachPoint;
+use crate::observe::report::Overtaken;
 use crate::observe::state_file::StateFile;
 
 #[tokio::test]
@@ -24,6 +26,20 @@ async fn a_change_of_the_cluster_is_applied_with_what_the_kernel_was_last_read_t
     lab.applied(|facts| whats_of(&facts.cluster) == ["a"]).await;
     lab.wait_for(|report| whats(report).contains(&"a".to_owned()))
         .await;
+    lab.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn changed_hooks_are_looked_at_where_nothing_else_has_changed() {
+    let mut lab = Lab::start();
+    // The first tick comes at once.
+    lab.applied(|_| true).await;
+    lab.facts.borrow_and_update();
+    lab.hooks.send_replace(());
+    timeout(Duration::from_secs(5), lab.facts.changed())
+        .await
+        .expect("before the next tick")
+        .unwrap();
     lab.stop().await.unwrap();
 }
 
@@ -127,6 +143,7 @@ struct Lab {
     publisher: Publisher,
     read_at: watch::Sender<Seconds>,
     _network: watch::Sender<Arc<NetworkState>>,
+    hooks: watch::Sender<()>,
     facts: watch::Receiver<Option<Facts>>,
     failure: Arc<Mutex<Option<String>>>,
     report: watch::Receiver<Option<Report>>,
@@ -146,10 +163,12 @@ impl Lab {
         let (publisher, feed) = channel();
         let (read_at, read_at_view) = watch::channel(clock::now());
         let (network, state) = watch::channel(Arc::default());
+        let (hooks, hooks_view) = watch::channel(());
         let (watched, _) = watch::channel(Vec::new());
         let view = MirrorView {
             state,
             read_at: read_at_view,
+            hooks: hooks_view,
         };
         let inputs = Inputs::new(
             Arc::clone(&config),
@@ -185,6 +204,7 @@ impl Lab {
             publisher,
             read_at,
             _network: network,
+            hooks,
             facts,
             failure,
             report,
@@ -250,6 +270,14 @@ impl Forward for Recorder {
     }
 
     fn attach_points(&self) -> Vec<AttachPoint> {
+        Vec::new()
+    }
+
+    fn programs(&self) -> BTreeSet<u32> {
+        BTreeSet::new()
+    }
+
+    fn overtaken(&self) -> Vec<Overtaken> {
         Vec::new()
     }
 }

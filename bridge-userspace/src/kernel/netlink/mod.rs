@@ -23,7 +23,7 @@ mod xdp;
 
 pub use self::driver::driver;
 pub use self::error::NetlinkError;
-pub use self::filters::{egress_programs, ingress_programs, remove_unused_clsact};
+pub use self::filters::{Filter, Filters, HANDLE, PRIORITY, remove_unused_clsact};
 pub use self::interfaces::{cluster_interfaces, pod_route_interfaces};
 pub use self::netdev::{XdpFeatures, xdp_features};
 pub use self::probe::Prober;

@@ -24,6 +24,9 @@ use crate::kernel::clock;
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// The same for neighbours, of which there is less to read.
 const DEBOUNCE_NEIGHBOURS: Duration = Duration::from_millis(20);
+/// Shortest time between two notices of changed qdiscs and filters: each has all hooks looked at, and whoever is told may
+/// change some himself.
+const BETWEEN_HOOKS: Duration = Duration::from_secs(1);
 /// Time between attempts after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 /// Longest time without a reading: proof that the kernel still answers, where nothing changes.
@@ -37,6 +40,7 @@ pub struct Mirror {
     watched: watch::Receiver<Vec<Ipv4Net>>,
     state: watch::Sender<Arc<NetworkState>>,
     read_at: watch::Sender<Seconds>,
+    hooks: watch::Sender<()>,
 }
 
 /// What a [`Mirror`] shows. Clones show the same.
@@ -46,6 +50,8 @@ pub struct MirrorView {
     pub state: watch::Receiver<Arc<NetworkState>>,
     /// When the last completed reading began: the state is the kernel's of that time or later.
     pub read_at: watch::Receiver<Seconds>,
+    /// Changes whenever a qdisc or filter has, which is no part of the state.
+    pub hooks: watch::Receiver<()>,
 }
 
 impl Mirror {
@@ -63,14 +69,17 @@ impl Mirror {
         let reading = Reading::take(&kernel.handle, &networks).await?;
         let (state, state_view) = watch::channel(Arc::new(reading.state));
         let (read_at, read_at_view) = watch::channel(read_at);
+        let (hooks, hooks_view) = watch::channel(());
         let mirror = Self {
             watched,
             state,
             read_at,
+            hooks,
         };
         let view = MirrorView {
             state: state_view,
             read_at: read_at_view,
+            hooks: hooks_view,
         };
         Ok((mirror, view))
     }
@@ -82,13 +91,21 @@ impl Mirror {
     /// Never returns without one: when no netlink socket is to be had.
     pub async fn follow(&self) -> Result<Infallible, NetlinkError> {
         // The notifications are subscribed to before the first reading, so that no change falls between.
-        let mut follower = Follower {
+        let follower = Follower {
             network: Notifications::subscribe(&NETWORK).map_err(NetlinkError::Socket)?,
             neighbours: Notifications::subscribe(&NEIGHBOURS).map_err(NetlinkError::Socket)?,
             kernel: Kernel::connect().map_err(NetlinkError::Socket)?,
             watched: self.watched.clone(),
             reading: None,
         };
+        let hooks = Notifications::subscribe(&HOOKS).map_err(NetlinkError::Socket)?;
+        tokio::select! {
+            never = self.follow_network(follower) => match never {},
+            never = self.follow_hooks(hooks) => match never {},
+        }
+    }
+
+    async fn follow_network(&self, mut follower: Follower) -> Infallible {
         loop {
             let (state, read_at) = follower.read().await;
             // First, so that whoever sees the state sees the time of it or a later one.
@@ -101,6 +118,17 @@ impl Mirror {
                 changed
             });
             follower.changed().await;
+        }
+    }
+
+    async fn follow_hooks(&self, mut hooks: Notifications) -> Infallible {
+        // What changed while nobody followed is not lost.
+        self.hooks.send_replace(());
+        loop {
+            hooks.next().await;
+            hooks.debounce(DEBOUNCE).await;
+            self.hooks.send_replace(());
+            sleep(BETWEEN_HOOKS).await;
         }
     }
 }
@@ -166,6 +194,9 @@ const NETWORK: [MulticastGroup; 5] = [
 ];
 /// Neighbours, and the FDBs of VXLAN devices.
 const NEIGHBOURS: [MulticastGroup; 1] = [MulticastGroup::Neigh];
+
+/// Qdiscs and filters.
+const HOOKS: [MulticastGroup; 1] = [MulticastGroup::Tc];
 
 /// The kernel's notifications of changes. Only that there are some matters, not what they say, so that
 /// a lost one (`ENOBUFS`) is as good as any other.

@@ -31,6 +31,8 @@ pub struct XdpLink {
     pub program: Option<u32>,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// Packets that it has received.
+    pub received: u64,
     /// What kind of device it is.
     pub kind: LinkKind,
 }
@@ -58,11 +60,13 @@ pub async fn xdp_link(ifindex: u32) -> Result<XdpLink, NetlinkError> {
     let mut found = XdpLink {
         program: None,
         mtu: 0,
+        received: 0,
         kind: kind(&attributes),
     };
     for attribute in attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => found.mtu = mtu,
+            LinkAttribute::Stats64(stats) => found.received = stats.rx_packets,
             // With programs in several modes there is no single id, but one for each.
             LinkAttribute::Xdp(xdp) => {
                 found.program = xdp.into_iter().find_map(|attribute| match attribute {

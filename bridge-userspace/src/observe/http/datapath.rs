@@ -161,6 +161,7 @@ mod tests {
                 side: point.side("eth0"),
                 point,
                 mode,
+                other: None,
             }
         };
         let count = |count: Count| Counter {
