@@ -60,11 +60,11 @@ fn traffic_follows_a_service_that_is_created_scaled_and_deleted() {
         .tcp_echo(ECHO_SERVICE, b"others stay")
         .unwrap();
 
-    a_udp_flow_leaves_a_pod_at_once_that_its_service_has_lost(&mut lab, &bridge);
+    a_udp_flow_leaves_a_pod_at_once_when_another_takes_new_flows(&mut lab, &bridge);
 }
 
 #[test]
-fn a_tcp_session_outlives_its_services_changes_until_its_own_pod_serves_no_more() {
+fn a_tcp_session_outlives_its_services_changes() {
     let (mut lab, bridge) = open();
     let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"three pods").unwrap();
@@ -94,16 +94,11 @@ fn a_tcp_session_outlives_its_services_changes_until_its_own_pod_serves_no_more(
     });
     exchange(&mut session, b"it terminates, and serves").unwrap();
 
+    // The pod is alive, whatever is said of it.
     lab.cluster_mut().service_mut("echo").scale_to(&[other]);
     lab.publish().unwrap();
-    eventually(Duration::from_secs(12), "the session is reset", || {
-        exchange(&mut session, b"anybody there?").is_err()
-    });
-    let error = session.read(&mut [0]).err().map(|error| error.kind());
-    assert!(
-        matches!(error, None | Some(ErrorKind::ConnectionReset)),
-        "{error:?}"
-    );
+    std::thread::sleep(SOON);
+    exchange(&mut session, b"it is in no slice any more").unwrap();
 }
 
 fn open() -> (Lab, Bridge) {
@@ -129,7 +124,7 @@ fn is_refused(lab: &Lab, to: SocketAddrV4) -> bool {
         .is_ok_and(|(kind, _)| kind == ErrorKind::ConnectionRefused)
 }
 
-fn a_udp_flow_leaves_a_pod_at_once_that_its_service_has_lost(lab: &mut Lab, bridge: &Bridge) {
+fn a_udp_flow_leaves_a_pod_at_once_when_another_takes_new_flows(lab: &mut Lab, bridge: &Bridge) {
     let socket = lab.office_pc().udp_from(0, ECHO_SERVICE).unwrap();
     socket
         .set_read_timeout(Some(Duration::from_millis(50)))
@@ -144,12 +139,9 @@ fn a_udp_flow_leaves_a_pod_at_once_that_its_service_has_lost(lab: &mut Lab, brid
             datagram(&socket, b"on and on").is_ok() && backends(bridge, own_port) == [pod.clone()]
         });
     }
+    // Where no other takes them, datagrams go on to the pod that is there.
     lab.cluster_mut().service_mut("echo").scale_to(&[]);
     lab.publish().unwrap();
-    eventually(SOON, "the sender is told that nobody is left", || {
-        datagram(&socket, b"nobody?").is_err_and(|error| {
-            let cause = error.downcast_ref::<std::io::Error>();
-            cause.is_some_and(|cause| cause.kind() == ErrorKind::ConnectionRefused)
-        })
-    });
+    std::thread::sleep(SOON);
+    datagram(&socket, b"still there").unwrap();
 }

@@ -35,10 +35,6 @@ fn frames_that_are_not_ours_reach_the_node_octet_for_octet() {
     let cases = [
         way.case("a stranger to a pod", &ipv4(STRANGER, pod, UDP, &datagram)),
         way.case(
-            "a stranger to a service",
-            &ipv4(STRANGER, plan::ECHO, UDP, &datagram),
-        ),
-        way.case(
             "the office to the node",
             &ipv4(OFFICE_PC, NODE_30, UDP, &datagram),
         ),

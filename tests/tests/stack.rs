@@ -271,7 +271,7 @@ fn what_no_service_serves_is_refused_and_does_not_circle() {
 }
 
 #[test]
-fn whoever_goes_on_talking_to_a_service_that_is_gone_is_told() {
+fn a_service_that_is_gone_takes_no_datagrams_and_ends_no_session() {
     let mut lab = unmasqueraded(Overlay::Vxlan).open();
     let _bridge = Bridge::start(&lab, &Bridge::manifests_arguments(&lab, "stack")).unwrap();
     let mut tcp = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
@@ -289,8 +289,7 @@ fn whoever_goes_on_talking_to_a_service_that_is_gone_is_told() {
         datagram(&udp, b"still there?")
             .is_err_and(|error| refused(&error, ErrorKind::ConnectionRefused))
     });
-    let error = exchange(&mut tcp, b"still there?").unwrap_err();
-    assert!(refused(&error, ErrorKind::ConnectionReset), "{error:#}");
+    exchange(&mut tcp, b"still there?").unwrap();
 }
 
 #[test]
