@@ -26,7 +26,7 @@ use crate::observe::problems::Notice;
 use crate::observe::report::{Overtaken, Report};
 use crate::plan::attach_points::{attach_points, has_unfinished_checksums, xdp_incompatibilities};
 use crate::plan::map_state::{MapState, seconds};
-use crate::plan::retained::{InUse, Retained};
+use crate::plan::retained::{InUse, Retained, SETTLE};
 use crate::reconcile::{Changes, Reconciler};
 
 /// What came of applying.
@@ -225,6 +225,7 @@ impl Forwarder {
             before,
             |address| wanted.contains(address),
             |address| in_use.nat_addresses.contains(address),
+            SETTLE,
             clock::now(),
         )
     }

@@ -52,6 +52,9 @@ pub enum Change {
     Tick(Option<ReservedPortsError>),
 }
 
+/// Reads from the tables what flows need to be ours.
+pub type Look = Box<dyn Fn() -> InUse + Send>;
+
 /// The receiving ends of what is followed.
 pub struct Inputs {
     config: Arc<Config>,
@@ -61,7 +64,10 @@ pub struct Inputs {
     /// The same, with what flows still use of what was announced before.
     cluster: Arc<DesiredState>,
     retained: RetainedNetworks,
+    /// What flows need, as it was when they were last looked at.
     in_use: watch::Receiver<Arc<InUse>>,
+    /// Looks at once.
+    look: Look,
     connection: SourceStatus,
     mirror: MirrorView,
     watched: watch::Sender<Vec<Ipv4Net>>,
@@ -82,6 +88,7 @@ impl Inputs {
         watched: watch::Sender<Vec<Ipv4Net>>,
         reserved: PortSet,
         in_use: watch::Receiver<Arc<InUse>>,
+        look: Look,
     ) -> Self {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -94,6 +101,7 @@ impl Inputs {
             cluster,
             retained: RetainedNetworks::default(),
             in_use,
+            look,
             mirror,
             watched,
             guard: PodRouteGuard::default(),
@@ -200,9 +208,9 @@ impl Inputs {
         let in_use = Arc::clone(&self.in_use.borrow());
         let office = &self.config.office_cidrs;
         let now = clock::now();
-        let cluster = self
-            .retained
-            .complete(&self.cluster, &self.announced, office, &in_use, now);
+        let cluster =
+            self.retained
+                .complete(&self.cluster, &self.announced, office, &self.look, now);
         self.watched.send_if_modified(|known| {
             let watched = watched_prefixes(&self.config, &cluster, &in_use.backends);
             let changed = *known != watched;

@@ -10,14 +10,14 @@ use tracing::{info, warn};
 use super::event_loop::{EventLoop, Reports, cluster_cidrs};
 use super::forwarder::Forwarder;
 use super::gc_task::GcTask;
-use super::inputs::{Inputs, take, without_conflicts};
+use super::inputs::{Inputs, Look, take, without_conflicts};
 use super::listeners::Served;
 use super::preflight::{Network, Preflight};
 use super::signals::Signals;
 use super::supervisor::Supervisor;
 use crate::cluster::{DesiredState, Feed, SourceStatus};
 use crate::config::Config;
-use crate::conntrack::gc::GarbageCollector;
+use crate::conntrack::gc::{GarbageCollector, in_use};
 use crate::datapath::{Datapath, Mode, detach_filters, has_filter};
 use crate::kernel::netlink::Prober;
 use crate::kernel::reserved_ports;
@@ -27,6 +27,7 @@ use crate::observe::event_log::EventLog;
 use crate::observe::report::{ClusterState, Event, Report};
 use crate::observe::reporter::Reporter;
 use crate::observe::state_file::StateFile;
+use crate::plan::retained::InUse;
 
 /// Starts, and runs until SIGTERM or SIGINT. `held` gets the lock, for the caller to keep until the runtime is gone: what
 /// blocks in it may still write to the tables.
@@ -132,7 +133,7 @@ async fn start(
     let mut datapath = Datapath::load(pins, config.flow_capacity)?;
     let events = Events::open(&mut datapath)?;
     let log = DatapathLog::open(&mut datapath);
-    let (in_use, needed) = watch::channel(Arc::default());
+    let (used, needed) = watch::channel(Arc::default());
     let mut forwarder =
         Forwarder::open(Arc::clone(&config), datapath, pins, needed.clone(), before).await?;
     let collector = GarbageCollector::new(Tables::open(pins)?)?;
@@ -153,6 +154,7 @@ async fn start(
         network.watched,
         reserved_ports()?,
         needed,
+        look(Tables::open(pins)?),
     );
     let facts = inputs.facts();
     forwarder.require_xdp(&facts).await?;
@@ -160,7 +162,7 @@ async fn start(
     let gc = GcTask::new(
         collector,
         forwarder.policy(),
-        in_use,
+        used,
         events,
         served.gc_counts().clone(),
     );
@@ -187,6 +189,17 @@ async fn start(
         detach_unwanted_filters(pins, before, event_loop.forward()).await;
     }
     Ok(event_loop)
+}
+
+/// Reads what flows need; nothing, where the tables can't be read.
+fn look(tables: Tables) -> Look {
+    Box::new(move || match tables.flows() {
+        Ok(flows) => in_use(&flows),
+        Err(error) => {
+            warn!("can't see whether flows use a network that is gone: {error}");
+            InUse::default()
+        }
+    })
 }
 
 /// What a task has ended with that should not end.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bridge_common::abi::{FastPath, Layer, Settings};
+use bridge_common::abi::{FastPath, Layer, Settings, since};
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::commands::cli::OutputFormat;
 use crate::kernel::clock::now;
 use crate::maps::Pins;
 use crate::model::Subject;
-use crate::model::program::{Hook, Side};
+use crate::model::program::{Hook, Program, Side};
 use crate::observe::readiness::Attachment;
 use crate::observe::report::{CidrState, ClusterState, Event, OpenProblem};
 use crate::observe::snapshot::{Fill, Snapshot, Viewpoint};
@@ -132,6 +132,20 @@ pub struct StatusView {
     pub traffic: BTreeMap<&'static str, TrafficView>,
     /// Packets by drop reason.
     pub drops: BTreeMap<&'static str, u64>,
+    /// Networks that are none of the office's and whose packets to services were refused (`not-office`), the most packets
+    /// first: at most 64.
+    pub other_sources: Vec<OtherSourceView>,
+}
+
+/// A network whose packets to services were refused.
+#[derive(Clone, Debug, Serialize)]
+pub struct OtherSourceView {
+    /// The network, a /24.
+    pub network: String,
+    /// Packets that were refused.
+    pub packets: u64,
+    /// Seconds since the last one.
+    pub idle_seconds: u32,
 }
 
 /// A problem with what there is to do about it.
@@ -234,6 +248,15 @@ impl StatusView {
             dns_listen,
             traffic: Count::TRAFFIC.iter().map(traffic).collect(),
             drops: DropReason::ALL.iter().map(drop).collect(),
+            other_sources: fill
+                .other_sources
+                .iter()
+                .map(|(network, seen)| OtherSourceView {
+                    network: network.to_string(),
+                    packets: seen.packets,
+                    idle_seconds: since(now(), seen.last_seen),
+                })
+                .collect(),
         }
     }
 }
@@ -244,7 +267,9 @@ fn layers(attachment: &Attachment, settings: &Settings, fast_path: &FastPath) ->
     let takes_packets = || {
         fast_path.valid_until >= now() && fast_path.ports.iter().any(|port| port.ifindex == ifindex)
     };
-    let layers: &[Layer] = match (attachment.mode, attachment.point.program.hook()) {
+    let program = attachment.point.program;
+    let layers: &[Layer] = match (attachment.mode, program.hook()) {
+        (Some(_), _) if program == Program::UplinkEgress => &[Layer::Local],
         (Some(_), Hook::TcIngress) if settings.stack_only == 0 => &[Layer::Tc, Layer::Stack],
         (Some(_), Hook::Xdp) if takes_packets() => &[Layer::Tc],
         // A program that passes everything on.
@@ -346,5 +371,20 @@ fn print_tables(status: &StatusView) -> anyhow::Result<()> {
             .filter(|(_, packets)| **packets > 0)
             .map(|(reason, packets)| vec![(*reason).to_owned(), packets.to_string()]),
         "no packets dropped",
+    )?;
+    if status.other_sources.is_empty() {
+        return Ok(());
+    }
+    table::write_out("\n")?;
+    table::print(
+        &["NOT IN officeCidr", "PACKETS", "IDLE SECONDS"],
+        status.other_sources.iter().map(|source| {
+            vec![
+                source.network.clone(),
+                source.packets.to_string(),
+                source.idle_seconds.to_string(),
+            ]
+        }),
+        "",
     )
 }

@@ -175,6 +175,16 @@ pub fn plan(
     plan
 }
 
+/// What flows need to be ours.
+#[must_use]
+pub fn in_use(flows: &[(FlowKey, Flow)]) -> InUse {
+    let mut in_use = InUse::default();
+    for (key, flow) in flows {
+        note(&mut in_use, key, flow);
+    }
+    in_use
+}
+
 fn note(in_use: &mut InUse, key: &FlowKey, flow: &Flow) {
     if !Layer::is_untranslated(flow.layer) {
         in_use.nat_addresses.insert(flow.nat.into());

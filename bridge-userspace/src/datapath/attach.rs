@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use bridge_common::abi::capacity;
+use nix::net::if_::if_nametoindex;
 use tracing::{info, warn};
 
 use super::capabilities::XdpCapabilities;
@@ -262,7 +263,10 @@ impl Attachments {
             let found = match hooks.of(point, self.tc).await {
                 Ok(found) => found,
                 // What can't be looked at is believed to be as it was.
-                Err(error) if self.attached.get(&point.key()) == Some(point) => {
+                Err(error)
+                    if self.attached.get(&point.key()) == Some(point)
+                        && if_nametoindex(point.interface.as_str()) == Ok(point.ifindex) =>
+                {
                     warn!(interface = %point.interface, "{error}");
                     return Ok(());
                 }

@@ -1,10 +1,13 @@
 //! One snapshot of what is known of a bridge. `status`, `/readyz` and `/metrics` are views of it, so that they can't
 //! disagree.
 
-use bridge_common::abi::{Counter, FastPath, Seconds, Settings};
+use std::cmp::Reverse;
+
+use bridge_common::abi::{Counter, FastPath, OtherSource, Seconds, Settings, SourceNetwork, name};
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
 use bridge_common::packet::parse::{ICMP, TCP, UDP};
+use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
 use super::event_log::ago;
@@ -231,6 +234,8 @@ pub struct Fill {
     pub flow_capacity: u32,
     /// Service ports.
     pub services: usize,
+    /// Networks that are none of the office's and whose packets to services were refused, the most packets first.
+    pub other_sources: Vec<(Ipv4Net, OtherSource)>,
     pub(super) counters: Vec<(Count, Counter)>,
 }
 
@@ -246,6 +251,7 @@ impl Fill {
             flows: by_protocol(flows.iter().map(|(key, _)| key.protocol)),
             flow_capacity: tables.flow_capacity()?,
             services: tables.service_ports()?.len(),
+            other_sources: other_sources(&tables)?,
             ..Self::of_counters(tables.counters()?)
         })
     }
@@ -261,6 +267,7 @@ impl Fill {
             flows: by_protocol([]),
             flow_capacity: 0,
             services: 0,
+            other_sources: Vec::new(),
             counters: Count::TRAFFIC
                 .iter()
                 .copied()
@@ -291,6 +298,16 @@ impl Fill {
     pub fn flow_count(&self) -> usize {
         self.flows.iter().map(|&(_, flows)| flows as usize).sum()
     }
+}
+
+fn other_sources(tables: &Tables) -> Result<Vec<(Ipv4Net, OtherSource)>, TableError> {
+    let found: Vec<(SourceNetwork, OtherSource)> = tables.read_all(name::OTHER_SOURCES)?;
+    let mut networks: Vec<_> = found
+        .into_iter()
+        .map(|(network, seen)| (Ipv4Net::new_assert(network.address.into(), 24), seen))
+        .collect();
+    networks.sort_by_key(|(network, seen)| (Reverse(seen.packets), *network));
+    Ok(networks)
 }
 
 pub(super) fn by_protocol(protocols: impl IntoIterator<Item = u8>) -> [(&'static str, u32); 4] {

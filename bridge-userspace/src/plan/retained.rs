@@ -11,8 +11,9 @@ use ipnet::Ipv4Net;
 use crate::cluster::{CidrKind, ClusterCidr, DesiredState};
 use crate::model::networks::overlaps;
 
-/// For how long something is kept without a question: by then it is known whether flows use it.
-const SETTLE: Seconds = 12;
+/// For how long something is kept without a question where flows are looked at in turns: by then it is known whether they
+/// use it.
+pub const SETTLE: Seconds = 12;
 
 /// Addresses that flows need to be ours.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,12 +41,14 @@ impl<K> Default for Retained<K> {
 }
 
 impl<K: Ord + Copy> Retained<K> {
-    /// What of `before`, as it was in force until now, stays beside `wanted`: what flows use, as far as is known.
+    /// What of `before`, as it was in force until now, stays beside what is wanted: for `settle` seconds everything, and
+    /// then what flows use.
     pub fn keep(
         &mut self,
         before: impl IntoIterator<Item = K>,
         is_wanted: impl Fn(&K) -> bool,
-        is_in_use: impl Fn(&K) -> bool,
+        mut is_in_use: impl FnMut(&K) -> bool,
+        settle: Seconds,
         now: Seconds,
     ) -> Vec<K> {
         let mut kept = BTreeMap::new();
@@ -54,7 +57,7 @@ impl<K: Ord + Copy> Retained<K> {
                 continue;
             }
             let begun = self.since.get(&key).copied().unwrap_or(now);
-            if since(now, begun) < SETTLE || is_in_use(&key) {
+            if since(now, begun) < settle || is_in_use(&key) {
                 kept.insert(key, begun);
             }
         }
@@ -67,14 +70,14 @@ impl<K: Ord + Copy> Retained<K> {
 pub type RetainedNetworks = Retained<(CidrKind, Ipv4Net)>;
 
 impl RetainedNetworks {
-    /// `announced` and those networks of `before` that flows use. None is kept that contradicts an announced one or the
-    /// office, or that lies in one of its kind.
+    /// `announced` and those networks of `before` that flows use, by what `in_use` says if it is asked. None is kept that
+    /// contradicts an announced one or the office, or that lies in one of its kind.
     pub fn complete(
         &mut self,
         before: &DesiredState,
         announced: &Arc<DesiredState>,
         office: &[Ipv4Net],
-        in_use: &InUse,
+        in_use: impl FnOnce() -> InUse,
         now: Seconds,
     ) -> Arc<DesiredState> {
         let key = |cidr: &ClusterCidr| (cidr.kind, cidr.cidr);
@@ -85,14 +88,19 @@ impl RetainedNetworks {
                 .any(|cidr| overlaps(cidr.cidr, network))
                 || office.iter().any(|office| overlaps(*office, network))
         };
+        let mut ask = Some(in_use);
+        let mut asked = InUse::default();
         let is_in_use = |&(_, network): &(CidrKind, Ipv4Net)| {
-            in_use
+            if let Some(ask) = ask.take() {
+                asked = ask();
+            }
+            asked
                 .destinations
                 .iter()
-                .chain(&in_use.backends)
+                .chain(&asked.backends)
                 .any(|address| network.contains(address))
         };
-        let kept = self.keep(before.cidrs.iter().map(key), is_wanted, is_in_use, now);
+        let kept = self.keep(before.cidrs.iter().map(key), is_wanted, is_in_use, 0, now);
         if kept.is_empty() {
             return Arc::clone(announced);
         }
@@ -155,22 +163,31 @@ mod tests {
         let before = state(&[(CidrKind::Pod, "10.244.1.0/24")]);
         let gone = state(&[]);
         let mut retained = RetainedNetworks::default();
-        let kept = retained.complete(&before, &gone, &[], &InUse::default(), NOW);
+        let kept = retained.complete(&before, &gone, &[], || used("10.244.1.5"), NOW);
         let row = "10.244.1.0/24 Node a (gone; kept for its flows)";
         assert_eq!(shown(&kept), [row]);
-        let later = NOW + SETTLE;
-        let kept = retained.complete(&kept, &gone, &[], &used("10.244.1.5"), later);
+        let later = NOW + 1_000;
+        let kept = retained.complete(&kept, &gone, &[], || used("10.244.1.5"), later);
         assert_eq!(shown(&kept), [row]);
-        let kept = retained.complete(&kept, &gone, &[], &used("10.244.2.5"), later);
+        let kept = retained.complete(&kept, &gone, &[], || used("10.244.2.5"), later);
         assert!(kept.cidrs.is_empty());
+    }
+
+    #[test]
+    fn what_is_looked_at_in_turns_is_kept_until_the_next() {
+        let mut retained = Retained::default();
+        let mut keep = |now| retained.keep([1], |_| false, |_| false, SETTLE, now);
+        assert_eq!(keep(NOW), [1]);
+        assert_eq!(keep(NOW + SETTLE - 1), [1]);
+        assert!(keep(NOW + SETTLE).is_empty());
     }
 
     #[test]
     fn one_that_comes_back_is_as_it_was() {
         let before = state(&[(CidrKind::Service, "10.96.0.0/12")]);
         let mut retained = RetainedNetworks::default();
-        let kept = retained.complete(&before, &state(&[]), &[], &InUse::default(), NOW);
-        let back = retained.complete(&kept, &before, &[], &InUse::default(), NOW + 1);
+        let kept = retained.complete(&before, &state(&[]), &[], || used("10.96.0.1"), NOW);
+        let back = retained.complete(&kept, &before, &[], InUse::default, NOW + 1);
         assert_eq!(back, before);
         assert!(retained.since.is_empty());
     }
@@ -179,14 +196,13 @@ mod tests {
     fn none_is_kept_against_another() {
         let before = state(&[(CidrKind::Pod, "10.244.1.0/24")]);
         let mut retained = RetainedNetworks::default();
-        let used = used("10.244.1.5");
         for (announced, office) in [
             (state(&[(CidrKind::Pod, "10.244.0.0/16")]), None),
             (state(&[(CidrKind::Service, "10.244.1.0/28")]), None),
             (state(&[]), Some("10.244.0.0/16".parse().unwrap())),
         ] {
             let office: Vec<Ipv4Net> = office.into_iter().collect();
-            let now = retained.complete(&before, &announced, &office, &used, NOW);
+            let now = retained.complete(&before, &announced, &office, || used("10.244.1.5"), NOW);
             assert_eq!(now, announced);
         }
     }

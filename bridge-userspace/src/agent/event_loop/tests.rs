@@ -17,6 +17,7 @@ use crate::model::ports::PortSet;
 use crate::model::program::AttachPoint;
 use crate::observe::report::Overtaken;
 use crate::observe::state_file::StateFile;
+use crate::plan::retained::InUse;
 
 #[tokio::test]
 async fn a_change_of_the_cluster_is_applied_with_what_the_kernel_was_last_read_to_be() {
@@ -178,6 +179,7 @@ impl Lab {
             watched,
             PortSet::default(),
             watch::channel(Arc::default()).1,
+            Box::new(InUse::default),
         );
         let (applied, facts) = watch::channel(None);
         let failure = Arc::new(Mutex::new(None));
