@@ -50,7 +50,7 @@ fn a_stranger_to_a_service_is_refused_counted_and_named() {
 #[test]
 fn strangers_pass_where_that_is_set() {
     let lab = LabOptions::default().open();
-    let bridge = lab.start_bridge(&["--pass-other-sources", "true"]).unwrap();
+    let bridge = lab.start_bridge(&["--pass-other-sources"]).unwrap();
     let router = lab.office_router();
     router
         .ping_with(plan::ECHO, &["-c", "1", "-W", "1", "-I", "10.60.20.1"])

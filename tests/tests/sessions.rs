@@ -14,7 +14,7 @@ use lab::plan::{ECHO_SERVICE, FREE_PORT, port};
 use lab::{Bridge, Lab, LabOptions};
 
 /// Longer than the grace of 1 s that these bridges have, the silence, and the looks at flows between.
-const PAST_GRACE: Duration = Duration::from_secs(14);
+const PAST_GRACE: Duration = Duration::from_secs(9);
 
 #[test]
 fn sessions_outlive_whatever_the_api_says_of_their_pods() {
@@ -232,7 +232,7 @@ fn only(lab: &mut Lab, pod: &str) {
     lab.publish().unwrap();
     let address = lab.at(pod, port::ECHO);
     eventually(Duration::from_secs(5), "the service has one pod", || {
-        let services = lab::Client::new(lab).json(&["services"]).unwrap();
+        let services = lab::bridge::Client::new(lab).json(&["services"]).unwrap();
         services.as_array().unwrap().iter().any(|service| {
             service["vip"] == ECHO_SERVICE.to_string()
                 && service["backends"].as_array().unwrap().len() == 1
