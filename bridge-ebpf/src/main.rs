@@ -163,7 +163,7 @@ fn classify(context: &TcContext, side: Side) -> i32 {
         && !packet.is_for_host()
         && !packet
             .link_address()
-            .is_some_and(|address| Maps.takes(&address))
+            .is_some_and(|address| Maps::takes(&address))
     {
         return TC_ACT_UNSPEC;
     }

@@ -59,7 +59,7 @@ impl<V> Slot<V> for MapEntry<V> {
 impl Maps {
     /// Whether this host takes frames for an Ethernet address beside the interface's own.
     #[inline(always)]
-    pub fn takes(&self, address: &LinkAddress) -> bool {
+    pub fn takes(address: &LinkAddress) -> bool {
         LINK_ADDRESSES.get_ptr(address).is_some()
     }
 
@@ -250,7 +250,7 @@ impl Tables for Maps {
     fn count_other_source(&self, source: Ipv4) {
         let network = SourceNetwork::of(source);
         let now = self.now();
-        if let Some(seen) = OTHER_SOURCES.get_ptr_mut(&network).and_then(NonNull::new) {
+        if let Some(seen) = OTHER_SOURCES.get_ptr_mut(network).and_then(NonNull::new) {
             MapEntry(seen).with(|seen| {
                 seen.packets += 1;
                 seen.last_seen = now;
@@ -263,7 +263,7 @@ impl Tables for Maps {
             pad: 0,
         };
         // Where the table is full the packet is in the counters all the same.
-        let _ = OTHER_SOURCES.insert(&network, &first, BPF_NOEXIST);
+        let _ = OTHER_SOURCES.insert(network, first, BPF_NOEXIST);
     }
 
     #[inline(always)]

@@ -20,8 +20,9 @@ use bridge_common::sim::{SimPacket, SimTables};
 use bridge_common::verdict::Verdict;
 use bridge_userspace::cluster::{self, DesiredState, Protocol, Service, ServicePort};
 use bridge_userspace::conntrack::gc::{Memory, plan};
+use bridge_userspace::conntrack::in_use::InUse;
 use bridge_userspace::conntrack::policy::Policy;
-use bridge_userspace::plan::retained::{InUse, Retained, SETTLE};
+use bridge_userspace::plan::retained::{Retained, SETTLE};
 use etherparse::PacketBuilder;
 
 const STEPS: usize = 10_000;

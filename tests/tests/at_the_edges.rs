@@ -71,7 +71,7 @@ fn pods_of_other_nodes_open_connections_to_the_office_and_get_their_answers() {
     let pod = lab.pod("echo-1");
     let mut debugger = pod.tcp(tcp).unwrap();
     exchange(&mut debugger, b"a breakpoint").unwrap();
-    exchange(&mut debugger, &[7; 200_000]).unwrap();
+    exchange(&mut debugger, &vec![7; 200_000]).unwrap();
     datagram(&pod.udp_from(0, udp).unwrap(), b"what time is it?").unwrap();
     let callers = pc.peers(Protocol::Tcp, tcp.port());
     assert!(
@@ -190,7 +190,7 @@ fn a_service_with_a_backend_on_the_node_itself_is_reached() {
     pc.udp_echo(ECHO_SERVICE, b"datagram").unwrap();
     pc.udp_echo(ECHO_SERVICE, &[7; 4000]).unwrap();
     let mut session = pc.tcp(ECHO_SERVICE).unwrap();
-    exchange(&mut session, &[7; 100_000]).unwrap();
+    exchange(&mut session, &vec![7; 100_000]).unwrap();
     // The service knows its client, and the node itself is reached as before.
     let peers = lab.node_30().peers(Protocol::Tcp, port::ECHO);
     assert!(

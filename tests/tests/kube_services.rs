@@ -1,6 +1,6 @@
 //! Services that are created, scaled and deleted in the API server.
 
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 

@@ -13,6 +13,9 @@ use lab::host::{datagram, exchange};
 use lab::plan::{ECHO_SERVICE, FREE_PORT, port};
 use lab::{Bridge, Lab, LabOptions};
 
+/// What happens to a cluster.
+type Change<'a> = &'a dyn Fn(&mut Lab);
+
 /// Longer than the grace of 1 s that these bridges have, the silence, and the looks at flows between.
 const PAST_GRACE: Duration = Duration::from_secs(9);
 
@@ -22,7 +25,7 @@ fn sessions_outlive_whatever_the_api_says_of_their_pods() {
     let _bridge = start(&lab);
     only(&mut lab, "echo-1");
     let manifests = lab.manifests();
-    let changes: [(&str, &dyn Fn(&mut Lab)); 5] = [
+    let changes: [(&str, Change<'_>); 5] = [
         ("a probe that fails", &|lab| {
             lab.cluster_mut()
                 .service_mut("echo")
@@ -140,9 +143,10 @@ fn sessions_outlive_a_new_source_of_the_route_to_their_pods() {
     let before = nat(local(&session));
     // Another address that pods know the way to becomes the preferred one.
     let node = lab.node_30();
-    let [device, more] = match lab.is_bridged(pod) {
-        _ if before.starts_with("10.244.") => ["flannel.1", "10.244.30.250"],
-        _ => ["eth0", "10.60.20.250"],
+    let [device, more] = if before.starts_with("10.244.") {
+        ["flannel.1", "10.244.30.250"]
+    } else {
+        ["eth0", "10.60.20.250"]
     };
     node.run_line(&format!("ip address add {more}/32 dev {device}"))
         .unwrap();

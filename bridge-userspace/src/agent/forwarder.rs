@@ -13,6 +13,7 @@ use super::inputs::Facts;
 use crate::checks::check_nat_ports;
 use crate::cluster::DesiredState;
 use crate::config::{Config, Datapath as Layer};
+use crate::conntrack::in_use::InUse;
 use crate::conntrack::policy::Policy;
 use crate::datapath::{
     Attachments, Datapath, Mode, Rival, XdpIncompatibilities, XdpInterfaces, XdpRefusal,
@@ -26,7 +27,7 @@ use crate::observe::problems::Notice;
 use crate::observe::report::{Overtaken, Report};
 use crate::plan::attach_points::{attach_points, has_unfinished_checksums, xdp_incompatibilities};
 use crate::plan::map_state::{MapState, seconds};
-use crate::plan::retained::{InUse, Retained, SETTLE};
+use crate::plan::retained::{Retained, SETTLE};
 use crate::reconcile::{Changes, Reconciler};
 
 /// What came of applying.

@@ -9,10 +9,10 @@ use tokio::time::sleep_until;
 use tracing::warn;
 
 use crate::conntrack::gc::GarbageCollector;
+use crate::conntrack::in_use::InUse;
 use crate::conntrack::policy::Policy;
 use crate::observe::datapath_events::Events;
 use crate::observe::http::GcCounts;
-use crate::plan::retained::InUse;
 
 /// How often expired flows are removed; the datapath counts them as absent before.
 const PERIOD: Duration = Duration::from_secs(10);

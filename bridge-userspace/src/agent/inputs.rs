@@ -12,13 +12,14 @@ use tracing::debug;
 
 use crate::cluster::{CidrKind, DesiredState, Feed, SourceStatus, Update};
 use crate::config::Config;
+use crate::conntrack::in_use::InUse;
 use crate::kernel::clock;
 use crate::kernel::netlink::{MirrorView, NetworkState};
 use crate::kernel::{ReservedPortsError, reserved_ports};
 use crate::model::ports::PortSet;
 use crate::plan::map_state::watched_prefixes;
 use crate::plan::pod_routes::PodRouteGuard;
-use crate::plan::retained::{InUse, RetainedNetworks};
+use crate::plan::retained::RetainedNetworks;
 
 /// How often the node's own ports are looked at: a socket that listens from now on must not be a NAT port. Tables and
 /// attachments are compared with what they should be at the same time.
@@ -52,8 +53,13 @@ pub enum Change {
     Tick(Option<ReservedPortsError>),
 }
 
-/// Reads from the tables what flows need to be ours.
-pub type Look = Box<dyn Fn() -> InUse + Send>;
+/// What flows need to be ours.
+pub struct Needs {
+    /// As it was when they were last looked at.
+    pub last: watch::Receiver<Arc<InUse>>,
+    /// Looks at once.
+    pub look: Box<dyn Fn() -> InUse + Send>,
+}
 
 /// The receiving ends of what is followed.
 pub struct Inputs {
@@ -64,10 +70,7 @@ pub struct Inputs {
     /// The same, with what flows still use of what was announced before.
     cluster: Arc<DesiredState>,
     retained: RetainedNetworks,
-    /// What flows need, as it was when they were last looked at.
-    in_use: watch::Receiver<Arc<InUse>>,
-    /// Looks at once.
-    look: Look,
+    needs: Needs,
     connection: SourceStatus,
     mirror: MirrorView,
     watched: watch::Sender<Vec<Ipv4Net>>,
@@ -87,8 +90,7 @@ impl Inputs {
         mirror: MirrorView,
         watched: watch::Sender<Vec<Ipv4Net>>,
         reserved: PortSet,
-        in_use: watch::Receiver<Arc<InUse>>,
-        look: Look,
+        needs: Needs,
     ) -> Self {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -100,8 +102,7 @@ impl Inputs {
             announced: Arc::clone(&cluster),
             cluster,
             retained: RetainedNetworks::default(),
-            in_use,
-            look,
+            needs,
             mirror,
             watched,
             guard: PodRouteGuard::default(),
@@ -205,14 +206,18 @@ impl Inputs {
 
     /// Completes what was last announced with what flows still use. Gives the state before and after where they differ.
     fn settle(&mut self) -> Option<(Arc<DesiredState>, Arc<DesiredState>)> {
-        let in_use = Arc::clone(&self.in_use.borrow());
+        let in_use = Arc::clone(&self.needs.last.borrow());
         let office = &self.config.office_cidrs;
         let now = clock::now();
-        let cluster =
-            self.retained
-                .complete(&self.cluster, &self.announced, office, &self.look, now);
+        let cluster = self.retained.complete(
+            &self.cluster,
+            &self.announced,
+            office,
+            &self.needs.look,
+            now,
+        );
         self.watched.send_if_modified(|known| {
-            let watched = watched_prefixes(&self.config, &cluster, &in_use.backends);
+            let watched = watched_prefixes(&self.config, &cluster, in_use.backends.iter().copied());
             let changed = *known != watched;
             *known = watched;
             changed

@@ -1,6 +1,5 @@
 //! All checks of a start, and what has to be opened for them. Nothing in the kernel is changed before they have passed.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
@@ -137,8 +136,7 @@ impl Network {
     pub(super) async fn check(config: &Config, cluster: &DesiredState) -> Result<Self, Findings> {
         let mut findings = Findings::default();
         check_office(config, cluster, &mut findings);
-        let (watched, receiver) =
-            watch::channel(watched_prefixes(config, cluster, &HashSet::new()));
+        let (watched, receiver) = watch::channel(watched_prefixes(config, cluster, []));
         let opened = Mirror::open(receiver).await;
         let Some((mirror, mut view)) = findings.keep(opened) else {
             return Err(findings);

@@ -10,14 +10,15 @@ use tracing::{info, warn};
 use super::event_loop::{EventLoop, Reports, cluster_cidrs};
 use super::forwarder::Forwarder;
 use super::gc_task::GcTask;
-use super::inputs::{Inputs, Look, take, without_conflicts};
+use super::inputs::{Inputs, Needs, take, without_conflicts};
 use super::listeners::Served;
 use super::preflight::{Network, Preflight};
 use super::signals::Signals;
 use super::supervisor::Supervisor;
 use crate::cluster::{DesiredState, Feed, SourceStatus};
 use crate::config::Config;
-use crate::conntrack::gc::{GarbageCollector, in_use};
+use crate::conntrack::gc::GarbageCollector;
+use crate::conntrack::in_use::InUse;
 use crate::datapath::{Datapath, Mode, detach_filters, has_filter};
 use crate::kernel::netlink::Prober;
 use crate::kernel::reserved_ports;
@@ -27,7 +28,6 @@ use crate::observe::event_log::EventLog;
 use crate::observe::report::{ClusterState, Event, Report};
 use crate::observe::reporter::Reporter;
 use crate::observe::state_file::StateFile;
-use crate::plan::retained::InUse;
 
 /// Starts, and runs until SIGTERM or SIGINT. `held` gets the lock, for the caller to keep until the runtime is gone: what
 /// blocks in it may still write to the tables.
@@ -153,8 +153,10 @@ async fn start(
         network.view,
         network.watched,
         reserved_ports()?,
-        needed,
-        look(Tables::open(pins)?),
+        Needs {
+            last: needed,
+            look: look(Tables::open(pins)?),
+        },
     );
     let facts = inputs.facts();
     forwarder.require_xdp(&facts).await?;
@@ -192,9 +194,9 @@ async fn start(
 }
 
 /// Reads what flows need; nothing, where the tables can't be read.
-fn look(tables: Tables) -> Look {
+fn look(tables: Tables) -> Box<dyn Fn() -> InUse + Send> {
     Box::new(move || match tables.flows() {
-        Ok(flows) => in_use(&flows),
+        Ok(flows) => InUse::of(&flows),
         Err(error) => {
             warn!("can't see whether flows use a network that is gone: {error}");
             InUse::default()

@@ -14,11 +14,11 @@ use bridge_common::conntrack::tcp_state::Seen;
 use bridge_common::packet::parse::TCP;
 
 use super::eviction::{self, Candidate, Value};
+use super::in_use::InUse;
 use super::policy::{Loss, Policy};
 use crate::conntrack::removal::remove;
 use crate::kernel::clock::now;
 use crate::maps::{TableError, Tables};
-use crate::plan::retained::InUse;
 
 /// Above this share of the capacity flows are removed before their time.
 const HIGH_WATER_PERCENT: usize = 95;
@@ -109,7 +109,7 @@ pub fn plan(
                 plan.cut.push((*key, key.reply_key(flow)));
                 plan.foreign += 1;
             } else {
-                note(&mut plan.in_use, key, flow);
+                plan.in_use.note(key, flow);
                 alive.push(Candidate {
                     value,
                     idle: unused,
@@ -142,7 +142,7 @@ pub fn plan(
             plan.foreign += 1;
         } else {
             let unused = idle(now, flow, &reply);
-            note(&mut plan.in_use, key, flow);
+            plan.in_use.note(key, flow);
             alive.push(Candidate {
                 value: Value::of(FlowState::of(key.protocol, flow, &reply), unused),
                 idle: unused,
@@ -173,24 +173,6 @@ pub fn plan(
         }
     }
     plan
-}
-
-/// What flows need to be ours.
-#[must_use]
-pub fn in_use(flows: &[(FlowKey, Flow)]) -> InUse {
-    let mut in_use = InUse::default();
-    for (key, flow) in flows {
-        note(&mut in_use, key, flow);
-    }
-    in_use
-}
-
-fn note(in_use: &mut InUse, key: &FlowKey, flow: &Flow) {
-    if !Layer::is_untranslated(flow.layer) {
-        in_use.nat_addresses.insert(flow.nat.into());
-    }
-    in_use.destinations.insert(key.destination.into());
-    in_use.backends.insert(flow.backend.into());
 }
 
 /// Judges flows that have not run out.

@@ -3,5 +3,6 @@
 pub mod connections;
 mod eviction;
 pub mod gc;
+pub mod in_use;
 pub mod policy;
 pub mod removal;

@@ -61,7 +61,7 @@ pub struct MapState {
 pub fn watched_prefixes(
     config: &Config,
     desired: &DesiredState,
-    in_use: &HashSet<Ipv4Addr>,
+    in_use: impl IntoIterator<Item = Ipv4Addr>,
 ) -> Vec<Ipv4Net> {
     let pods: Vec<Ipv4Net> = desired.cidrs_of(CidrKind::Pod).collect();
     let known = desired
@@ -70,7 +70,7 @@ pub fn watched_prefixes(
         .flat_map(|service| &service.alive)
         .map(|backend| backend.address);
     let outside = known
-        .chain(in_use.iter().copied())
+        .chain(in_use)
         .map(Ipv4Net::from)
         .filter(|backend| !pods.iter().any(|pods| pods.contains(backend)));
     let mut networks: BTreeSet<Ipv4Net> = outside.collect();
@@ -81,7 +81,7 @@ pub fn watched_prefixes(
 
 /// The networks on the cluster's side of [`watched_prefixes`].
 pub(crate) fn backend_networks(config: &Config, desired: &DesiredState) -> Vec<Ipv4Net> {
-    let mut networks = watched_prefixes(config, desired, &HashSet::new());
+    let mut networks = watched_prefixes(config, desired, []);
     networks.retain(|network| !config.office_cidrs.contains(network));
     networks
 }

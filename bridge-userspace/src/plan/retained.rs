@@ -1,30 +1,19 @@
 //! What was ours, is no longer asked for, and still carries flows: a network or an address that vanishes and comes back
 //! ends nothing, and one that is gone for good is given up when nobody uses it any more.
 
-use std::collections::{BTreeMap, HashSet};
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bridge_common::abi::{Seconds, since};
 use ipnet::Ipv4Net;
 
 use crate::cluster::{CidrKind, ClusterCidr, DesiredState};
+use crate::conntrack::in_use::InUse;
 use crate::model::networks::overlaps;
 
 /// For how long something is kept without a question where flows are looked at in turns: by then it is known whether they
 /// use it.
 pub const SETTLE: Seconds = 12;
-
-/// Addresses that flows need to be ours.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InUse {
-    /// What clients are translated to.
-    pub nat_addresses: HashSet<Ipv4Addr>,
-    /// What clients have addressed.
-    pub destinations: HashSet<Ipv4Addr>,
-    /// Where that leads.
-    pub backends: HashSet<Ipv4Addr>,
-}
 
 /// What is kept although nobody asks for it, and since when.
 #[derive(Debug)]
@@ -128,6 +117,8 @@ const GONE: &str = "(gone; kept for its flows)";
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     const NOW: Seconds = 1_000;

@@ -8,8 +8,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::agent::inputs::Needs;
 use crate::agent::listeners::Listeners;
 use crate::cluster::{Publisher, channel};
+use crate::conntrack::in_use::InUse;
 use crate::datapath::Mode;
 use crate::kernel::netlink::{MirrorView, NetworkState};
 use crate::maps::Pins;
@@ -17,7 +19,6 @@ use crate::model::ports::PortSet;
 use crate::model::program::AttachPoint;
 use crate::observe::report::Overtaken;
 use crate::observe::state_file::StateFile;
-use crate::plan::retained::InUse;
 
 #[tokio::test]
 async fn a_change_of_the_cluster_is_applied_with_what_the_kernel_was_last_read_to_be() {
@@ -178,8 +179,10 @@ impl Lab {
             view,
             watched,
             PortSet::default(),
-            watch::channel(Arc::default()).1,
-            Box::new(InUse::default),
+            Needs {
+                last: watch::channel(Arc::default()).1,
+                look: Box::new(InUse::default),
+            },
         );
         let (applied, facts) = watch::channel(None);
         let failure = Arc::new(Mutex::new(None));
