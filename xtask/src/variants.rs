@@ -10,6 +10,7 @@ use lab::{Datapath, Overlay, Variant};
 /// Files whose tests choose datapath and overlay themselves, or do not depend on them: they run in the default variant
 /// only.
 const INDEPENDENT: &[&str] = &[
+    "attachment",
     "demo",
     "kube_api_server",
     "kube_demo",
@@ -17,6 +18,7 @@ const INDEPENDENT: &[&str] = &[
     "kube_discovery",
     "kube_proxy_stack",
     "kube_scale",
+    "kube_trust",
     "lab_fixture",
     "microbench",
     "misconfiguration",
@@ -31,7 +33,14 @@ const INDEPENDENT: &[&str] = &[
 const ABOUT_AN_OVERLAY: &[&str] = &["overlays"];
 
 /// Files whose tests expect the bridge to translate services. With the stack datapath kube-proxy does that.
-const NOT_WITH_STACK: &[&str] = &["kube_outage", "kube_proxy", "kube_services", "services"];
+const NOT_WITH_STACK: &[&str] = &[
+    "at_the_edges",
+    "kube_outage",
+    "kube_proxy",
+    "kube_services",
+    "services",
+    "sessions",
+];
 
 /// The variants that the whole suite has to pass in.
 pub fn all() -> impl Iterator<Item = Variant> {
