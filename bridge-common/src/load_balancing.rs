@@ -21,6 +21,25 @@ pub fn is_known<T: Tables>(tables: &T, vip: Ipv4, port: u16, protocol: u8) -> bo
     tables.service(&key).is_some()
 }
 
+/// The service that a client addressed.
+#[inline(always)]
+const fn service_key(key: &FlowKey) -> ServiceKey {
+    ServiceKey {
+        vip: key.destination,
+        port: key.destination_port,
+        protocol: key.protocol,
+        pad: 0,
+    }
+}
+
+#[inline(always)]
+const fn endpoint(backend: Backend) -> Endpoint {
+    Endpoint {
+        address: backend.address,
+        port: backend.port,
+    }
+}
+
 /// A backend of the service that the client addressed.
 ///
 /// # Errors
@@ -41,12 +60,7 @@ pub fn select_backend<T: Tables>(
             },
         ))
     };
-    let service_key = ServiceKey {
-        vip: key.destination,
-        port: key.destination_port,
-        protocol: key.protocol,
-        pad: 0,
-    };
+    let service_key = service_key(key);
     let Some(service) = tables.service(&service_key) else {
         return if key.protocol == ICMP {
             Err(Verdict::Reject(
@@ -69,8 +83,7 @@ pub fn select_backend<T: Tables>(
     }
     let chosen = if service.affinity_seconds == 0 {
         if service.backend_count == 1 {
-            let Backend { address, port, .. } = service.only;
-            return Ok(Endpoint { address, port });
+            return Ok(endpoint(service.only));
         }
         random_backend(tables, &service)
     } else {
@@ -81,10 +94,7 @@ pub fn select_backend<T: Tables>(
         sticky_backend(tables, &affinity_key, &service)
     };
     match chosen {
-        Some(backend) => Ok(Endpoint {
-            address: backend.address,
-            port: backend.port,
-        }),
+        Some(backend) => Ok(endpoint(backend)),
         None => refusal(DropReason::NoBackend),
     }
 }
@@ -93,12 +103,7 @@ pub fn select_backend<T: Tables>(
 /// client came to last.
 #[inline(always)]
 pub fn known_backend<T: Tables>(tables: &T, key: &FlowKey) -> Option<Endpoint> {
-    let service_key = ServiceKey {
-        vip: key.destination,
-        port: key.destination_port,
-        protocol: key.protocol,
-        pad: 0,
-    };
+    let service_key = service_key(key);
     let service = tables.service(&service_key)?;
     let backend = if service.backend_count == 1 {
         service.only
@@ -111,10 +116,7 @@ pub fn known_backend<T: Tables>(tables: &T, key: &FlowKey) -> Option<Endpoint> {
     } else {
         return None;
     };
-    Some(Endpoint {
-        address: backend.address,
-        port: backend.port,
-    })
+    Some(endpoint(backend))
 }
 
 /// A random backend.

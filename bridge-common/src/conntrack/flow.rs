@@ -134,13 +134,6 @@ const fn asks(datagram: &Datagram, transport: &Transport) -> u8 {
     }
 }
 
-/// Counts a packet from the backend.
-#[inline(always)]
-pub fn record_reply(reply: &mut Reply, now: Seconds, tcp_flags: u8, packets: u32, bytes: u32) {
-    refresh(&mut reply.last_seen, &mut reply.tcp_seen, now, tcp_flags);
-    reply.count(packets, bytes);
-}
-
 /// Counts a packet from the backend in its entry, and what has come together there in the flow's before it overflows.
 #[inline(always)]
 pub fn record_answer<T: Tables>(
@@ -153,7 +146,8 @@ pub fn record_answer<T: Tables>(
     bytes: u32,
 ) {
     let is_near_overflow = slot.with(|reply| {
-        record_reply(reply, now, tcp_flags, packets, bytes);
+        refresh(&mut reply.last_seen, &mut reply.tcp_seen, now, tcp_flags);
+        reply.count(packets, bytes);
         reply.is_near_overflow()
     });
     if is_near_overflow {

@@ -141,6 +141,15 @@ pub struct ErrorTranslation {
     in_place: bool,
 }
 
+/// An error in one piece, and what it quotes, which its receiver has sent.
+#[inline(always)]
+fn read<P: Packet>(packet: &P) -> Option<(Datagram, Quote)> {
+    let outer = Datagram::parse(packet)?;
+    let quote = Quote::read(packet, &outer)?;
+    (!outer.is_fragment() && quote.datagram.source() == outer.destination())
+        .then_some((outer, quote))
+}
+
 /// Finds the flow that an ICMP error belongs to, and how it is to be translated; `false` when it is none of ours.
 ///
 /// An error from the office quotes what the backend sent, translated to the client; one from the cluster, which
@@ -153,16 +162,10 @@ pub fn find<P: Packet, T: Tables>(
     is_departing: bool,
     found: &mut ErrorTranslation,
 ) -> bool {
-    let Some(outer) = Datagram::parse(packet) else {
+    let Some((outer, quote)) = read(packet) else {
         return false;
     };
-    let Some(quote) = Quote::read(packet, &outer) else {
-        return false;
-    };
-    if (outer.ip.ttl <= 1 && !is_departing)
-        || outer.is_fragment()
-        || quote.datagram.source() != outer.destination()
-    {
+    if outer.ip.ttl <= 1 && !is_departing {
         return false;
     }
     if is_from_backend(tables, &outer) {
@@ -183,17 +186,11 @@ pub fn find_of_local_backend<P: Packet, T: Tables>(
     tables: &T,
     found: &mut ErrorTranslation,
 ) -> bool {
-    let Some(outer) = Datagram::parse(packet) else {
-        return false;
-    };
-    let Some(quote) = Quote::read(packet, &outer) else {
+    let Some((outer, quote)) = read(packet) else {
         return false;
     };
     found.in_place = true;
-    !outer.is_fragment()
-        && quote.datagram.source() == outer.destination()
-        && find_reply(tables, &quote, outer.source(), found)
-        && found.layer == Layer::Local as u8
+    find_reply(tables, &quote, outer.source(), found) && found.layer == Layer::Local as u8
 }
 
 /// The verdict on an error that no flow knows. It passes, but not to a service address: the kernel would route it back to
