@@ -1,7 +1,7 @@
 //! What is ours at the edges: strangers, answers to pods that took another way, frames for another address of the node,
 //! priority tags, large pings, and backends on the node itself.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use lab::cluster::{Endpoint, Protocol};
@@ -204,6 +204,57 @@ fn a_service_with_a_backend_on_the_node_itself_is_reached() {
         flows.iter().all(|flow| flow["layer"] == "local"),
         "{flows:?}"
     );
+}
+
+#[test]
+fn a_vip_in_no_known_network_is_forwarded_and_told() {
+    const FAR: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 200, 7, 7), port::ECHO);
+    let mut lab = LabOptions::default().open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    lab.office_router()
+        .run_line("ip route add 10.200.7.7 via 10.60.20.30")
+        .unwrap();
+    lab.cluster_mut().service_mut("echo").vip = *FAR.ip();
+    lab.publish().unwrap();
+    let pc = lab.office_pc();
+    eventually(Duration::from_secs(15), "the service answers", || {
+        pc.tcp_echo(FAR, b"far away").is_ok()
+    });
+    let problems = bridge.status().unwrap()["problems"].to_string();
+    assert!(
+        problems.contains("10.200.7.7 is in no service CIDR"),
+        "{problems}"
+    );
+    // One that nobody has is the kernel's own matter, and the others go on.
+    pc.tcp_echo(SocketAddrV4::new(plan::WEB, port::ECHO), b"x")
+        .unwrap_err();
+}
+
+#[test]
+fn an_uplink_that_is_renamed_is_followed() {
+    let lab = LabOptions::default().open();
+    let bridge = lab.start_bridge(&[]).unwrap();
+    let pc = lab.office_pc();
+    let mut session = pc.tcp(ECHO_SERVICE).unwrap();
+    exchange(&mut session, b"before").unwrap();
+    let node = lab.node_30();
+    node.run_line("ip link set dev eth0 name lan0").unwrap();
+    eventually(Duration::from_secs(5), "the new name", || {
+        let problems = bridge.status().unwrap()["problems"].to_string();
+        problems.contains("eth0 is called lan0 now")
+    });
+    exchange(&mut session, b"after").unwrap();
+    pc.tcp_echo(ECHO_SERVICE, b"new").unwrap();
+    let status = bridge.status().unwrap();
+    assert_eq!(status["ready"], true, "{status}");
+    node.run_line("ip link set dev lan0 name eth0").unwrap();
+    eventually(Duration::from_secs(5), "the old name", || {
+        bridge.status().unwrap()["problems"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    });
+    exchange(&mut session, b"as ever").unwrap();
 }
 
 /// Packets that a host has received on its first interface.

@@ -110,6 +110,7 @@ impl Reports {
             .iter()
             .cloned()
             .chain(inputs.cluster().problems.iter().cloned().map(Notice::from))
+            .chain(inputs.uplink().problem().map(Notice::from))
             .chain(stale(read_at, clock::now()))
             .chain(down.iter().map(|(name, down)| of_task(name, &down.why)));
         self.problems.update(notices, event_log::now);
@@ -123,7 +124,7 @@ impl Reports {
         let cluster = config.cluster.to_string();
         let report = Report {
             pid: std::process::id(),
-            uplink: config.uplink.clone(),
+            uplink: inputs.uplink().name().to_owned(),
             cluster_state: Some(ClusterState::new(cluster.clone(), inputs.connection())),
             cluster,
             events: self.events.events(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::inputs::Facts;
 use crate::checks::check_nat_ports;
@@ -164,6 +164,7 @@ impl Forwarder {
         let Facts {
             cluster, network, ..
         } = facts;
+        self.call_uplink(&facts.uplink);
         let incompatibilities = xdp_incompatibilities(&self.config, cluster, network);
         let ports = self.attachments.xdp_interfaces(&incompatibilities);
         let mut map_state = self.wanted(facts, &ports);
@@ -198,6 +199,15 @@ impl Forwarder {
             self.reconciler.apply(&map_state, facts.read_at)?;
         }
         Ok(attached?)
+    }
+
+    fn call_uplink(&mut self, name: &str) {
+        if self.config.uplink != name {
+            warn!(before = %self.config.uplink, now = name, "the uplink has another name");
+            let mut config = Config::clone(&self.config);
+            name.clone_into(&mut config.uplink);
+            self.config = Arc::new(config);
+        }
     }
 
     fn wanted(&self, facts: &Facts, ports: &XdpInterfaces) -> MapState {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
+use super::uplink::Uplink;
 use crate::cluster::{CidrKind, DesiredState, Feed, SourceStatus, Update};
 use crate::config::Config;
 use crate::conntrack::in_use::InUse;
@@ -32,6 +33,8 @@ pub struct Facts {
     pub cluster: Arc<DesiredState>,
     /// The kernel's network; what the default route only stands in for is unreachable.
     pub network: Arc<NetworkState>,
+    /// What the uplink is called.
+    pub uplink: String,
     /// Ports that are not for NAT.
     pub reserved: PortSet,
     /// When the kernel's network was last read.
@@ -75,6 +78,7 @@ pub struct Inputs {
     mirror: MirrorView,
     watched: watch::Sender<Vec<Ipv4Net>>,
     guard: PodRouteGuard,
+    uplink: Uplink,
     reserved: PortSet,
     ticks: Interval,
 }
@@ -97,6 +101,7 @@ impl Inputs {
         let connection = feed.connection.borrow_and_update().clone();
         Self {
             connection,
+            uplink: Uplink::new(&config.uplink),
             config,
             feed,
             announced: Arc::clone(&cluster),
@@ -117,6 +122,12 @@ impl Inputs {
         &self.cluster
     }
 
+    /// The uplink as of the last facts.
+    #[must_use]
+    pub fn uplink(&self) -> &Uplink {
+        &self.uplink
+    }
+
     /// How well the cluster is followed.
     #[must_use]
     pub fn connection(&self) -> &SourceStatus {
@@ -133,8 +144,10 @@ impl Inputs {
     pub fn facts(&mut self) -> Facts {
         let network = self.mirror.state.borrow_and_update().clone();
         let pods = self.cluster.cidrs_of(CidrKind::Pod).collect();
+        self.uplink.follow(&network);
         Facts {
             cluster: Arc::clone(&self.cluster),
+            uplink: self.uplink.name().to_owned(),
             network: self.guard.settle(&pods, network),
             reserved: self.reserved.clone(),
             read_at: self.read_at(),

@@ -12,6 +12,7 @@ mod preflight;
 mod signals;
 pub mod startup;
 pub mod supervisor;
+mod uplink;
 
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};

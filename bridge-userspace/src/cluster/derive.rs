@@ -15,7 +15,8 @@ use crate::model::{Problem, Subject};
 ///
 /// The networks of the configuration win, per kind. Then come, first hit wins: for services the
 /// `ServiceCIDR` objects, then the `kubeadm-config` `ConfigMap`; for pods that `ConfigMap`, then the nodes'
-/// `spec.podCIDRs`. No CIDR is ever inferred from addresses in use.
+/// `spec.podCIDRs`. No CIDR is ever inferred from addresses in use; a cluster IP outside of all of them is forwarded as the
+/// single address that it is.
 #[must_use]
 pub fn desired_state(objects: Objects, rules: &Rules) -> DesiredState {
     let mut deriver = Deriver::new(rules.clone());
@@ -96,7 +97,7 @@ impl Deriver {
     ) -> DesiredState {
         let mut problems = self.problems.clone();
         problems.extend_from_slice(notes);
-        let services = services::merge(
+        let merged = services::merge(
             derived,
             &self.cidrs,
             &self.rules.internal_traffic_policy,
@@ -104,9 +105,12 @@ impl Deriver {
         );
         problems.sort();
         problems.dedup();
+        let mut cidrs = self.cidrs.clone();
+        cidrs.extend(merged.vips_outside);
+        cidrs.sort();
         DesiredState {
-            cidrs: self.cidrs.clone(),
-            services,
+            cidrs,
+            services: merged.services,
             authoritative,
             problems,
         }

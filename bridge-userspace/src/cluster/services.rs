@@ -5,12 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
+
 use super::facts::{self, Endpoint, EndpointSlice, Usability, transport_port};
 use super::{
     Backend, CidrKind, ClusterCidr, InternalTrafficPolicy, Key, Objects, Protocol, Service,
     ServicePort,
 };
 use crate::model::{Problem, Subject};
+
+/// How many cluster IPs outside of all known networks are forwarded one by one.
+const VIPS_OUTSIDE: usize = 64;
 
 /// What follows from one Service object and its slices.
 #[derive(Debug, PartialEq)]
@@ -78,13 +83,20 @@ pub(super) fn derive(
     Some(derived)
 }
 
+/// All services together.
+pub(super) struct Merged {
+    pub(super) services: BTreeMap<ServicePort, Arc<Service>>,
+    /// Cluster IPs that the networks of the cluster don't contain.
+    pub(super) vips_outside: Vec<ClusterCidr>,
+}
+
 /// All services together; of two that claim one address the first by name has it.
 pub(super) fn merge<'a>(
     derived: impl IntoIterator<Item = &'a Derived>,
     cidrs: &[ClusterCidr],
     policy: &InternalTrafficPolicy,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<ServicePort, Arc<Service>> {
+) -> Merged {
     let mut found: BTreeMap<ServicePort, Arc<Service>> = BTreeMap::new();
     let mut has_local = false;
     for service in derived {
@@ -114,8 +126,11 @@ pub(super) fn merge<'a>(
             "nothing, if that is as it should be",
         ));
     }
-    note_vips_outside(&found, cidrs, problems);
-    found
+    let vips_outside = vips_outside(&found, cidrs, problems);
+    Merged {
+        services: found,
+        vips_outside,
+    }
 }
 
 /// The Service's IPv4 cluster IPs; none for headless services.
@@ -237,11 +252,13 @@ fn endpoints(
     }
 }
 
-fn note_vips_outside(
+/// Cluster IPs that are in none of the known networks, each as a network of its own. A network that contains them is
+/// never guessed; more of them than [`VIPS_OUTSIDE`] mean that a network is missing.
+fn vips_outside(
     services: &BTreeMap<ServicePort, Arc<Service>>,
     cidrs: &[ClusterCidr],
     problems: &mut Vec<Problem>,
-) {
+) -> Vec<ClusterCidr> {
     let networks: Vec<_> = cidrs
         .iter()
         .filter(|cidr| cidr.kind == CidrKind::Service)
@@ -256,21 +273,35 @@ fn note_vips_outside(
                 "give --service-cidr, or grant the right to read ServiceCIDRs or kubeadm-config",
             ));
         }
-        return;
+        return Vec::new();
     }
+    let mut outside: BTreeMap<Ipv4Addr, &Service> = BTreeMap::new();
     for (address, service) in services {
         if !networks
             .iter()
             .any(|network| network.cidr.contains(&address.vip))
         {
-            problems.push(Problem::new(
-                Subject::Object(format!("Service {}/{}", service.namespace, service.name)),
-                format!(
-                    "Service {}/{}: cluster IP {} is in no service CIDR and stays unreachable",
-                    service.namespace, service.name, address.vip
-                ),
-                "add the network that it is in with --service-cidr",
-            ));
+            outside.entry(address.vip).or_insert(service);
         }
     }
+    let mut own = Vec::new();
+    for (vip, service) in outside {
+        let name = format!("Service {}/{}", service.namespace, service.name);
+        let fate = if own.len() < VIPS_OUTSIDE {
+            own.push(ClusterCidr {
+                kind: CidrKind::Service,
+                cidr: Ipv4Net::from(vip),
+                source: name.clone(),
+            });
+            "is forwarded by itself"
+        } else {
+            "stays unreachable, as there are too many such"
+        };
+        problems.push(Problem::new(
+            Subject::Object(name.clone()),
+            format!("{name}: cluster IP {vip} is in no service CIDR and {fate}"),
+            "add the network that it is in with --service-cidr, and give the router a route to it",
+        ));
+    }
+    own
 }

@@ -577,15 +577,38 @@ fn two_services_on_one_address_are_reported_and_the_first_by_name_wins() {
 }
 
 #[test]
-fn a_vip_outside_the_service_networks_is_reported() {
+fn a_vip_outside_the_service_networks_is_forwarded_by_itself_and_reported() {
     let yaml = [SERVICE_CIDR, &web(&[])]
         .concat()
         .replace("10.96.7.7", "10.200.7.7");
     let state = state(&yaml);
     assert_eq!(
         whats(&state),
-        ["Service shop/web: cluster IP 10.200.7.7 is in no service CIDR and stays unreachable"]
+        [
+            "Service shop/web: cluster IP 10.200.7.7 is in no service CIDR and is forwarded by itself"
+        ]
     );
+    let networks: Vec<_> = state.cidrs_of(CidrKind::Service).collect();
+    let [inside, alone] = ["10.96.0.0/12", "10.200.7.7/32"].map(|cidr| cidr.parse().unwrap());
+    assert_eq!(networks, [inside, alone]);
+}
+
+#[test]
+fn more_than_64_vips_outside_are_not_forwarded() {
+    let services: String = (0..70)
+        .map(|n| {
+            web(&[])
+                .replace("name: web,", &format!("name: web{n},"))
+                .replace("10.96.7.7", &format!("10.200.7.{n}"))
+        })
+        .collect();
+    let state = state(&[SERVICE_CIDR, &services].concat());
+    assert_eq!(state.cidrs_of(CidrKind::Service).count(), 1 + 64);
+    let unreachable = whats(&state)
+        .iter()
+        .filter(|what| what.ends_with("stays unreachable, as there are too many such"))
+        .count();
+    assert_eq!(unreachable, 6);
 }
 
 #[derive(Debug, Clone)]

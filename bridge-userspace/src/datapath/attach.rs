@@ -396,8 +396,11 @@ impl Attachments {
         point: &AttachPoint,
         incompatibilities: &XdpIncompatibilities,
     ) {
-        let has_xdp = self.attached.get(&point.key()) == Some(point);
-        if has_xdp && is_linked(datapath.pins(), point) {
+        if let Some(attached) = self.attached.get_mut(&point.key())
+            && is_linked(datapath.pins(), point)
+        {
+            // It may be called otherwise now.
+            attached.clone_from(point);
             return;
         }
         let others = self
