@@ -257,6 +257,24 @@ fn an_uplink_that_is_renamed_is_followed() {
     exchange(&mut session, b"as ever").unwrap();
 }
 
+/// Every Windows host pings with the identifier 1.
+#[test]
+fn two_clients_and_the_node_ping_a_pod_with_one_identifier() {
+    const PINGS: [&str; 8] = ["-c", "20", "-i", "0.1", "-W", "1", "-e", "1"];
+    let lab = LabOptions::default().open();
+    let _bridge = lab.start_bridge(&[]).unwrap();
+    let pod = lab.pod("echo-1").address();
+    let hosts = [lab.office_pc(), lab.office_pc2(), lab.node_30()];
+    std::thread::scope(|scope| {
+        let pings = hosts.map(|host| scope.spawn(move || host.ping_with(pod, &PINGS).unwrap()));
+        for (ping, host) in pings.into_iter().zip(hosts) {
+            let ping = ping.join().unwrap();
+            // Two requests within one round trip may get one answer.
+            assert!(ping.received >= 18, "{}: {}", host.name(), ping.text);
+        }
+    });
+}
+
 /// Packets that a host has received on its first interface.
 fn received(host: &Host) -> u64 {
     let text = host

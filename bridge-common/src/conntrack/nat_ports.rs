@@ -6,7 +6,7 @@
 
 use crate::abi::{FlowKey, Reply, ReplyKey, since};
 use crate::conntrack::lifetime::{is_expired, is_reusable};
-use crate::packet::parse::{ICMP, TCP, UDP};
+use crate::packet::parse::{Datagram, ICMP, TCP, Transport, UDP};
 use crate::tables::{Insertion, Slot, Tables};
 
 /// Ports tried for one that nobody holds.
@@ -100,6 +100,26 @@ pub(super) fn claim_own<T: Tables>(
 ) -> bool {
     may_keep(tables, key, wanted)
         && attempt(tables, key, wanted, reply, Need::Ordinary) == Attempt::Claimed
+}
+
+/// Gives up a client's identifier that this node's own echo request uses towards the same host: the answer is the node's.
+/// The client's next request opens a flow anew. Ports need no such thing, as the node's own are never given out.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub fn yield_identifier<T: Tables>(tables: &T, datagram: &Datagram, transport: &Transport) {
+    let key = ReplyKey {
+        backend: datagram.destination(),
+        nat: datagram.source(),
+        backend_port: transport.destination_port,
+        nat_port: transport.source_port,
+        protocol: datagram.protocol(),
+        pad: 0,
+        pad2: 0,
+    };
+    if let Some(slot) = tables.reply(&key) {
+        let holder = slot.with(|reply| key.flow_key(reply));
+        tables.remove_flow(&holder);
+        tables.remove_reply(&key);
+    }
 }
 
 /// Any of the ports that may be chosen, or any identifier; none without settings.

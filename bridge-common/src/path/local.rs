@@ -1,12 +1,12 @@
 //! What a backend on this node itself sends to a client: at the uplink's egress its source becomes what the client
 //! addressed. The client's packets are translated at TC ingress ([`crate::path::tc`]) and go up the node's own stack, so
-//! netfilter sees both directions between client and backend.
+//! netfilter sees both directions between client and backend. What the node pings itself is not taken for a client's.
 
 use crate::abi::{Layer, since};
-use crate::conntrack::{flow, fragments};
+use crate::conntrack::{flow, fragments, nat_ports};
 use crate::counters::Count;
 use crate::packet::Packet;
-use crate::packet::parse::{Datagram, Payload};
+use crate::packet::parse::{Datagram, ICMP, Payload};
 use crate::path::forward::translate_in_place;
 use crate::path::icmp_error;
 use crate::path::stages::count_drop;
@@ -53,6 +53,10 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
         },
         Payload::Unsupported => return Verdict::Pass,
     };
+    if datagram.protocol() == ICMP && transport.opens {
+        nat_ports::yield_identifier(tables, &datagram, &transport);
+        return Verdict::Pass;
+    }
     let key = flow::reply_key(&datagram, &transport);
     let Some(slot) = tables.reply(&key) else {
         return Verdict::Pass;

@@ -11,8 +11,8 @@ use bridge_common::path::tc::Side;
 use bridge_common::sim::{SimPacket, SimTables};
 use bridge_common::verdict::Verdict;
 
-use crate::fixture::{NODE, PC, VIP, fixture, flows, replies, send};
-use crate::packets::{Wire, assert_sound, at, endpoints, icmp_error};
+use crate::fixture::{NODE, PC, POD, VIP, fixture, flows, only_flow, pass, replies, send};
+use crate::packets::{Wire, assert_sound, at, endpoints, icmp_error, identifier};
 
 const CLIENT: Endpoint = at(PC, 50_000);
 const API: Endpoint = at(VIP, 443);
@@ -98,6 +98,25 @@ fn what_else_the_node_sends_leaves_as_it_is() {
     ] {
         assert_eq!(leaves(&tables, bytes.clone()), (Verdict::Pass, bytes));
     }
+}
+
+#[test]
+fn the_nodes_own_ping_takes_its_identifier_back() {
+    let tables = fixture();
+    let ask = || {
+        let (verdict, bytes) = send(&tables, Side::Uplink, Wire::ping(PC, POD, 1).bytes());
+        assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
+        assert_eq!(identifier(&bytes), 1);
+        only_flow(&tables).1.nat
+    };
+    let nat = ask();
+    let own = Wire::ping(nat, POD, 1);
+    assert_eq!(leaves(&tables, own.bytes()), (Verdict::Pass, own.bytes()));
+    pass(&tables, Side::Cluster, own.reply().bytes());
+    ask();
+    // Others are nobody's loss.
+    leaves(&tables, Wire::ping(nat, POD, 2).bytes());
+    only_flow(&tables);
 }
 
 #[test]
