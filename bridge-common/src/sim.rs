@@ -9,8 +9,8 @@ use std::vec::Vec;
 
 use crate::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
-    Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
-    ServiceKey, Settings, SourceNetwork, Vtep,
+    Fragment, FragmentKey, Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey, Route,
+    Seconds, Service, ServiceKey, Settings, SourceNetwork, Vtep,
 };
 use crate::counters::Count;
 use crate::packet::checksum::{Difference, Sum};
@@ -228,6 +228,8 @@ pub struct SimTables {
     pub backends: HashMap<BackendKey, Backend>,
     /// Which backend a client came to last.
     pub affinity: RefCell<HashMap<AffinityKey, Affinity>>,
+    /// `port_searches`.
+    pub port_searches: RefCell<HashMap<PortPool, PortSearch>>,
     /// Facts about ports.
     pub nat_ports: Vec<NatPort>,
     /// Forward entries.
@@ -263,6 +265,7 @@ impl Default for SimTables {
             services: HashMap::new(),
             backends: HashMap::new(),
             affinity: RefCell::default(),
+            port_searches: RefCell::default(),
             nat_ports: Vec::new(),
             flows: RefCell::default(),
             replies: RefCell::default(),
@@ -320,20 +323,9 @@ impl SimTables {
 
     /// Makes every port outside `reserved` a candidate, as userspace fills `nat_ports`.
     pub fn set_nat_ports(&mut self, reserved: impl Fn(u16) -> bool) {
-        self.nat_ports = (0..=u16::MAX)
-            .map(|port| NatPort {
-                candidate: 0,
-                reserved: u8::from(reserved(port)),
-                pad: 0,
-            })
-            .collect();
-        let candidates = (0..=u16::MAX).filter(|&port| !reserved(port));
-        let mut count = 0;
-        for (index, port) in candidates.enumerate() {
-            self.nat_ports[index].candidate = port;
-            count += 1;
-        }
-        self.settings.nat_port_count = count;
+        self.nat_ports = NatPort::table(&reserved).collect();
+        let free = (NatPort::FIRST_USER..=u16::MAX).filter(|&port| !reserved(port));
+        self.settings.nat_port_count = free.count() as u32;
     }
 }
 
@@ -428,6 +420,14 @@ impl Tables for SimTables {
 
     fn nat_port(&self, port: u16) -> Option<NatPort> {
         self.nat_ports.get(usize::from(port)).copied()
+    }
+
+    fn port_search(&self, pool: &PortPool) -> Option<PortSearch> {
+        self.port_searches.borrow().get(pool).copied()
+    }
+
+    fn set_port_search(&self, pool: &PortPool, search: &PortSearch) {
+        self.port_searches.borrow_mut().insert(*pool, *search);
     }
 
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowSlot> {

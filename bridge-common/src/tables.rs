@@ -2,8 +2,8 @@
 
 use crate::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
-    Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
-    ServiceKey, Settings, Vtep,
+    Fragment, FragmentKey, Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey, Route,
+    Seconds, Service, ServiceKey, Settings, Vtep,
 };
 use crate::counters::Count;
 
@@ -64,6 +64,10 @@ pub trait Tables {
     fn insert_affinity(&self, key: &AffinityKey, affinity: &Affinity) -> Insertion;
     /// An entry of `nat_ports`: whether `port` is reserved, and the candidate with that index.
     fn nat_port(&self, port: u16) -> Option<NatPort>;
+    /// How the search for NAT ports goes in a pool; `None` where there are enough.
+    fn port_search(&self, pool: &PortPool) -> Option<PortSearch>;
+    /// Sets the same.
+    fn set_port_search(&self, pool: &PortPool, search: &PortSearch);
     /// A flow's forward entry.
     fn flow(&self, key: &FlowKey) -> Option<Self::FlowSlot>;
     /// A flow's reply entry.

@@ -9,8 +9,8 @@ use aya_ebpf::macros::btf_map;
 use bridge_common::abi::{
     Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, Clock, ClusterCidr, Counter,
     DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, Ipv4, LinkAddress,
-    NatPort, NextHop, OfficeCidr, OtherSource, Reply, ReplyKey, Route, Scratch, Seconds, Service,
-    ServiceKey, Settings, SourceNetwork, UpperLink, Vtep,
+    NatPort, NextHop, OfficeCidr, OtherSource, PortPool, PortSearch, Reply, ReplyKey, Route,
+    Scratch, Seconds, Service, ServiceKey, Settings, SourceNetwork, UpperLink, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::QUOTE_MAX;
@@ -190,6 +190,17 @@ impl Tables for Maps {
     #[inline(always)]
     fn nat_port(&self, port: u16) -> Option<NatPort> {
         NAT_PORTS.get(u32::from(port)).copied()
+    }
+
+    #[inline(always)]
+    fn port_search(&self, pool: &PortPool) -> Option<PortSearch> {
+        // SAFETY: read at once; another CPU that changes it meanwhile makes a search begin elsewhere.
+        unsafe { PORT_SEARCHES.get(pool) }.copied()
+    }
+
+    #[inline(always)]
+    fn set_port_search(&self, pool: &PortPool, search: &PortSearch) {
+        let _ = PORT_SEARCHES.insert(pool, search, 0);
     }
 
     #[inline(always)]

@@ -14,6 +14,7 @@ use bridge_common::abi::{
     Backend, BackendKey, DestinationKind, Flow, FlowKey, Layer, Reply, ReplyKey, Route, Seconds,
     Service as ServiceValue, ServiceKey, Timeouts,
 };
+use bridge_common::conntrack::tcp_state::Seen;
 use bridge_common::packet::parse::{TCP, UDP};
 use bridge_common::path::tc::{Side, run};
 use bridge_common::sim::{SimPacket, SimTables};
@@ -54,6 +55,8 @@ struct Session {
     protocol: u8,
     /// The pod that has it, once one has answered.
     pod: Option<(u8, u32)>,
+    /// Whether the client has spoken while there was no way: it has had no answer.
+    is_unheard: bool,
     is_over: bool,
 }
 
@@ -328,8 +331,20 @@ impl World {
         let plan = plan(&flows, &replies, 65_536, now, &policy, &mut self.memory);
         let mut flows = self.tables.flows.borrow_mut();
         let mut replies = self.tables.replies.borrow_mut();
-        for key in plan.flows.iter().chain(plan.cut.iter().map(|(key, _)| key)) {
+        for key in &plan.flows {
             flows.remove(key);
+        }
+        for (key, _) in &plan.cut {
+            if key.protocol == TCP
+                && let Some(flow) = flows.get(key)
+            {
+                let mut flow = flow.borrow_mut();
+                flow.layer = Layer::Ended as u8;
+                flow.tcp_seen = Seen::RST;
+                flow.last_seen = now;
+            } else {
+                flows.remove(key);
+            }
         }
         for key in plan
             .replies
@@ -365,6 +380,7 @@ impl World {
             service: u8::try_from(self.roll(SERVICES.into())).unwrap(),
             protocol: if self.roll(2) == 0 { TCP } else { UDP },
             pod: None,
+            is_unheard: false,
             is_over: false,
         };
         self.sessions
@@ -387,7 +403,7 @@ impl World {
         let verdict = run(&mut packet, &self.tables, Side::Uplink);
         let had = session.pod;
         let lives = |(last, id): (u8, u32)| self.pods.get(&last).is_some_and(|pod| pod.id == id);
-        let is_session = session.protocol == TCP && had.is_some_and(lives);
+        let is_session = session.protocol == TCP && had.is_some_and(lives) && !session.is_unheard;
         match verdict {
             Verdict::Forward { ifindex } => {
                 assert_eq!(ifindex, TUNNEL);
@@ -396,9 +412,10 @@ impl World {
                 if let Some((expected, _)) = had.filter(|_| is_session) {
                     assert_eq!(last, expected, "a session has moved: {session:?}");
                 }
+                session.is_unheard = false;
                 self.arrive(&mut session, last, nat);
             }
-            Verdict::Drop(_) if !self.has_route => {}
+            Verdict::Drop(_) if !self.has_route => session.is_unheard = true,
             other => {
                 assert!(!is_session || !self.has_route, "{other:?}: {session:?}");
                 session.is_over = session.protocol == TCP && !is_new;
@@ -536,7 +553,7 @@ fn ten_thousand_steps_of_a_living_cluster_end_no_session_of_a_living_pod() {
     assert!(
         layers
             .values()
-            .all(|flow| flow.borrow().layer == Layer::Tc as u8)
+            .all(|flow| [Layer::Tc as u8, Layer::Ended as u8].contains(&flow.borrow().layer))
     );
     assert!(
         answered > STEPS && ended > STEPS / 100,

@@ -159,6 +159,9 @@ pub enum Layer {
     /// To a backend that is an address of this node itself: its destination alone is translated, at TC ingress, and
     /// that of what answers it at TC egress of the uplink.
     Local = 5,
+    /// None any more: the connection was ended because its backend is gone for good. The next segment is answered with a
+    /// reset instead of being taken for one of a connection that the tables have lost.
+    Ended = 6,
 }
 
 impl Layer {
@@ -171,15 +174,16 @@ impl Layer {
             3 => Some(Self::Stack),
             4 => Some(Self::Passed),
             5 => Some(Self::Local),
+            6 => Some(Self::Ended),
             _ => None,
         }
     }
 
-    /// Whether the flow is there to be left as it is: it has no reply entry.
+    /// Whether the flow is not there to be translated: it has no reply entry.
     #[must_use]
     #[inline(always)]
     pub const fn is_untranslated(number: u8) -> bool {
-        number == Self::Kernel as u8 || number == Self::Passed as u8
+        number == Self::Kernel as u8 || number == Self::Passed as u8 || number == Self::Ended as u8
     }
 
     /// Whether the uplink's program itself sends the client's packets on.
@@ -197,6 +201,7 @@ impl Layer {
             Self::Kernel | Self::Passed => "kernel",
             Self::Stack => "stack",
             Self::Local => "local",
+            Self::Ended => "ended",
         }
     }
 }

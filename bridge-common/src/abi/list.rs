@@ -46,6 +46,8 @@ macro_rules! for_each_table {
             FRAGMENTS = "fragments": LruHashMap<FragmentKey, Fragment>, 12 => 8, 65_536, pinned;
             /// Entry n: the n-th port that may be chosen, and whether port n is the node's own.
             NAT_PORTS = "nat_ports": Array<NatPort>, 4 => 4, 65_536, pinned;
+            /// How the search for NAT ports goes where hardly any is free, by backend port and NAT address.
+            PORT_SEARCHES = "port_searches": LruHashMap<PortPool, PortSearch>, 12 => 12, 4_096, pinned;
             /// What the operator has configured, and how many NAT ports there are.
             SETTINGS = "settings": Array<Settings>, 4 => 64, 1, pinned;
             /// Packets and bytes by what was done with them, and by the reason of each drop.

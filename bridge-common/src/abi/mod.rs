@@ -26,7 +26,7 @@ mod types;
 
 pub use fast_path::{Destination, FastPath, Tunnel, XdpPort};
 pub use flows::{Flow, FlowKey, Layer, Reply, ReplyKey};
-pub use nat::{Fragment, FragmentKey, NatPort};
+pub use nat::{Fragment, FragmentKey, NatPort, PortPool, PortSearch};
 pub use networks::{ClusterCidr, DestinationKind, OfficeCidr};
 pub use node::{
     AnswerTokens, Clock, Counter, Event, EventKind, LinkAddress, OtherSource, Scratch,

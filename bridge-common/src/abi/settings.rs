@@ -48,7 +48,9 @@ pub struct Settings {
     /// Idle timeouts.
     pub timeouts: Timeouts,
     /// How many of `snat_addresses` are set; with 0 the route's source is used.
-    pub snat_address_count: u32,
+    pub snat_address_count: u16,
+    /// Bit n: the node itself does not use `snat_addresses[n]`, so that no port of it is reserved.
+    pub exclusive: u16,
     /// The configured pool.
     pub snat_addresses: [Ipv4; capacity::SNAT_ADDRESSES],
 }
@@ -59,6 +61,45 @@ impl Settings {
     pub const PASS_OTHERS: u8 = 1;
     /// In [`Settings::flags`]: what backends on this node itself answer is translated at the uplink's egress.
     pub const HAS_LOCAL_BACKENDS: u8 = 2;
+
+    /// Which of `snat_addresses` a client is translated to: always the same (RFC 4787 REQ-2, paired pooling). `None` without
+    /// a pool.
+    #[must_use]
+    #[inline(always)]
+    pub fn pool_index(&self, client: Ipv4) -> Option<usize> {
+        let count = u32::from(self.snat_address_count);
+        if count == 0 {
+            return None;
+        }
+        Some((u32::from_be_bytes(client) % count) as usize % capacity::SNAT_ADDRESSES)
+    }
+
+    /// Whether the address of the pool that a client is translated to has all ports.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_exclusive(&self, client: Ipv4) -> bool {
+        self.exclusive != 0
+            && self
+                .pool_index(client)
+                .is_some_and(|index| self.exclusive & 1 << index != 0)
+    }
+
+    /// Whether clients are translated to an address that the node itself uses, so that only its `nat_port_count` ports
+    /// are theirs.
+    #[must_use]
+    pub const fn has_shared_nat_address(&self) -> bool {
+        self.snat_address_count == 0 || self.exclusive.count_ones() < self.snat_address_count as u32
+    }
+
+    /// How many ports a client can be translated to, towards each port of a backend.
+    #[must_use]
+    pub const fn nat_ports(&self) -> u32 {
+        if self.has_shared_nat_address() {
+            self.nat_port_count
+        } else {
+            (1 << 16) - 1_024
+        }
+    }
 
     /// Whether a flag is set.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use super::fast_path::FastPath;
 use super::flows::{Flow, FlowKey, Reply, ReplyKey};
-use super::nat::{Fragment, FragmentKey, NatPort};
+use super::nat::{Fragment, FragmentKey, NatPort, PortPool, PortSearch};
 use super::networks::{ClusterCidr, OfficeCidr};
 use super::node::{
     AnswerTokens, Clock, Counter, Event, LinkAddress, OtherSource, Scratch, SourceNetwork,

@@ -96,7 +96,7 @@ pub fn find<T: Tables>(
     let slot = tables.flow(key)?;
     let seen = slot.with(|flow| flow.last_seen);
     let due = seen / CONFIRM_PERIOD != now / CONFIRM_PERIOD;
-    if (due || transport.tcp_flags & tcp_flag::SYN != 0)
+    if (due || transport.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) != 0)
         && !confirm(tables, key, transport.tcp_flags)
     {
         return None;
@@ -180,7 +180,7 @@ pub fn refresh(last_seen: &mut Seconds, tcp_seen: &mut u8, now: Seconds, tcp_fla
 }
 
 /// Whether both entries of a flow exist, belong together and have not expired. Puts back a lost reply entry of a live
-/// flow, and removes what is left of any other.
+/// flow, and removes what is left of any other. Notes which side is the first to close.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
     let (Some(slot), Some(settings)) = (tables.flow(key), tables.settings()) else {
@@ -228,6 +228,12 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
         tables.remove_flow(key);
         tables.remove_reply(&reply_key);
         return false;
+    }
+    if tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0
+        && reply.tcp_seen & Seen::FIN == 0
+        && let Some(slot) = tables.reply(&reply_key)
+    {
+        slot.with(|reply| reply.tcp_seen |= Seen::CLOSED_BY_OTHER);
     }
     true
 }

@@ -2,7 +2,7 @@
 
 use network_types::ip::IpProto;
 
-use crate::abi::{Flow, Reply, Seconds, Timeouts, since};
+use crate::abi::{Flow, Layer, Reply, Seconds, Timeouts, since};
 use crate::conntrack::tcp_state::{Seen, State};
 
 /// What a flow is called in listings, and what its timeout depends on.
@@ -12,6 +12,8 @@ pub enum FlowState {
     Tcp(State),
     /// UDP or ICMP that was answered.
     Replied,
+    /// A question and its answer, by UDP, of which nothing more is to come: DNS, and what looks like it.
+    Exchanged,
     /// UDP or ICMP that was not.
     Unreplied,
 }
@@ -23,10 +25,12 @@ impl FlowState {
     pub fn of(protocol: u8, flow: &Flow, reply: &Reply) -> Self {
         if protocol == IpProto::Tcp as u8 {
             Self::Tcp(State::of(Seen(flow.tcp_seen), Seen(reply.tcp_seen)))
-        } else if reply.packets > 0 {
-            Self::Replied
-        } else {
+        } else if reply.packets == 0 {
             Self::Unreplied
+        } else if protocol == IpProto::Udp as u8 && is_short_lived(flow, reply) {
+            Self::Exchanged
+        } else {
+            Self::Replied
         }
     }
 
@@ -38,7 +42,8 @@ impl FlowState {
             Self::Tcp(State::Established) => timeouts.tcp_established,
             Self::Tcp(_) => timeouts.tcp_transitory,
             Self::Replied | Self::Unreplied if protocol == IpProto::Icmp as u8 => timeouts.icmp,
-            Self::Replied => timeouts.udp,
+            Self::Exchanged if EXCHANGE < timeouts.udp => EXCHANGE,
+            Self::Replied | Self::Exchanged => timeouts.udp,
             Self::Unreplied => timeouts.udp_unreplied,
         }
     }
@@ -56,6 +61,7 @@ impl FlowState {
         match self {
             Self::Tcp(state) => state.name(),
             Self::Replied => "replied",
+            Self::Exchanged => "exchanged",
             Self::Unreplied => "unreplied",
         }
     }
@@ -67,7 +73,7 @@ impl FlowState {
 #[inline]
 pub const fn untranslated_timeout(protocol: u8, flow: &Flow, timeouts: &Timeouts) -> Seconds {
     if protocol == IpProto::Tcp as u8 {
-        if flow.tcp_seen & (Seen::ACK | Seen::FIN | Seen::RST) == Seen::ACK {
+        if is_accepted(flow) {
             timeouts.tcp_established
         } else {
             timeouts.tcp_transitory
@@ -75,6 +81,19 @@ pub const fn untranslated_timeout(protocol: u8, flow: &Flow, timeouts: &Timeouts
     } else {
         FlowState::Replied.timeout(protocol, timeouts)
     }
+}
+
+/// Whether the office's side of a TCP connection that is not ours has accepted it, and has not ended it. Of one that was
+/// opened elsewhere it must have been seen to: whether there is a connection behind a bare acknowledgement nobody knows.
+#[must_use]
+#[inline]
+pub const fn is_accepted(flow: &Flow) -> bool {
+    let needed = if flow.layer == Layer::Passed as u8 {
+        Seen::SYN | Seen::ACK
+    } else {
+        Seen::ACK
+    };
+    flow.tcp_seen & (needed | Seen::FIN | Seen::RST) == needed
 }
 
 /// Seconds since either direction was last used.
@@ -107,11 +126,80 @@ pub fn is_expired(
 /// include/net/tcp.h).
 const TIME_WAIT: Seconds = 60;
 
-/// Whether a TCP connection was over so long ago that its ports may serve another one if they are needed.
+/// How long the other host may still wait for the last acknowledgement: some retransmissions (`TCP_RTO_MIN`, 0.2 s,
+/// include/net/tcp.h).
+const LAST_ACK: Seconds = 2;
+
+/// Seconds of silence after which an answered exchange is most likely over: a resolver asks again from another port.
+pub const SPENT: Seconds = 30;
+
+/// The same where there was one question and one answer.
+const SPENT_SINGLE: Seconds = 5;
+
+/// How long [`FlowState::Exchanged`] is kept: RFC 4787 REQ-5a allows less than two minutes for the protocols of well-known
+/// ports.
+const EXCHANGE: Seconds = 30;
+
+const DNS: u16 = 53;
+/// Ports below are well known (RFC 6335 section 6: system ports).
+const FIRST_USER_PORT: u16 = 1_024;
+
+/// Whether one question was asked and answered.
+#[inline]
+const fn is_single(flow: &Flow, reply: &Reply) -> bool {
+    flow.packets <= 1 && reply.packets == 1
+}
+
+/// Whether a UDP exchange is of DNS, or of another well-known port and a single one.
+#[inline]
+const fn is_short_lived(flow: &Flow, reply: &Reply) -> bool {
+    reply.destination_port == DNS
+        || flow.backend_port == DNS
+        || reply.destination_port < FIRST_USER_PORT && is_single(flow, reply)
+}
+
+/// Whether the ports of a flow may serve another one if they are needed: it was an exchange that is over most likely, or a
+/// TCP connection whose backend keeps nothing of it any more. That is at once where the client has closed first, so that
+/// TIME-WAIT is the client's, and else after its end.
 #[must_use]
 #[inline]
 pub fn is_reusable(protocol: u8, flow: &Flow, reply: &Reply, now: Seconds) -> bool {
-    idle(now, flow, reply) >= TIME_WAIT && FlowState::of(protocol, flow, reply).is_over()
+    let after = match FlowState::of(protocol, flow, reply) {
+        FlowState::Tcp(State::Closing) if reply.tcp_seen & Seen::CLOSED_BY_OTHER != 0 => LAST_ACK,
+        FlowState::Tcp(state) if state.is_over() => TIME_WAIT,
+        FlowState::Replied | FlowState::Exchanged if is_single(flow, reply) => SPENT_SINGLE,
+        FlowState::Replied | FlowState::Exchanged => SPENT,
+        FlowState::Tcp(_) | FlowState::Unreplied => return false,
+    };
+    idle(now, flow, reply) >= after
+}
+
+/// Whether the flow has expired or [`is_reusable`] is true, as far as the reply entry tells.
+#[must_use]
+#[inline]
+pub const fn may_be_reusable(
+    protocol: u8,
+    reply: &Reply,
+    now: Seconds,
+    timeouts: &Timeouts,
+) -> bool {
+    const CLOSED: u8 = Seen::FIN | Seen::CLOSED_BY_OTHER;
+    let after = if protocol != IpProto::Tcp as u8 {
+        match reply.packets {
+            0 => timeouts.udp_unreplied,
+            1 => SPENT_SINGLE,
+            _ => SPENT,
+        }
+    } else if reply.tcp_seen & CLOSED == CLOSED {
+        LAST_ACK
+    } else if reply.tcp_seen & (CLOSED | Seen::RST) != 0 {
+        TIME_WAIT
+    } else if reply.tcp_seen & Seen::ACK == 0 {
+        timeouts.tcp_transitory
+    } else {
+        return false;
+    };
+    since(now, reply.last_seen) >= after
 }
 
 #[cfg(test)]
@@ -176,14 +264,80 @@ mod tests {
             let (flow, reply) = connection(client, backend);
             assert!(!is_reusable(TCP, &flow, &reply, 59));
             assert_eq!(is_reusable(TCP, &flow, &reply, 60), is_over);
-            assert!(!is_reusable(UDP, &flow, &reply, 60));
         }
+    }
+
+    #[test]
+    fn what_the_client_has_closed_first_may_go_as_soon_as_the_last_ack_is_through() {
+        const DONE: u8 = Seen::SYN | Seen::ACK | Seen::FIN;
+        let (flow, reply) = connection(DONE, DONE | Seen::CLOSED_BY_OTHER);
+        assert!(!is_reusable(TCP, &flow, &reply, 1));
+        assert!(is_reusable(TCP, &flow, &reply, 2));
+        let half = Seen::SYN | Seen::ACK | Seen::CLOSED_BY_OTHER;
+        let (flow, reply) = connection(DONE, half);
+        assert!(!is_reusable(TCP, &flow, &reply, 100));
+    }
+
+    #[test]
+    fn an_answered_exchange_may_go_when_it_is_over_most_likely_and_an_open_question_never() {
+        let once = Flow {
+            packets: 1,
+            ..Flow::default()
+        };
+        let often = Flow {
+            packets: 2,
+            ..Flow::default()
+        };
+        let answered = Reply {
+            packets: 1,
+            destination_port: 5_000,
+            ..Reply::default()
+        };
+        for protocol in [UDP, ICMP] {
+            for (flow, after) in [(once, 5), (often, 30)] {
+                assert!(!is_reusable(protocol, &flow, &answered, after - 1));
+                assert!(is_reusable(protocol, &flow, &answered, after));
+            }
+            assert!(!is_reusable(protocol, &once, &Reply::default(), 100));
+        }
+    }
+
+    #[test]
+    fn dns_and_single_exchanges_with_well_known_ports_are_short_lived() {
+        let packets = |packets| Flow {
+            packets,
+            ..Flow::default()
+        };
+        let answered = |destination_port, packets| Reply {
+            destination_port,
+            packets,
+            ..Reply::default()
+        };
+        let by_pod = Flow {
+            backend_port: 53,
+            ..packets(9)
+        };
+        for (flow, reply, seconds) in [
+            (packets(1), answered(53, 1), 30),
+            (packets(2), answered(53, 2), 30),
+            (by_pod, answered(5_353, 7), 30),
+            (packets(1), answered(123, 1), 30),
+            (packets(2), answered(123, 2), 300),
+            (packets(1), answered(5_000, 1), 300),
+        ] {
+            assert_eq!(expires_after(UDP, &flow, &reply), seconds, "{reply:?}");
+        }
+        let unanswered = expires_after(UDP, &packets(1), &answered(53, 0));
+        assert_eq!(unanswered, 120);
+        let ping = expires_after(ICMP, &packets(1), &answered(0, 1));
+        assert_eq!(ping, 60);
     }
 
     #[test]
     fn udp_lives_longer_once_it_was_answered() {
         let answered = Reply {
             packets: 1,
+            destination_port: 5_000,
             ..Reply::default()
         };
         assert_eq!(expires_after(UDP, &Flow::default(), &Reply::default()), 120);
@@ -195,6 +349,7 @@ mod tests {
     fn traffic_in_either_direction_keeps_a_flow() {
         let reply = Reply {
             packets: 1,
+            destination_port: 5_000,
             last_seen: 200,
             ..Reply::default()
         };

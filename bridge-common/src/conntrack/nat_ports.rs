@@ -2,24 +2,33 @@
 //!
 //! The mapping is address- and port-dependent (a documented deviation from RFC 4787 REQ-1, allowed
 //! by RFC 7857 section 3): nobody traverses a NAT into a cluster, and a thousand laptops on one `MySQL`
-//! need the space. The client's own port is kept where it is free.
+//! need the space. The client's own port is kept where it is free, and a privileged one stays privileged.
+//!
+//! While most ports are free one is found at random. Where hardly any is, each pool (a backend's port and a NAT address) is
+//! gone through in order for flows that can be done without.
 
-use crate::abi::{FlowKey, Reply, ReplyKey, since};
-use crate::conntrack::lifetime::{is_expired, is_reusable};
+use crate::abi::{FlowKey, NatPort, PortPool, Reply, ReplyKey, since};
+use crate::conntrack::lifetime::{self, is_expired, is_reusable};
 use crate::packet::parse::{Datagram, ICMP, TCP, Transport, UDP};
 use crate::tables::{Insertion, Slot, Tables};
 
-/// Ports tried for one that nobody holds.
-const PROBES: u32 = 24;
+/// Ports tried at random for one that nobody holds.
+const PROBES: u32 = 8;
 
-/// Ports tried after that for one whose holder has run out.
-const TAKEOVERS: u32 = 8;
+/// Ports looked at after that, in order, for one whose holder may have run out.
+const LOOKS: u32 = 64;
+
+/// Searches a second that may fail in one pool. The others of that second are not begun: a search that fails costs ten
+/// times what all else does to a packet, and who has taken all ports would take the node's time, too.
+const FAILURES_PER_SECOND: u32 = 64;
 
 /// Why no port was claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// Every port tried is taken.
     NoPort,
+    /// None was tried: too many searches have failed in this second.
+    Shortage,
     /// The table is full.
     TableFull,
 }
@@ -29,7 +38,7 @@ pub enum Refused {
 enum Need {
     /// Others are free.
     Ordinary,
-    /// Hardly any is: connections that are over keep theirs no longer than they must.
+    /// Hardly any is: what is over keeps its port no longer than it must.
     Pressing,
 }
 
@@ -44,50 +53,119 @@ enum Attempt {
 ///
 /// # Errors
 /// When there is no port or no room.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 pub fn claim<T: Tables>(
     tables: &T,
     key: &FlowKey,
     wanted: &ReplyKey,
     reply: &Reply,
 ) -> Result<u16, Refused> {
+    match find_and_claim(tables, key, wanted, reply) {
+        NO_PORT => Err(Refused::NoPort),
+        SHORTAGE_KNOWN => Err(Refused::Shortage),
+        TABLE_FULL => Err(Refused::TableFull),
+        port => Ok(port as u16),
+    }
+}
+
+/// What [`find_and_claim`] returns instead of a port: an enum does not come in one register.
+const NO_PORT: u32 = 1 << 16;
+const SHORTAGE_KNOWN: u32 = 2 << 16;
+const TABLE_FULL: u32 = 3 << 16;
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn find_and_claim<T: Tables>(tables: &T, key: &FlowKey, wanted: &ReplyKey, reply: &Reply) -> u32 {
     let mut candidate = *wanted;
     candidate.nat_port = key.client_port;
     if may_keep(tables, key, wanted) {
         match attempt(tables, key, &candidate, reply, Need::Ordinary) {
-            Attempt::Claimed => return Ok(candidate.nat_port),
-            Attempt::Full => return Err(Refused::TableFull),
+            Attempt::Claimed => return u32::from(candidate.nat_port),
+            Attempt::Full => return TABLE_FULL,
             Attempt::Taken => {}
         }
     }
     if !matches!(key.protocol, TCP | UDP | ICMP) {
-        return Err(Refused::NoPort);
+        return NO_PORT;
     }
+    let now = tables.now();
+    let pool = pool(wanted);
+    let mut search = tables.port_search(&pool).unwrap_or_default();
+    if search.second != now {
+        search.failures = 0;
+    } else if search.failures >= FAILURES_PER_SECOND {
+        return SHORTAGE_KNOWN;
+    }
+    let Some(choice) = Choice::of(tables, key) else {
+        return NO_PORT;
+    };
     // Without a look at who holds a taken port: that is most of the work, for the kernel's verifier too, and while most
     // ports are free the next probe finds one sooner.
     for _ in 0..PROBES {
-        let Some(port) = random(tables, key.protocol) else {
-            break;
-        };
-        candidate.nat_port = port;
+        candidate.nat_port = choice.port(tables, tables.random());
+        if !choice.is_valid(candidate.nat_port) {
+            continue;
+        }
         match tables.insert_reply(&candidate, reply) {
-            Insertion::Done => return Ok(candidate.nat_port),
-            Insertion::Full => return Err(Refused::TableFull),
+            Insertion::Done => return u32::from(candidate.nat_port),
+            Insertion::Full => return TABLE_FULL,
             Insertion::Exists => {}
         }
     }
-    for _ in 0..TAKEOVERS {
-        let Some(port) = random(tables, key.protocol) else {
-            break;
-        };
-        candidate.nat_port = port;
-        match attempt(tables, key, &candidate, reply, Need::Pressing) {
-            Attempt::Claimed => return Ok(candidate.nat_port),
-            Attempt::Full => return Err(Refused::TableFull),
-            Attempt::Taken => {}
+    search.second = now;
+    let looked = look(tables, &choice, &mut candidate, search.hand);
+    search.hand = search.hand.wrapping_add(looked & !FOUND);
+    let outcome = if looked & FOUND == 0 {
+        Attempt::Taken
+    } else {
+        attempt(tables, key, &candidate, reply, Need::Pressing)
+    };
+    if outcome == Attempt::Taken {
+        search.failures = search.failures.saturating_add(1);
+    }
+    tables.set_port_search(&pool, &search);
+    match outcome {
+        Attempt::Claimed => u32::from(candidate.nat_port),
+        Attempt::Full => TABLE_FULL,
+        Attempt::Taken => NO_PORT,
+    }
+}
+
+/// Looks at ports from the `first` on until one may be had, and puts it into `candidate`. Gives the number of ports looked
+/// at, and [`FOUND`]. Without a look at the holder's forward entry, which is most of the work.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn look<T: Tables>(tables: &T, choice: &Choice, candidate: &mut ReplyKey, first: u32) -> u32 {
+    let now = tables.now();
+    let Some(settings) = tables.settings() else {
+        return LOOKS;
+    };
+    for number in 0..LOOKS {
+        candidate.nat_port = choice.port(tables, first.wrapping_add(number));
+        if !choice.is_valid(candidate.nat_port) {
+            continue;
+        }
+        let is_promising = tables.reply(candidate).is_none_or(|slot| {
+            slot.with(|reply| {
+                lifetime::may_be_reusable(candidate.protocol, reply, now, &settings.timeouts)
+            })
+        });
+        if is_promising {
+            return FOUND | (number + 1);
         }
     }
-    Err(Refused::NoPort)
+    LOOKS
+}
+
+/// That [`look`] has found a port.
+const FOUND: u32 = 1 << 16;
+
+const fn pool(wanted: &ReplyKey) -> PortPool {
+    PortPool {
+        backend: wanted.backend,
+        nat: wanted.nat,
+        backend_port: wanted.backend_port,
+        protocol: wanted.protocol,
+        pad: 0,
+    }
 }
 
 /// Claims a reply entry with the client's own port. `wanted` is its key.
@@ -122,18 +200,56 @@ pub fn yield_identifier<T: Tables>(tables: &T, datagram: &Datagram, transport: &
     }
 }
 
-/// Any of the ports that may be chosen, or any identifier; none without settings.
-#[inline(always)]
-fn random<T: Tables>(tables: &T, protocol: u8) -> Option<u16> {
-    let random = tables.random();
-    if protocol == ICMP {
-        return Some(random as u16);
+/// The ports that a client may get: all of an interval, or those that a part of `nat_ports` lists.
+struct Choice {
+    first: u32,
+    count: u32,
+    is_listed: bool,
+}
+
+impl Choice {
+    /// `None` where there is none.
+    #[inline(always)]
+    fn of<T: Tables>(tables: &T, key: &FlowKey) -> Option<Self> {
+        let settings = tables.settings()?;
+        let is_privileged = key.client_port < NatPort::FIRST_USER;
+        let (first, count, is_listed) = if key.protocol == ICMP {
+            (0, 1 << 16, false)
+        } else if settings.is_exclusive(key.client) && is_privileged {
+            (NatPort::FIRST_PRIVILEGED, NatPort::PRIVILEGED, false)
+        } else if settings.is_exclusive(key.client) {
+            let first = u32::from(NatPort::FIRST_USER);
+            (first, (1 << 16) - first, false)
+        } else if is_privileged {
+            (NatPort::PRIVILEGED_AT, NatPort::PRIVILEGED, true)
+        } else {
+            (0, settings.nat_port_count, true)
+        };
+        (count != 0).then_some(Self {
+            first,
+            count,
+            is_listed,
+        })
     }
-    let count = tables.settings()?.nat_port_count;
-    if count == 0 {
-        return None;
+
+    /// One of them, by any number; perhaps an invalid one.
+    #[inline(always)]
+    fn port<T: Tables>(&self, tables: &T, number: u32) -> u16 {
+        let chosen = self
+            .first
+            .wrapping_add(number.checked_rem(self.count).unwrap_or(0)) as u16;
+        if self.is_listed {
+            tables.nat_port(chosen).map_or(0, |port| port.candidate)
+        } else {
+            chosen
+        }
     }
-    Some(tables.nat_port((random % count) as u16)?.candidate)
+
+    /// Whether a port that was chosen is one. A list without entries is of zeros.
+    #[inline(always)]
+    const fn is_valid(&self, port: u16) -> bool {
+        port != 0 || !self.is_listed
+    }
 }
 
 /// Whether the client's own port is one that the node never uses itself. Identifiers all are, and so is the
@@ -145,6 +261,10 @@ fn may_keep<T: Tables>(tables: &T, key: &FlowKey, wanted: &ReplyKey) -> bool {
         || tables
             .nat_port(key.client_port)
             .is_some_and(|port| port.reserved == 0)
+        || key.client_port != 0
+            && tables
+                .settings()
+                .is_some_and(|settings| settings.is_exclusive(key.client))
 }
 
 #[cfg_attr(target_arch = "bpf", inline(never))]

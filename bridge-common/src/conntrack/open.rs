@@ -3,9 +3,7 @@
 //! The reply entry is claimed first, so that there is never a forward entry without one. When two CPUs open the same flow,
 //! the second one uses the mapping of the first.
 
-use crate::abi::{
-    DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, Route, Settings, capacity,
-};
+use crate::abi::{DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, Route, Settings};
 use crate::conntrack::nat_ports::{self, Refused};
 use crate::conntrack::{flow, fragments, kernel_owned};
 use crate::counters::Count;
@@ -187,14 +185,16 @@ const fn may_answer_pod(key: &FlowKey, transport: &Transport) -> bool {
     }
 }
 
-/// Lets an answer to a pod pass as it is, and those that follow. Nothing can be opened so: a SYN ends the mark, and a pod
-/// answers any other segment of a connection that it does not have with a reset.
+/// Lets an answer to a pod of another node pass as it is, and those that follow. Nothing can be opened so: a SYN ends the
+/// mark, and a pod answers any other segment of a connection that it does not have with a reset. Of a connection of this
+/// node's own pods the kernel has seen the other direction, and must see this one.
 #[inline(always)]
 fn pass_answer<T: Tables>(tables: &T, key: &FlowKey) -> Result<(), PackedVerdict> {
     match tables.route(key.destination) {
         Some(route)
             if !route.is_local()
                 && !route.is_unreachable()
+                && (route.gateway != [0; 4] || route.is_tunnel())
                 && kernel_owned::mark(tables, key, Layer::Passed) =>
         {
             Ok(())
@@ -249,19 +249,12 @@ fn is_delegated_to_kube_proxy<T: Tables>(tables: &T, key: &FlowKey, settings: &S
         && load_balancing::is_known(tables, key.destination, key.destination_port, key.protocol)
 }
 
-/// The source address that the backend sees, and to which it replies. From a configured pool each client always gets the
-/// same one (RFC 4787 REQ-2, paired pooling).
+/// The source address that the backend sees, and to which it replies.
 #[inline(always)]
 fn nat_address(key: &FlowKey, route: &Route, settings: &Settings) -> Ipv4 {
-    let count = settings.snat_address_count;
-    if count == 0 {
-        return route.source;
-    }
-    let index = u32::from_be_bytes(key.client) % count;
     settings
-        .snat_addresses
-        .get(index as usize % capacity::SNAT_ADDRESSES)
-        .copied()
+        .pool_index(key.client)
+        .and_then(|index| settings.snat_addresses.get(index).copied())
         .unwrap_or(route.source)
 }
 
@@ -280,6 +273,8 @@ fn add<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), Packe
         Err(Refused::NoPort) => {
             return refuse(tables, key, EventKind::NoNatPort, DropReason::NoNatPort);
         }
+        // Userspace has been told.
+        Err(Refused::Shortage) => return Err(prohibit(DropReason::NoNatPort)),
         Err(Refused::TableFull) => {
             return refuse(tables, key, EventKind::TableFull, DropReason::TableFull);
         }
@@ -339,8 +334,9 @@ fn refuse<T: Tables>(
         pad: 0,
         pad2: 0,
     });
-    Err(PackedVerdict::reject(
-        reason,
-        LocalReplyKind::AdministrativelyProhibited,
-    ))
+    Err(prohibit(reason))
+}
+
+const fn prohibit(reason: DropReason) -> PackedVerdict {
+    PackedVerdict::reject(reason, LocalReplyKind::AdministrativelyProhibited)
 }

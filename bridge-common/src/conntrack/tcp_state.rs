@@ -20,6 +20,9 @@ impl Seen {
     pub const RST: u8 = 8;
     /// The last segment wants an answer: unlike the others, this bit goes with the next segment that wants none.
     pub const ASKS: u8 = 16;
+    /// The other side was the first to close, so that it keeps the connection in TIME-WAIT, or has reset it. Kept of the
+    /// backend only.
+    pub const CLOSED_BY_OTHER: u8 = 32;
 
     /// This and what a segment with `flags` shows.
     #[must_use]

@@ -12,7 +12,7 @@ use crate::path::stages::{count_drop, translate_icmp_error, with_flow};
 use crate::path::unsupported::{other_layer_verdict, unsupported_verdict};
 use crate::path::{icmp_error, local_reply};
 use crate::tables::{Slot, Tables};
-use crate::verdict::{PackedVerdict, SlowPath, Verdict, tag};
+use crate::verdict::{LocalReplyKind, PackedVerdict, SlowPath, Verdict, tag};
 
 /// Where a packet came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,18 +145,26 @@ fn from_client<P: Packet, T: Tables>(
         fragments::remember(tables, datagram, &transport);
         return other_layer_verdict(mapping.layer, kind);
     }
+    if mapping.layer == Layer::Ended as u8 {
+        return Verdict::Reject(DropReason::NoFlow, LocalReplyKind::TcpReset.without_mtu());
+    }
     let translation = mapping.translation();
     let verdict = if mapping.layer == Layer::Local as u8 {
         translate_in_place(packet, tables, datagram, &transport, &translation)
     } else {
-        let Some(route) = tables.route(mapping.backend.address) else {
-            return Verdict::Drop(DropReason::NoRoute);
-        };
-        deliver(packet, tables, datagram, &transport, &translation, &route)
+        match tables.route(mapping.backend.address) {
+            Some(route) => deliver(packet, tables, datagram, &transport, &translation, &route),
+            None => Verdict::Drop(DropReason::NoRoute),
+        }
     };
-    if let Verdict::Forward { .. } | Verdict::Continue = verdict {
-        record();
-        tables.count(Count::ToBackend, packets, bytes);
+    match verdict {
+        Verdict::Forward { .. } | Verdict::Continue => {
+            record();
+            tables.count(Count::ToBackend, packets, bytes);
+        }
+        // The client waits for an answer all the same.
+        Verdict::Drop(DropReason::NoRoute) | Verdict::Reject(DropReason::NoRoute, _) => record(),
+        _ => {}
     }
     verdict
 }

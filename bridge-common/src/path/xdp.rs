@@ -282,6 +282,9 @@ fn from_backend<F: Frame, T: Tables, const AT: u32>(
         && tables
             .nat_port(key.nat_port)
             .is_none_or(|port| port.reserved != 0)
+        && tables
+            .settings()
+            .is_none_or(|settings| settings.exclusive == 0)
     {
         return Step::Pass;
     }

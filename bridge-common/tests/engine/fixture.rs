@@ -99,9 +99,9 @@ pub fn fixture() -> SimTables {
     };
     tables.settings.authoritative = 1;
     tables.settings.answer_ping = 1;
-    // As on a node: privileged and ephemeral ports, NodePorts, the tunnel's own.
+    // As on a node: some servers, ephemeral ports, NodePorts, the tunnel's own.
     tables.set_nat_ports(|port| {
-        port < 1024
+        [0, 22, 53, 80, 443].contains(&port)
             || (32_768..=60_999).contains(&port)
             || (30_000..=32_767).contains(&port)
             || port == 8472

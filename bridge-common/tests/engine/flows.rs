@@ -256,7 +256,7 @@ fn an_expired_connection_counts_as_absent_for_the_backend() {
 #[test]
 fn a_flow_lives_by_either_direction() {
     let tables = fixture();
-    let (client, pod) = (at(PC, 20_000), at(POD, 53));
+    let (client, pod) = (at(PC, 20_000), at(POD, 5_353));
     let bytes = forward(
         &tables,
         Side::Uplink,

@@ -163,7 +163,7 @@ fn a_host_that_connects_back_on_the_same_ports_gets_a_flow() {
 #[test]
 fn a_pods_packet_keeps_its_connection_and_silence_ends_it() {
     let tables = fixture();
-    let (pod, client) = (at(LOCAL_POD, 40_000), at(PC, 53));
+    let (pod, client) = (at(LOCAL_POD, 40_000), at(PC, 5_353));
     let timeout = tables.settings.timeouts.udp;
     pass(&tables, Side::Cluster, Wire::udp(pod, client).bytes());
     for _ in 0..3 {

@@ -1,15 +1,15 @@
 //! Which NAT port a flow gets, and what happens when there is none.
 
 use crate::fixture::{
-    LAPTOP, LOCAL_POD, NAT, PC, POD, TUNNEL, advance, fixture, flow_key, flows, forward, only_flow,
-    replies, send,
+    LAPTOP, LOCAL_POD, NAT, PC, POD, TUNNEL, UPLINK, advance, fixture, flow_key, flows, forward,
+    only_flow, replies, send,
 };
 use crate::packets::{Wire, assert_sound, at, endpoints, icmp_kind, identifier};
 use bridge_common::abi::EventKind;
 use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
 use bridge_common::packet::parse::TCP;
-use bridge_common::packet::parse::tcp_flag::{RST, SYN};
+use bridge_common::packet::parse::tcp_flag::{ACK, FIN, RST, SYN};
 use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::tc::Side;
 use bridge_common::sim::SimTables;
@@ -194,11 +194,118 @@ fn a_reset_flow_gives_its_port_up_after_a_minute_if_no_other_is_free() {
     assert_eq!(connect(&tables, at(LAPTOP, 20_000)), 20_000);
 }
 
+#[test]
+fn a_connection_that_the_client_has_closed_first_gives_its_port_up_at_once_if_no_other_is_free() {
+    for client_first in [true, false] {
+        let tables = with_ports(&[20_000]);
+        connect(&tables, at(PC, 20_000));
+        let (client, nat) = (at(PC, 20_000), at(NAT, 20_000));
+        let mut segments = [
+            (Side::Cluster, Wire::tcp(WEB, nat, SYN | ACK)),
+            (Side::Uplink, Wire::tcp(client, WEB, ACK)),
+            (Side::Uplink, Wire::tcp(client, WEB, FIN | ACK)),
+            (Side::Cluster, Wire::tcp(WEB, nat, FIN | ACK)),
+        ];
+        if !client_first {
+            segments.swap(2, 3);
+        }
+        for (side, segment) in segments {
+            let (verdict, _) = send(&tables, side, segment.bytes());
+            assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
+        }
+        let bytes = Wire::tcp(at(LAPTOP, 20_000), WEB, SYN).bytes();
+        assert_eq!(send(&tables, Side::Uplink, bytes).0, Verdict::Reflect);
+        advance(&tables, 2);
+        if !client_first {
+            let bytes = Wire::tcp(at(LAPTOP, 20_000), WEB, SYN).bytes();
+            assert_eq!(send(&tables, Side::Uplink, bytes).0, Verdict::Reflect);
+            advance(&tables, 58);
+        }
+        assert_eq!(connect(&tables, at(LAPTOP, 20_000)), 20_000);
+    }
+}
+
+#[test]
+fn more_exchanges_than_ports_go_on_for_ever() {
+    const PORTS: u16 = 1_535;
+    let ports: Vec<u16> = (40_000..40_000 + PORTS).collect();
+    let tables = with_ports(&ports);
+    let service = at(POD, 5_000);
+    for number in 0..20_000_u16 {
+        // A hundred a second.
+        if number % 100 == 0 {
+            advance(&tables, 1);
+        }
+        let client = at(PC, 1_024 + number);
+        let asked = Wire::udp(client, service).bytes();
+        let sent = forward(&tables, Side::Uplink, asked, TUNNEL);
+        let nat = endpoints(&sent).0;
+        assert!(ports.contains(&nat.port), "{nat:?}");
+        let answer = Wire::udp(service, nat).bytes();
+        let back = forward(&tables, Side::Cluster, answer, UPLINK);
+        assert_eq!(endpoints(&back).1, client);
+    }
+    assert!(flows(&tables).len() <= usize::from(PORTS));
+}
+
+#[test]
+fn refused_searches_are_few_a_second_and_the_rest_is_refused_without() {
+    let tables = with_ports(&[20_000]);
+    connect(&tables, at(PC, 20_000));
+    let flood = || {
+        for port in 1..=1_000 {
+            let syn = Wire::tcp(at(LAPTOP, 20_000 + port), WEB, SYN).bytes();
+            send(&tables, Side::Uplink, syn);
+        }
+        tables.events.borrow_mut().drain(..).count()
+    };
+    assert_eq!(flood(), 64);
+    let dropped = Count::Drop(DropReason::NoNatPort);
+    assert_eq!(tables.counted(dropped), 1_000);
+    // Other pods' ports are none of its concern, and the next second is another one.
+    let other = Wire::tcp(at(LAPTOP, 20_000), at(LOCAL_POD, 80), SYN).bytes();
+    let (verdict, _) = send(&tables, Side::Uplink, other);
+    assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
+    advance(&tables, 1);
+    assert_eq!(flood(), 64);
+}
+
+#[test]
+fn a_privileged_port_stays_privileged() {
+    let tables = fixture();
+    assert_eq!(connect(&tables, at(PC, 700)), 700);
+    for host in 1..=100 {
+        let port = connect(&tables, at([192, 168, 2, host], 700));
+        assert!((512..1_024).contains(&port), "{port}");
+    }
+    // 443 is the node's own.
+    let port = connect(&tables, at(PC, 443));
+    assert!((512..1_024).contains(&port), "{port}");
+    assert!(connect(&tables, at(PC, 8_472)) >= 1_024);
+}
+
+#[test]
+fn an_address_that_the_node_does_not_use_has_all_ports() {
+    let mut tables = with_ports(&[]);
+    tables.settings.snat_address_count = 2;
+    tables.settings.snat_addresses[0] = [10, 60, 30, 0];
+    tables.settings.snat_addresses[1] = [10, 60, 30, 1];
+    tables.settings.exclusive = 1 << 1;
+    let shared = [192, 168, 3, 2];
+    let refused = Wire::tcp(at(shared, 40_000), WEB, SYN).bytes();
+    assert_eq!(send(&tables, Side::Uplink, refused).0, Verdict::Reflect);
+    assert_eq!(connect(&tables, at([192, 168, 3, 1], 40_000)), 40_000);
+    for host in (3..=201).step_by(2) {
+        let port = connect(&tables, at([192, 168, 3, host], 40_000));
+        assert!(port >= 1_024 && port != 40_000, "{port}");
+    }
+}
+
 proptest! {
     #[test]
     fn each_client_gets_one_address_of_the_pool(host in 1..=254_u8, count in 1..=8_u8, ports in prop::collection::vec(1024..30_000_u16, 2..6)) {
         let mut tables = fixture();
-        tables.settings.snat_address_count = u32::from(count);
+        tables.settings.snat_address_count = u16::from(count);
         for index in 0..count {
             tables.settings.snat_addresses[usize::from(index)] = [10, 60, 30, index];
         }

@@ -6,8 +6,8 @@ use crate::fixture::{
 use crate::packets::{Wire, at, endpoints};
 use bridge_common::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
-    Fragment, FragmentKey, Ipv4, NatPort, NextHop, Reply, ReplyKey, Route, Seconds, Service,
-    ServiceKey, Settings, Vtep,
+    Fragment, FragmentKey, Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey, Route,
+    Seconds, Service, ServiceKey, Settings, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
@@ -186,6 +186,14 @@ impl Tables for Raced<'_> {
     fn insert_affinity(&self, key: &AffinityKey, affinity: &Affinity) -> Insertion {
         self.used().insert_affinity(key, affinity)
     }
+    fn port_search(&self, pool: &PortPool) -> Option<PortSearch> {
+        self.used().port_search(pool)
+    }
+
+    fn set_port_search(&self, pool: &PortPool, search: &PortSearch) {
+        self.used().set_port_search(pool, search);
+    }
+
     fn nat_port(&self, port: u16) -> Option<NatPort> {
         self.shared.nat_port(port)
     }

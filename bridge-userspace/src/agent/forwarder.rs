@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::inputs::Facts;
-use crate::checks::check_nat_ports;
+use crate::checks::{check_nat_ports, few_nat_ports};
 use crate::cluster::DesiredState;
 use crate::config::{Config, Datapath as Layer};
 use crate::conntrack::in_use::InUse;
@@ -26,7 +26,7 @@ use crate::model::{Problem, Subject};
 use crate::observe::problems::Notice;
 use crate::observe::report::{Overtaken, Report};
 use crate::plan::attach_points::{attach_points, has_unfinished_checksums, xdp_incompatibilities};
-use crate::plan::map_state::{MapState, seconds};
+use crate::plan::map_state::{MapState, has_local_backends, seconds};
 use crate::plan::retained::{Retained, SETTLE};
 use crate::reconcile::{Changes, Reconciler};
 
@@ -71,6 +71,7 @@ pub struct Forwarder {
     /// What flows need to be ours.
     in_use: watch::Receiver<Arc<InUse>>,
     kept_nat: Retained<Ipv4Addr>,
+    kept_local: Retained<()>,
     /// Neighbours that XDP sends to.
     neighbours: watch::Sender<BTreeSet<Neighbour>>,
 }
@@ -98,6 +99,7 @@ impl Forwarder {
             policy: watch::Sender::default(),
             in_use,
             kept_nat: Retained::default(),
+            kept_local: Retained::default(),
             neighbours: watch::Sender::default(),
         })
     }
@@ -130,7 +132,7 @@ impl Forwarder {
             return Ok(());
         }
         let incompatibilities = xdp_incompatibilities(&self.config, &facts.cluster, &facts.network);
-        let wanted = attach_points(&self.config, &facts.cluster, &facts.network);
+        let wanted = attach_points(&self.config, &facts.cluster, &facts.network, false);
         let is_uplinks = |point: &&AttachPoint| {
             point.program == Program::XdpFast && point.interface == self.config.uplink
         };
@@ -171,13 +173,18 @@ impl Forwarder {
         let kept = self.kept_nat_addresses(&map_state, network);
         map_state.keep_nat_addresses(kept.iter().copied());
         self.probe(&map_state, &mut applied.notices);
-        check_nat_ports(map_state.settings.nat_port_count)?;
+        let settings = &map_state.settings;
+        let is_shared = settings.has_shared_nat_address();
+        check_nat_ports(settings.nat_port_count, is_shared)?;
+        let few = few_nat_ports(settings.nat_port_count, is_shared);
+        applied.notices.extend(few.map(Notice::from));
         let reconciled = self.reconciler.apply(&map_state, facts.read_at);
         applied.is_reconciled = reconciled.is_ok();
         log_changes(reconciled.as_ref().copied().unwrap_or_default());
         self.policy
             .send_replace(self.policy_of(&map_state, cluster));
-        let wanted = attach_points(&self.config, cluster, network);
+        let has_local_flows = self.has_local_flows(cluster, network);
+        let wanted = attach_points(&self.config, cluster, network, has_local_flows);
         if !wanted
             .values()
             .any(|point| point.program == Program::UplinkIngress)
@@ -218,6 +225,22 @@ impl Forwarder {
             ..
         } = facts;
         MapState::new(&self.config, cluster, network, reserved, ports)
+    }
+
+    /// Whether flows go to backends on this node, or may: for a moment after the last such backend nobody has looked.
+    fn has_local_flows(&mut self, cluster: &DesiredState, network: &NetworkState) -> bool {
+        let is_attached = self
+            .attachments
+            .points()
+            .keys()
+            .any(|(program, _)| *program == Program::UplinkEgress);
+        let is_wanted = has_local_backends(cluster, network);
+        let is_in_use = self.in_use.borrow().has_local;
+        let before = is_attached.then_some(());
+        let kept =
+            self.kept_local
+                .keep(before, |()| is_wanted, |()| is_in_use, SETTLE, clock::now());
+        !kept.is_empty()
     }
 
     /// NAT addresses that are no longer chosen, are still the node's, and have flows: what answers these must find back.

@@ -16,8 +16,7 @@ use crate::config::Config;
 use crate::conntrack::in_use::InUse;
 use crate::kernel::clock;
 use crate::kernel::netlink::{MirrorView, NetworkState};
-use crate::kernel::{ReservedPortsError, reserved_ports};
-use crate::model::ports::PortSet;
+use crate::kernel::{ReservedPorts, ReservedPortsError, reserved_ports};
 use crate::plan::map_state::watched_prefixes;
 use crate::plan::pod_routes::PodRouteGuard;
 use crate::plan::retained::RetainedNetworks;
@@ -36,7 +35,7 @@ pub struct Facts {
     /// What the uplink is called.
     pub uplink: String,
     /// Ports that are not for NAT.
-    pub reserved: PortSet,
+    pub reserved: ReservedPorts,
     /// When the kernel's network was last read.
     pub read_at: Seconds,
 }
@@ -58,6 +57,8 @@ pub enum Change {
 
 /// What flows need to be ours.
 pub struct Needs {
+    /// The networks of an earlier process, whose flows may need them.
+    pub before: Arc<DesiredState>,
     /// As it was when they were last looked at.
     pub last: watch::Receiver<Arc<InUse>>,
     /// Looks at once.
@@ -79,7 +80,7 @@ pub struct Inputs {
     watched: watch::Sender<Vec<Ipv4Net>>,
     guard: PodRouteGuard,
     uplink: Uplink,
-    reserved: PortSet,
+    reserved: ReservedPorts,
     ticks: Interval,
 }
 
@@ -93,19 +94,19 @@ impl Inputs {
         cluster: Arc<DesiredState>,
         mirror: MirrorView,
         watched: watch::Sender<Vec<Ipv4Net>>,
-        reserved: PortSet,
+        reserved: ReservedPorts,
         needs: Needs,
     ) -> Self {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let connection = feed.connection.borrow_and_update().clone();
-        Self {
+        let mut this = Self {
             connection,
             uplink: Uplink::new(&config.uplink),
             config,
             feed,
-            announced: Arc::clone(&cluster),
-            cluster,
+            announced: cluster,
+            cluster: Arc::clone(&needs.before),
             retained: RetainedNetworks::default(),
             needs,
             mirror,
@@ -113,7 +114,9 @@ impl Inputs {
             guard: PodRouteGuard::default(),
             reserved,
             ticks,
-        }
+        };
+        this.settle();
+        this
     }
 
     /// The cluster as it was last accepted.

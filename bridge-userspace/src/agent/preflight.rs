@@ -21,7 +21,7 @@ use crate::maps::{InstanceLock, Pins};
 use crate::model::{Findings, Subject};
 use crate::observe::state_file::StateFile;
 use crate::plan::attach_points::attach_points;
-use crate::plan::map_state::{free_nat_ports, watched_prefixes};
+use crate::plan::map_state::{exclusive_addresses, free_nat_ports, watched_prefixes};
 
 /// What a start has in hand when nothing keeps it from going on.
 pub(super) struct Preflight {
@@ -67,7 +67,13 @@ impl Preflight {
         );
         match reserved_ports() {
             Ok(reserved) => {
-                findings.keep(check_nat_ports(free_nat_ports(&reserved)));
+                let free = free_nat_ports(&reserved.ports);
+                let is_shared = network.as_ref().is_none_or(|network| {
+                    let network = network.view.state.borrow();
+                    let mut exclusive = exclusive_addresses(config, &network, &reserved);
+                    config.snat_addresses.is_empty() || !exclusive.all(|exclusive| exclusive)
+                });
+                findings.keep(check_nat_ports(free, is_shared));
             }
             Err(error) => findings.push(error),
         }
@@ -148,7 +154,7 @@ impl Network {
         let pins = Pins::new(&config.pin_path);
         let reported = StateFile::new(&config.pin_path).read().ok().flatten();
         let reported = reported.map(|report| report.programs).unwrap_or_default();
-        let wanted = attach_points(config, cluster, &state);
+        let wanted = attach_points(config, cluster, &state, false);
         check_hooks(
             HookFacts::read(&pins, &reported, &wanted, &state).await,
             &mut findings,

@@ -15,7 +15,7 @@ use super::listeners::Served;
 use super::preflight::{Network, Preflight};
 use super::signals::Signals;
 use super::supervisor::Supervisor;
-use crate::cluster::{DesiredState, Feed, SourceStatus};
+use crate::cluster::{CidrKind, ClusterCidr, DesiredState, Feed, SourceStatus};
 use crate::config::Config;
 use crate::conntrack::gc::GarbageCollector;
 use crate::conntrack::in_use::InUse;
@@ -25,7 +25,7 @@ use crate::kernel::reserved_ports;
 use crate::maps::{InstanceLock, Pins, Tables};
 use crate::observe::datapath_events::{DatapathLog, Events};
 use crate::observe::event_log::EventLog;
-use crate::observe::report::{ClusterState, Event, Report};
+use crate::observe::report::{CidrState, ClusterState, Event, Report};
 use crate::observe::reporter::Reporter;
 use crate::observe::state_file::StateFile;
 
@@ -142,10 +142,6 @@ async fn start(
         reporter,
         EventLog::new(events_of(before, &config)),
     );
-    if let Some(before) = before {
-        let known: Vec<_> = before.cluster_cidrs().cloned().collect();
-        reports.note_networks(&known, &cluster_cidrs(&cluster));
-    }
     let mut inputs = Inputs::new(
         Arc::clone(&config),
         feed,
@@ -154,10 +150,15 @@ async fn start(
         network.watched,
         reserved_ports()?,
         Needs {
+            before: Arc::new(before.map_or_else(DesiredState::default, networks_of)),
             last: needed,
             look: look(Tables::open(pins)?),
         },
     );
+    if let Some(before) = before {
+        let known: Vec<_> = before.cluster_cidrs().cloned().collect();
+        reports.note_networks(&known, &cluster_cidrs(inputs.cluster()));
+    }
     let facts = inputs.facts();
     forwarder.require_xdp(&facts).await?;
 
@@ -191,6 +192,24 @@ async fn start(
         detach_unwanted_filters(pins, before, event_loop.forward()).await;
     }
     Ok(event_loop)
+}
+
+/// The networks of the cluster that an earlier process has reported.
+fn networks_of(before: &Report) -> DesiredState {
+    let network = |state: &CidrState| {
+        let kinds = [CidrKind::Pod, CidrKind::Service];
+        Some(ClusterCidr {
+            kind: kinds
+                .into_iter()
+                .find(|kind| kind.to_string() == state.kind)?,
+            cidr: state.cidr.parse().ok()?,
+            source: state.source.clone(),
+        })
+    };
+    DesiredState {
+        cidrs: before.cidrs.iter().filter_map(network).collect(),
+        ..DesiredState::default()
+    }
 }
 
 /// Reads what flows need; nothing, where the tables can't be read.

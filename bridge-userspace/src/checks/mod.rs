@@ -30,6 +30,6 @@ pub use self::forwarding::{Forwarding, check_forwarding};
 pub use self::hooks::{HookFacts, check_hooks};
 pub use self::instance::check_instance;
 pub use self::machine::{Fact, MachineFacts, check_bpffs, check_machine};
-pub use self::nat_ports::check_nat_ports;
+pub use self::nat_ports::{check_nat_ports, few_nat_ports};
 pub use self::network::{check_network, check_office};
 pub use self::xdp::{XdpFacts, check_xdp};

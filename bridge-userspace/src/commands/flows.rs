@@ -44,7 +44,7 @@ impl FlowView {
         let Connection { key, flow, .. } = connection;
         let (destination, destination_port) = connection.destination();
         let layer = Layer::from_number(flow.layer).map_or("unknown", Layer::name);
-        let (state, idle_seconds) = if flow.layer == Layer::Kernel as u8 {
+        let (state, idle_seconds) = if Layer::is_untranslated(flow.layer) {
             ("untranslated", since(now, flow.last_seen))
         } else if is_expired(key.protocol, flow, reply, now, timeouts) {
             ("expired", idle(now, flow, reply))

@@ -39,6 +39,8 @@ pub struct FlowsView {
     pub used: usize,
     /// Flows that fit.
     pub capacity: u32,
+    /// Ports that clients can be translated to, towards each port of a backend and on each NAT address.
+    pub nat_ports: u32,
 }
 
 /// Packets and bytes.
@@ -243,6 +245,7 @@ impl StatusView {
             flows: FlowsView {
                 used: fill.flow_count(),
                 capacity: fill.flow_capacity,
+                nat_ports: snapshot.settings.nat_ports(),
             },
             services: fill.services,
             dns_listen,
@@ -297,7 +300,7 @@ fn print_tables(status: &StatusView) -> anyhow::Result<()> {
         None => "no process runs: forwarding goes on, changes are not followed".to_owned(),
     };
     table::write_out(&format!(
-        "ready: {} ({running})\ncluster: {}\nflows: {} of {}\nservices: {}\ndns: {}\n",
+        "ready: {} ({running})\ncluster: {}\nflows: {} of {}, {} NAT ports\nservices: {}\ndns: {}\n",
         if status.ready { "yes" } else { "NO" },
         match &status.cluster_state {
             Some(cluster) => cluster.summary(),
@@ -308,6 +311,7 @@ fn print_tables(status: &StatusView) -> anyhow::Result<()> {
         },
         status.flows.used,
         status.flows.capacity,
+        status.flows.nat_ports,
         status.services,
         if status.dns_listen.is_empty() {
             "off".to_owned()

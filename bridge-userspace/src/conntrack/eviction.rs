@@ -2,13 +2,10 @@
 
 use std::collections::HashMap;
 
-use bridge_common::abi::{Flow, FlowKey, Ipv4, ReplyKey, Seconds};
-use bridge_common::conntrack::lifetime::FlowState;
+use bridge_common::abi::{Flow, FlowKey, Ipv4, Layer, ReplyKey, Seconds};
+use bridge_common::conntrack::lifetime::{FlowState, SPENT, is_accepted};
 use bridge_common::conntrack::tcp_state::{Seen, State};
 use bridge_common::packet::parse::TCP;
-
-/// After this long an exchange that was answered is most likely over: a resolver asks again from another port.
-const SPENT_AFTER: Seconds = 30;
 
 /// What a flow is worth, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,8 +31,8 @@ impl Value {
             FlowState::Tcp(State::Closing | State::Reset) => Self::Over,
             FlowState::Tcp(State::Established) => Self::Established,
             FlowState::Unreplied => Self::Unreplied,
-            FlowState::Replied if idle >= SPENT_AFTER => Self::Spent,
-            FlowState::Replied => Self::InUse,
+            FlowState::Replied | FlowState::Exchanged if idle >= SPENT => Self::Spent,
+            FlowState::Replied | FlowState::Exchanged => Self::InUse,
         }
     }
 
@@ -45,10 +42,13 @@ impl Value {
             Self::of(FlowState::Replied, idle)
         } else if flow.tcp_seen & (Seen::FIN | Seen::RST) != 0 {
             Self::Over
-        } else if flow.tcp_seen & Seen::ACK != 0 {
-            Self::Established
-        } else {
+        } else if !is_accepted(flow) {
             Self::HalfOpen
+        } else if flow.layer == Layer::Passed as u8 {
+            // Nobody has seen the pod's side, so anybody in the office can have made it up. The next segment brings it back.
+            Self::InUse
+        } else {
+            Self::Established
         }
     }
 }
@@ -154,8 +154,8 @@ mod tests {
     #[test]
     fn an_answered_exchange_is_spent_after_a_while_and_a_session_never() {
         let value = |state, idle| Value::of(state, idle);
-        assert_eq!(value(FlowState::Replied, SPENT_AFTER - 1), Value::InUse);
-        assert_eq!(value(FlowState::Replied, SPENT_AFTER), Value::Spent);
+        assert_eq!(value(FlowState::Replied, SPENT - 1), Value::InUse);
+        assert_eq!(value(FlowState::Replied, SPENT), Value::Spent);
         let session = FlowState::Tcp(State::Established);
         assert_eq!(value(session, 80_000), Value::Established);
     }

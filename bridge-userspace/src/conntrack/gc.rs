@@ -18,7 +18,7 @@ use super::in_use::InUse;
 use super::policy::{Loss, Policy};
 use crate::conntrack::removal::remove;
 use crate::kernel::clock::now;
-use crate::maps::{TableError, Tables};
+use crate::maps::{Hash, TableError, Tables, access, gone};
 
 /// Above this share of the capacity flows are removed before their time.
 const HIGH_WATER_PERCENT: usize = 95;
@@ -205,8 +205,10 @@ impl Judge<'_> {
         if !is_session && (is_tcp || self.has_no_way_back(loss, departure)) {
             return true;
         }
-        let asks = !is_tcp || flow.tcp_seen & Seen::ASKS != 0;
-        if !asks || since(self.now, reply.last_seen) <= since(self.now, flow.last_seen) {
+        if !is_tcp
+            || flow.tcp_seen & Seen::ASKS == 0
+            || since(self.now, reply.last_seen) <= since(self.now, flow.last_seen)
+        {
             return false;
         }
         let heard = reply.last_seen;
@@ -306,21 +308,29 @@ impl GarbageCollector {
         Ok(plan)
     }
 
-    /// Removes flows that are in use, unless another has come under the same key since.
+    /// Ends flows that are in use, unless another has come under the same key since. Of a TCP connection a mark stays, by
+    /// which its client is reset.
     fn cut(&self, flows: &[(FlowKey, ReplyKey)]) -> Result<(), TableError> {
         if flows.is_empty() {
             return Ok(());
         }
-        let table = self.tables.hash::<FlowKey, Flow>(name::FLOWS)?;
-        let (keys, replies): (Vec<_>, Vec<_>) = flows
-            .iter()
-            .filter(|(key, reply_key)| {
-                table
-                    .get(key, 0)
-                    .is_ok_and(|flow| key.reply_key(&flow) == *reply_key)
-            })
-            .copied()
-            .unzip();
+        let mut table = self.tables.hash::<FlowKey, Flow>(name::FLOWS)?;
+        let mut keys = Vec::new();
+        let mut replies = Vec::new();
+        for (key, reply_key) in flows {
+            let Ok(flow) = table.get(key, 0) else {
+                continue;
+            };
+            if key.reply_key(&flow) != *reply_key {
+                continue;
+            }
+            replies.push(*reply_key);
+            if key.protocol == TCP && !Layer::is_untranslated(flow.layer) {
+                mark_ended(&mut table, key, flow)?;
+            } else {
+                keys.push(*key);
+            }
+        }
         remove(&self.tables, &keys, &replies)
     }
 
@@ -357,6 +367,24 @@ impl GarbageCollector {
         Ok(())
     }
 }
+
+/// Turns a flow into the mark of one that was ended.
+fn mark_ended(
+    table: &mut Hash<FlowKey, Flow>,
+    key: &FlowKey,
+    flow: Flow,
+) -> Result<(), TableError> {
+    let ended = Flow {
+        layer: Layer::Ended as u8,
+        tcp_seen: Seen::RST,
+        last_seen: now(),
+        ..flow
+    };
+    gone(table.insert(key, ended, BPF_EXIST)).map_err(access(name::FLOWS))
+}
+
+/// An update of what is there, and nothing new (`BPF_EXIST`, linux/bpf.h).
+const BPF_EXIST: u64 = 2;
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,8 @@ pub struct InUse {
     pub destinations: HashSet<Ipv4Addr>,
     /// Where that leads.
     pub backends: HashSet<Ipv4Addr>,
+    /// Whether there are flows to backends on this node itself.
+    pub has_local: bool,
 }
 
 impl InUse {
@@ -29,6 +31,10 @@ impl InUse {
 
     /// Adds what a flow needs.
     pub(super) fn note(&mut self, key: &FlowKey, flow: &Flow) {
+        if flow.layer == Layer::Ended as u8 {
+            return;
+        }
+        self.has_local |= flow.layer == Layer::Local as u8;
         if !Layer::is_untranslated(flow.layer) {
             self.nat_addresses.insert(flow.nat.into());
         }

@@ -6,4 +6,6 @@ mod reserved_ports;
 pub mod sockets;
 pub mod sysctl;
 
-pub use self::reserved_ports::{NODE_PORTS, ReservedPortsError, TUNNEL_PORTS, reserved_ports};
+pub use self::reserved_ports::{
+    NODE_PORTS, ReservedPorts, ReservedPortsError, TUNNEL_PORTS, reserved_ports,
+};

@@ -11,12 +11,14 @@ use crate::model::networks::overlaps;
 use crate::model::program::{AttachPoint, AttachPoints, Program};
 use crate::plan::map_state::{backend_networks, has_local_backends};
 
-/// What to attach where; nothing on the uplink while that is missing.
+/// What to attach where; nothing on the uplink while that is missing. `has_local_flows` says that there are flows to
+/// backends on this node itself, whatever services have by now.
 #[must_use]
 pub fn attach_points(
     config: &Config,
     desired: &DesiredState,
     network: &NetworkState,
+    has_local_flows: bool,
 ) -> AttachPoints {
     let uplink = network.link_named(&config.uplink);
     let routed: Vec<&Link> = cluster_interfaces(network, &backend_networks(config, desired))
@@ -43,7 +45,8 @@ pub fn attach_points(
         .map(|link| (Program::ClusterIngress, link));
     let requests = uplink.map(|link| (Program::UplinkIngress, link));
     let local_replies = uplink
-        .filter(|_| config.datapath != Datapath::Stack && has_local_backends(desired, network))
+        .filter(|_| config.datapath != Datapath::Stack)
+        .filter(|_| has_local_flows || has_local_backends(desired, network))
         // The program that is there already does both.
         .filter(|uplink| routed.iter().all(|link| link.index != uplink.index))
         .map(|link| (Program::UplinkEgress, link));

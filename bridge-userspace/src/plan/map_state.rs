@@ -15,6 +15,7 @@ use ipnet::Ipv4Net;
 use crate::cluster::{CidrKind, DesiredState};
 use crate::config::{self, Config, Datapath};
 use crate::datapath::XdpInterfaces;
+use crate::kernel::ReservedPorts;
 use crate::kernel::netlink::{Link, LinkKind, NetworkState};
 use crate::model::networks::overlaps;
 use crate::model::ports::PortSet;
@@ -93,11 +94,11 @@ impl MapState {
         config: &Config,
         desired: &DesiredState,
         network: &NetworkState,
-        reserved: &PortSet,
+        reserved: &ReservedPorts,
         xdp_interfaces: &XdpInterfaces,
     ) -> Self {
         let routes = routes(network);
-        let nat_ports = nat_ports(reserved);
+        let nat_ports = nat_ports(&reserved.ports);
         Self {
             office: config
                 .office_cidrs
@@ -117,7 +118,7 @@ impl MapState {
             services: services(desired),
             link_addresses: link_addresses(config, network),
             nat_ports,
-            settings: settings(config, desired, network, free_nat_ports(reserved)),
+            settings: settings(config, desired, network, reserved),
         }
     }
 
@@ -289,36 +290,44 @@ fn link_addresses(config: &Config, network: &NetworkState) -> BTreeMap<LinkAddre
         .collect()
 }
 
-/// Ports below this are never chosen (RFC 4787 REQ-3a keeps to the dynamic ports).
-const FIRST_NAT_PORT: u16 = 1024;
-
-fn is_reserved(reserved: &PortSet, port: u16) -> bool {
-    port < FIRST_NAT_PORT || reserved.contains(port)
+/// The ports that any client may get beside the node's own.
+fn candidates(reserved: &PortSet) -> impl Iterator<Item = u16> {
+    (NatPort::FIRST_USER..=u16::MAX).filter(|&port| !reserved.contains(port))
 }
 
-/// How many ports are left to translate connections to, beside the node's own.
+/// How many ports are left to translate connections to, towards each backend's port and on each NAT address that the
+/// node itself uses.
 #[must_use]
 pub fn free_nat_ports(reserved: &PortSet) -> u32 {
-    let free = (0..=u16::MAX).filter(|&port| !is_reserved(reserved, port));
-    u32::try_from(free.count()).unwrap_or(u32::MAX)
+    u32::try_from(candidates(reserved).count()).unwrap_or(u32::MAX)
+}
+
+/// Which addresses of the pool the node itself does not use: nothing is bound to them, and they are not what the kernel
+/// chooses as the source of a connection to a pod.
+pub fn exclusive_addresses(
+    config: &Config,
+    network: &NetworkState,
+    reserved: &ReservedPorts,
+) -> impl Iterator<Item = bool> {
+    let is_source = |address: &Ipv4Addr| {
+        let mut routes = network.routes.iter();
+        routes.any(|route| route.preferred_source == *address)
+    };
+    config
+        .snat_addresses
+        .iter()
+        .map(move |address| !reserved.addresses.contains(address) && !is_source(address))
 }
 
 fn nat_ports(reserved: &PortSet) -> Vec<NatPort> {
-    let mut candidates = (0..=u16::MAX).filter(|&port| !is_reserved(reserved, port));
-    (0..=u16::MAX)
-        .map(|port| NatPort {
-            candidate: candidates.next().unwrap_or_default(),
-            reserved: u8::from(is_reserved(reserved, port)),
-            pad: 0,
-        })
-        .collect()
+    NatPort::table(&|port| reserved.contains(port)).collect()
 }
 
 fn settings(
     config: &Config,
     desired: &DesiredState,
     network: &NetworkState,
-    nat_port_count: u32,
+    reserved: &ReservedPorts,
 ) -> Settings {
     let mut snat_addresses = [Ipv4::default(); capacity::SNAT_ADDRESSES];
     for (slot, address) in snat_addresses.iter_mut().zip(&config.snat_addresses) {
@@ -337,9 +346,13 @@ fn settings(
         answer_ping: u8::from(config.answer_ping),
         stack_only: u8::from(config.datapath == Datapath::Stack),
         flags,
-        nat_port_count,
+        nat_port_count: free_nat_ports(&reserved.ports),
         timeouts: timeouts(&config.timeouts),
-        snat_address_count: u32::try_from(pool).unwrap_or_default(),
+        snat_address_count: u16::try_from(pool).unwrap_or_default(),
+        exclusive: exclusive_addresses(config, network, reserved)
+            .zip(0_u32..)
+            .map(|(is_exclusive, index)| u16::from(is_exclusive) << index)
+            .sum(),
         snat_addresses,
     }
 }

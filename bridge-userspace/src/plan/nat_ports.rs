@@ -6,14 +6,17 @@ use std::collections::VecDeque;
 use bridge_common::abi::NatPort;
 
 /// `wanted`, with its candidates in the order that differs least from `applied`, of which the first `count` entries
-/// hold candidates. Both are indexed by port number.
+/// hold candidates. Both are indexed by port number. What stands behind them stays as it is wanted.
 #[must_use]
 pub fn rearranged(applied: &[NatPort], count: usize, wanted: &[NatPort]) -> Vec<NatPort> {
-    let is_free = |port: u16| {
-        wanted
-            .get(usize::from(port))
-            .is_some_and(|port| port.reserved == 0)
-    };
+    let listed = &wanted[..wanted.len().min(NatPort::PRIVILEGED_AT as usize)];
+    let mut free = vec![false; wanted.len()];
+    for port in listed {
+        if let Some(free) = free.get_mut(usize::from(port.candidate)) {
+            *free = port.candidate != 0;
+        }
+    }
+    let is_free = |port: u16| free.get(usize::from(port)) == Some(&true);
     let mut candidates: Vec<Option<u16>> = applied
         .iter()
         .take(count)
@@ -52,10 +55,22 @@ pub fn rearranged(applied: &[NatPort], count: usize, wanted: &[NatPort]) -> Vec<
         .iter()
         .enumerate()
         .map(|(index, port)| NatPort {
-            candidate: compact.get(index).copied().unwrap_or_default(),
+            candidate: compact
+                .get(index)
+                .copied()
+                .unwrap_or_else(|| listed_apart(index, *port)),
             ..*port
         })
         .collect()
+}
+
+/// What an entry behind the candidates holds.
+fn listed_apart(index: usize, port: NatPort) -> u16 {
+    if index < NatPort::PRIVILEGED_AT as usize {
+        0
+    } else {
+        port.candidate
+    }
 }
 
 /// Takes the last candidate behind `index`.
@@ -73,16 +88,10 @@ mod tests {
     use super::*;
 
     fn ports(reserved: impl Fn(u16) -> bool) -> (Vec<NatPort>, usize) {
-        let mut free = (0..=u16::MAX).filter(|&port| !reserved(port));
-        let ports: Vec<NatPort> = (0..=u16::MAX)
-            .map(|port| NatPort {
-                candidate: free.next().unwrap_or_default(),
-                reserved: u8::from(reserved(port)),
-                pad: 0,
-            })
-            .collect();
-        let count = ports.iter().filter(|port| port.reserved == 0).count();
-        (ports, count)
+        let count = (NatPort::FIRST_USER..=u16::MAX)
+            .filter(|&port| !reserved(port))
+            .count();
+        (NatPort::table(&reserved).collect(), count)
     }
 
     /// How many entries have changed; checks that every free port is a candidate, once.
@@ -95,7 +104,10 @@ mod tests {
             candidates
         };
         assert_eq!(candidates(&result), candidates(&after.0));
-        assert!(result[after.1..].iter().all(|port| port.candidate == 0));
+        let behind = after.1..NatPort::PRIVILEGED_AT as usize;
+        assert!(result[behind].iter().all(|port| port.candidate == 0));
+        let privileged = NatPort::PRIVILEGED_AT as usize..;
+        assert_eq!(result[privileged.clone()], after.0[privileged]);
         let reserved =
             |ports: &[NatPort]| ports.iter().map(|port| port.reserved).collect::<Vec<_>>();
         assert_eq!(reserved(&result), reserved(&after.0));

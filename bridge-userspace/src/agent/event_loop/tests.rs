@@ -13,9 +13,9 @@ use crate::agent::listeners::Listeners;
 use crate::cluster::{Publisher, channel};
 use crate::conntrack::in_use::InUse;
 use crate::datapath::Mode;
+use crate::kernel::ReservedPorts;
 use crate::kernel::netlink::{MirrorView, NetworkState};
 use crate::maps::Pins;
-use crate::model::ports::PortSet;
 use crate::model::program::AttachPoint;
 use crate::observe::report::Overtaken;
 use crate::observe::state_file::StateFile;
@@ -178,8 +178,9 @@ impl Lab {
             Arc::default(),
             view,
             watched,
-            PortSet::default(),
+            ReservedPorts::default(),
             Needs {
+                before: Arc::default(),
                 last: watch::channel(Arc::default()).1,
                 look: Box::new(InUse::default),
             },

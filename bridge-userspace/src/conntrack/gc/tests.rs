@@ -341,12 +341,38 @@ fn what_is_not_established_moves_as_soon_as_it_can() {
 }
 
 #[test]
-fn datagrams_without_an_answer_end_after_the_grace() {
+fn datagrams_that_nobody_else_would_take_stay_where_they_are() {
     let mut story = Story::new(UDP).services(&[(VIP, &[], &[])]);
     story.now += 1;
     let mut story = story.speaks(false).wait(GRACE);
     story.now += 1;
-    assert!(!story.lives());
+    assert!(story.lives());
+}
+
+#[test]
+fn what_may_be_an_answer_to_nothing_is_worth_little() {
+    let mut entries: Vec<_> = (100..198)
+        .map(|port| pair(&tcp(port, 1, ESTABLISHED)))
+        .collect();
+    for ((_, flow), _) in &mut entries[..40] {
+        flow.layer = Layer::Passed as u8;
+        flow.tcp_seen = Seen::ACK;
+    }
+    for ((_, flow), _) in &mut entries[20..40] {
+        flow.tcp_seen = Seen::SYN | Seen::ACK;
+    }
+    let flows: Vec<_> = entries.iter().map(|(flow, _)| *flow).collect();
+    let replies: Vec<_> = entries[40..].iter().map(|(_, reply)| *reply).collect();
+    let plan = once(&flows, &replies, 70, &policy());
+    assert_eq!(plan.evicted, 39);
+    assert!(plan.flows.iter().all(|key| key.client_port < 140));
+    let unsure = |seen| {
+        let (mut key_and_flow, _) = pair(&tcp(1, 240, (seen, 0)));
+        key_and_flow.1.layer = Layer::Passed as u8;
+        once(&[key_and_flow], &[], 100, &policy()).remaining == 1
+    };
+    assert!(!unsure(Seen::ACK));
+    assert!(unsure(Seen::SYN | Seen::ACK));
 }
 
 #[test]

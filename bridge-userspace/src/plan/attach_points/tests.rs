@@ -62,7 +62,7 @@ fn node_30(workers: u32) -> NetworkState {
 }
 
 fn points(line: &str, network: &NetworkState) -> Vec<(String, &'static str)> {
-    attach_points(&Config::example(line), &desired(), network)
+    attach_points(&Config::example(line), &desired(), network, false)
         .into_values()
         .map(|point| (point.interface, point.program.name()))
         .collect()

@@ -54,7 +54,7 @@ fn that_all_services_are_known_is_told_with_each_datapath() {
             &Config::example(line),
             &desired(is_authoritative),
             &node_30(3),
-            &PortSet::default(),
+            &ReservedPorts::default(),
             &XdpInterfaces::default(),
         );
         (
