@@ -39,7 +39,7 @@ fn two_thousand_exchanges_a_second_to_one_port_go_on_for_ever() {
     let lab = lab("32768 60999");
     let bridge = lab.start_bridge(&[]).unwrap();
     // All ports are taken after 17 s.
-    let outcome = udp_exchanges(&lab, 2_000, Duration::from_secs(25));
+    let outcome = udp_exchanges(&lab, 2_000, Duration::from_secs(21));
     assert_eq!(outcome.failed, 0, "{outcome:?}");
     assert!(outcome.is_prompt(), "{outcome:?}");
     assert_eq!(refused(&bridge), 0);
@@ -50,7 +50,7 @@ fn connections_that_clients_close_go_on_for_ever() {
     let lab = lab("1024 60000");
     let bridge = lab.start_bridge(&[]).unwrap();
     // 5,535 ports are taken after less than 10 s.
-    let outcome = connections(&lab, 600, Duration::from_secs(20));
+    let outcome = connections(&lab, 600, Duration::from_secs(13));
     assert_eq!(outcome.failed, 0, "{outcome:?}");
     assert!(outcome.is_prompt(), "{outcome:?}");
     assert_eq!(refused(&bridge), 0);

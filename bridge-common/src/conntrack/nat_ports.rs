@@ -7,7 +7,7 @@
 //! While most ports are free one is found at random. Where hardly any is, each pool (a backend's port and a NAT address) is
 //! gone through in order for flows that can be done without.
 
-use crate::abi::{FlowKey, NatPort, PortPool, Reply, ReplyKey, since};
+use crate::abi::{FlowKey, NatPort, PortPool, PortSearch, Reply, ReplyKey, since};
 use crate::conntrack::lifetime::{self, is_expired, is_reusable};
 use crate::packet::parse::{Datagram, ICMP, TCP, Transport, UDP};
 use crate::tables::{Insertion, Slot, Tables};
@@ -16,7 +16,7 @@ use crate::tables::{Insertion, Slot, Tables};
 const PROBES: u32 = 8;
 
 /// Ports looked at after that, in order, for one whose holder may have run out.
-const LOOKS: u32 = 64;
+const LOOKS: u32 = 16;
 
 /// Searches a second that may fail in one pool. The others of that second are not begun: a search that fails costs ten
 /// times what all else does to a packet, and who has taken all ports would take the node's time, too.
@@ -112,9 +112,7 @@ fn find_and_claim<T: Tables>(tables: &T, key: &FlowKey, wanted: &ReplyKey, reply
         }
     }
     search.second = now;
-    let looked = look(tables, &choice, &mut candidate, search.hand);
-    search.hand = search.hand.wrapping_add(looked & !FOUND);
-    let outcome = if looked & FOUND == 0 {
+    let outcome = if look(tables, &choice, &mut candidate, &mut search) == 0 {
         Attempt::Taken
     } else {
         attempt(tables, key, &candidate, reply, Need::Pressing)
@@ -130,16 +128,22 @@ fn find_and_claim<T: Tables>(tables: &T, key: &FlowKey, wanted: &ReplyKey, reply
     }
 }
 
-/// Looks at ports from the `first` on until one may be had, and puts it into `candidate`. Gives the number of ports looked
-/// at, and [`FOUND`]. Without a look at the holder's forward entry, which is most of the work.
+/// Looks at ports from the hand on until one may be had, puts it into `candidate`, and gives whether there was one. Without a
+/// look at the holder's forward entry, which is most of the work.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn look<T: Tables>(tables: &T, choice: &Choice, candidate: &mut ReplyKey, first: u32) -> u32 {
+fn look<T: Tables>(
+    tables: &T,
+    choice: &Choice,
+    candidate: &mut ReplyKey,
+    search: &mut PortSearch,
+) -> u32 {
     let now = tables.now();
     let Some(settings) = tables.settings() else {
-        return LOOKS;
+        return 0;
     };
-    for number in 0..LOOKS {
-        candidate.nat_port = choice.port(tables, first.wrapping_add(number));
+    for _ in 0..LOOKS {
+        candidate.nat_port = choice.port(tables, search.hand);
+        search.hand = search.hand.wrapping_add(1);
         if !choice.is_valid(candidate.nat_port) {
             continue;
         }
@@ -149,14 +153,11 @@ fn look<T: Tables>(tables: &T, choice: &Choice, candidate: &mut ReplyKey, first:
             })
         });
         if is_promising {
-            return FOUND | (number + 1);
+            return 1;
         }
     }
-    LOOKS
+    0
 }
-
-/// That [`look`] has found a port.
-const FOUND: u32 = 1 << 16;
 
 const fn pool(wanted: &ReplyKey) -> PortPool {
     PortPool {
