@@ -93,7 +93,7 @@ fn pods_of_other_nodes_open_connections_to_the_office_and_get_their_answers() {
 #[test]
 fn a_next_hop_with_a_virtual_address_is_served_like_the_nodes_own() {
     let lab = LabOptions::default().open();
-    let _bridge = lab.start_bridge(&[]).unwrap();
+    let bridge = lab.start_bridge(&[]).unwrap();
     let node = lab.node_30();
     for line in [
         "sysctl -qw net.ipv4.conf.all.arp_ignore=1",
@@ -109,8 +109,10 @@ fn a_next_hop_with_a_virtual_address_is_served_like_the_nodes_own() {
             .run_line(&format!("ip route replace {network} via 10.60.20.51"))
             .unwrap();
     }
+    // Until the bridge knows the address, kube-proxy's rules translate.
     eventually(Duration::from_secs(15), "the address is known", || {
         lab.office_pc().tcp_echo(ECHO_SERVICE, b"by VRRP").is_ok()
+            && !bridge.flows().unwrap().is_empty()
     });
     let neighbours = router.run_line("ip neighbour show 10.60.20.51").unwrap();
     assert!(neighbours.contains("00:00:5e:00:01:33"), "{neighbours}");
