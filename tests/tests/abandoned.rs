@@ -9,20 +9,20 @@ use std::time::Duration;
 use lab::cluster::Endpoint;
 use lab::frames::{self, Sender, ethernet, ipv4};
 use lab::host::exchange;
-use lab::plan::{ECHO_SERVICE, FREE_PORT, NODE_30, OFFICE_PC, port};
-use lab::{Bridge, Lab, LabOptions, eventually, serve};
+use lab::plan::{ECHO_SERVICE, FREE_PORT, OFFICE_PC, port};
+use lab::{Lab, LabOptions, eventually, serve};
 
 #[test]
 fn a_session_to_a_deleted_node_is_reset() {
     let mut lab = LabOptions::default().open();
-    let _bridge = impatient(&lab);
-    only(&mut lab, "echo-1");
+    let _bridge = lab.start_impatient_bridge().unwrap();
+    lab.leave_echo_to("echo-1");
     let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"before").unwrap();
     lab.node_30()
         .run_line("ip route del 10.244.1.0/24")
         .unwrap();
-    only(&mut lab, "echo-2");
+    lab.leave_echo_to("echo-2");
     sleep(Duration::from_secs(3));
     is_reset(&mut session);
 }
@@ -30,8 +30,8 @@ fn a_session_to_a_deleted_node_is_reset() {
 #[test]
 fn what_was_ended_is_adopted_by_nobody() {
     let mut lab = LabOptions::default().open();
-    let _bridge = impatient(&lab);
-    only(&mut lab, "echo-1");
+    let _bridge = lab.start_impatient_bridge().unwrap();
+    lab.leave_echo_to("echo-1");
     // A port that the bridge keeps, so that the connection could be adopted.
     let mut session = lab.office_pc().tcp_from(FREE_PORT, ECHO_SERVICE).unwrap();
     exchange(&mut session, b"before").unwrap();
@@ -45,30 +45,23 @@ fn what_was_ended_is_adopted_by_nobody() {
             .run_line(&format!("iptables -A {rule} -j DROP"))
             .unwrap();
     }
-    only(&mut lab, "echo-2");
+    lab.leave_echo_to("echo-2");
     is_reset(&mut session);
 }
 
 #[test]
 fn a_session_to_a_backend_on_the_node_itself_outlives_its_endpoint() {
     let mut lab = LabOptions::default().open();
-    let _bridge = impatient(&lab);
+    let _bridge = lab.start_impatient_bridge().unwrap();
     lab.node_30().serve_tcp(port::ECHO, serve::echo()).unwrap();
-    let local = Endpoint {
-        pod: "host-network".to_owned(),
-        node: "node-30".to_owned(),
-        address: NODE_30,
-        ready: true,
-        terminating: false,
-    };
-    lab.cluster_mut().service_mut("echo").endpoints = vec![local];
+    lab.cluster_mut().service_mut("echo").endpoints = vec![Endpoint::of_node_30()];
     lab.publish().unwrap();
     eventually(Duration::from_secs(15), "the node answers", || {
         lab.office_pc().tcp_echo(ECHO_SERVICE, b"local").is_ok()
     });
     let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"before").unwrap();
-    only(&mut lab, "echo-2");
+    lab.leave_echo_to("echo-2");
     for second in 0..16 {
         exchange(&mut session, b"still there")
             .unwrap_or_else(|error| panic!("after {second} s: {error:#}"));
@@ -146,29 +139,6 @@ fn forged_answers_to_pods_throw_no_session_out() {
     for session in &mut sessions {
         exchange(session, b"after").unwrap();
     }
-}
-
-/// A bridge that gives up a backend soon after it has gone.
-fn impatient(lab: &Lab) -> Bridge {
-    let config = lab.directory().join("bridge.yaml");
-    fs::write(&config, "timeouts: {backendGrace: 1}\n").unwrap();
-    lab.start_bridge(&["--config", &config.display().to_string()])
-        .unwrap()
-}
-
-/// Leaves one pod to the service.
-fn only(lab: &mut Lab, pod: &str) {
-    lab.cluster_mut().service_mut("echo").scale_to(&[pod]);
-    lab.publish().unwrap();
-    let address = lab.at(pod, port::ECHO).to_string();
-    eventually(Duration::from_secs(5), "the service has one pod", || {
-        let services = lab::bridge::Client::new(lab).json(&["services"]).unwrap();
-        services.as_array().unwrap().iter().any(|service| {
-            service["vip"] == ECHO_SERVICE.to_string()
-                && service["backends"].as_array().unwrap().len() == 1
-                && service["backends"].to_string().contains(&address)
-        })
-    });
 }
 
 #[track_caller]

@@ -176,14 +176,7 @@ fn a_service_with_a_backend_on_the_node_itself_is_reached() {
     let node = lab.node_30();
     node.serve_tcp(port::ECHO, serve::echo()).unwrap();
     node.serve_udp_echo(port::ECHO).unwrap();
-    let local = Endpoint {
-        pod: "host-network".to_owned(),
-        node: "node-30".to_owned(),
-        address: NODE_30,
-        ready: true,
-        terminating: false,
-    };
-    lab.cluster_mut().service_mut("echo").endpoints = vec![local];
+    lab.cluster_mut().service_mut("echo").endpoints = vec![Endpoint::of_node_30()];
     lab.publish().unwrap();
     let pc = lab.office_pc();
     eventually(Duration::from_secs(15), "the node answers", || {

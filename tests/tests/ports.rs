@@ -2,19 +2,16 @@
 //! gets one.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
-use std::os::fd::AsFd as _;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use lab::cluster::Protocol;
-use lab::host::{datagram, exchange};
+use lab::host::{datagram, exchange, tcp_between};
 use lab::plan::{OFFICE_PC, port};
 use lab::{Bridge, Host, Lab, LabOptions};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
-};
 use serde_json::Value;
 
 /// More addresses of the office's PC, as one has too few ports of its own to run a NAT dry.
@@ -79,11 +76,11 @@ fn who_takes_all_ports_does_not_take_the_nodes_time() {
     };
     lab.office_pc().run_in(flood).unwrap();
     assert!(refused(&bridge) > 100_000, "{}", refused(&bridge));
-    std::fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").unwrap();
+    let statistics = Statistics::on();
     let before = costs(&lab);
     lab.office_pc().run_in(flood).unwrap();
     let cost = nanoseconds(&before, &costs(&lab));
-    std::fs::write("/proc/sys/kernel/bpf_stats_enabled", "0").unwrap();
+    drop(statistics);
     println!("{cost} ns for a refused packet");
     // 400 to 500 on a quiet machine; 27,000 where each searches.
     assert!(cost < 4_000, "{cost}");
@@ -244,26 +241,29 @@ fn udp_exchanges(lab: &Lab, rate: u32, time: Duration) -> Outcome {
 fn connections(lab: &Lab, rate: u32, time: Duration) -> Outcome {
     let pod = lab.at("echo-1", port::ECHO);
     regularly(lab.office_pc(), rate, time, |source| {
-        let mut stream = tcp_from(source, pod).context("connect")?;
+        let mut stream = tcp_between(SocketAddrV4::new(source, 0), pod).context("connect")?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         exchange(&mut stream, b"one line")?;
         Ok(())
     })
 }
 
-fn tcp_from(source: Ipv4Addr, to: SocketAddrV4) -> Result<TcpStream> {
-    let descriptor = socket(
-        AddressFamily::Inet,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    setsockopt(&descriptor, sockopt::IpBindAddressNoPort, &true)?;
-    let raw = std::os::fd::AsRawFd::as_raw_fd(&descriptor.as_fd());
-    bind(raw, &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
-    connect(raw, &SockaddrIn::from(to))?;
-    let stream = TcpStream::from(descriptor);
-    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-    Ok(stream)
+/// The kernel's counting of programs' time, as long as this lives.
+struct Statistics;
+
+impl Statistics {
+    const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+    fn on() -> Self {
+        fs::write(Self::SWITCH, "1").unwrap();
+        Self
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::SWITCH, "0");
+    }
 }
 
 /// Nanoseconds and packets that the programs at uplinks have had so far, those of other labs among them.

@@ -11,7 +11,7 @@ use lab::cluster::Protocol;
 use lab::eventually;
 use lab::host::{datagram, exchange};
 use lab::plan::{ECHO_SERVICE, FREE_PORT, port};
-use lab::{Bridge, Lab, LabOptions};
+use lab::{Lab, LabOptions};
 
 /// What happens to a cluster.
 type Change<'a> = &'a dyn Fn(&mut Lab);
@@ -22,8 +22,8 @@ const PAST_GRACE: Duration = Duration::from_secs(9);
 #[test]
 fn sessions_outlive_whatever_the_api_says_of_their_pods() {
     let mut lab = LabOptions::default().open();
-    let _bridge = start(&lab);
-    only(&mut lab, "echo-1");
+    let _bridge = lab.start_impatient_bridge().unwrap();
+    lab.leave_echo_to("echo-1");
     let manifests = lab.manifests();
     let changes: [(&str, Change<'_>); 5] = [
         ("a probe that fails", &|lab| {
@@ -74,8 +74,8 @@ fn sessions_outlive_whatever_the_api_says_of_their_pods() {
 #[test]
 fn a_session_whose_pod_is_gone_is_reset_after_the_grace() {
     let mut lab = LabOptions::default().open();
-    let bridge = start(&lab);
-    only(&mut lab, "echo-1");
+    let bridge = lab.start_impatient_bridge().unwrap();
+    lab.leave_echo_to("echo-1");
     let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     let mut idle = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     for session in [&mut session, &mut idle] {
@@ -83,7 +83,7 @@ fn a_session_whose_pod_is_gone_is_reset_after_the_grace() {
     }
     // The pod vanishes without a word, as with its node.
     lab.pod("echo-1").run_line("ip link set eth0 down").unwrap();
-    only(&mut lab, "echo-2");
+    lab.leave_echo_to("echo-2");
     session
         .set_read_timeout(Some(Duration::from_secs(40)))
         .unwrap();
@@ -108,8 +108,8 @@ fn a_session_whose_pod_is_gone_is_reset_after_the_grace() {
 #[test]
 fn datagrams_leave_a_pod_when_another_takes_them_and_not_before() {
     let mut lab = LabOptions::default().open();
-    let _bridge = start(&lab);
-    only(&mut lab, "echo-1");
+    let _bridge = lab.start_impatient_bridge().unwrap();
+    lab.leave_echo_to("echo-1");
     let socket = lab.office_pc().udp_from(FREE_PORT, ECHO_SERVICE).unwrap();
     datagram(&socket, b"before").unwrap();
     lab.cluster_mut()
@@ -123,7 +123,7 @@ fn datagrams_leave_a_pod_when_another_takes_them_and_not_before() {
         sleep(Duration::from_millis(500));
     }
     let before = lab.pod("echo-2").peers(Protocol::Udp, port::ECHO).len();
-    only(&mut lab, "echo-2");
+    lab.leave_echo_to("echo-2");
     eventually(Duration::from_secs(5), "the other pod has it", || {
         let _ = datagram(&socket, b"moved");
         lab.pod("echo-2").peers(Protocol::Udp, port::ECHO).len() > before
@@ -133,7 +133,7 @@ fn datagrams_leave_a_pod_when_another_takes_them_and_not_before() {
 #[test]
 fn sessions_outlive_a_new_source_of_the_route_to_their_pods() {
     let lab = LabOptions::default().open();
-    let bridge = start(&lab);
+    let bridge = lab.start_impatient_bridge().unwrap();
     let pod = lab.at("echo-1", port::ECHO);
     let mut session = lab.office_pc().tcp(pod).unwrap();
     exchange(&mut session, b"before").unwrap();
@@ -201,13 +201,13 @@ fn an_idle_session_is_kept_where_a_thousand_exchanges_need_room() {
 #[test]
 fn a_session_goes_on_when_the_tables_are_lost_as_far_as_that_can_be() {
     let mut lab = LabOptions::default().open();
-    let mut bridge = start(&lab);
+    let mut bridge = lab.start_impatient_bridge().unwrap();
     let pc = lab.office_pc();
     let mut direct = pc
         .tcp_from(FREE_PORT, lab.at("echo-1", port::ECHO))
         .unwrap();
     exchange(&mut direct, b"before").unwrap();
-    only(&mut lab, "echo-2");
+    lab.leave_echo_to("echo-2");
     let mut only_pod = lab
         .office_pc()
         .tcp_from(FREE_PORT + 1, ECHO_SERVICE)
@@ -216,36 +216,11 @@ fn a_session_goes_on_when_the_tables_are_lost_as_far_as_that_can_be() {
     // As a reboot of the node does.
     bridge.stop().unwrap();
     bridge.uninstall().unwrap();
-    let bridge = start(&lab);
+    let bridge = lab.start_impatient_bridge().unwrap();
     exchange(&mut direct, b"after").unwrap();
     exchange(&mut only_pod, b"after").unwrap();
     let status = bridge.status().unwrap();
     assert_eq!(status["traffic"]["flow-adopted"]["packets"], 2, "{status}");
-}
-
-/// A bridge with the shortest grace.
-fn start(lab: &Lab) -> Bridge {
-    let config = lab.directory().join("bridge.yaml");
-    fs::write(&config, "timeouts: {backendGrace: 1}\n").unwrap();
-    lab.start_bridge(&["--config", &config.display().to_string()])
-        .unwrap()
-}
-
-/// Leaves the echo service one pod.
-fn only(lab: &mut Lab, pod: &str) {
-    lab.cluster_mut().service_mut("echo").scale_to(&[pod]);
-    lab.publish().unwrap();
-    let address = lab.at(pod, port::ECHO);
-    eventually(Duration::from_secs(5), "the service has one pod", || {
-        let services = lab::bridge::Client::new(lab).json(&["services"]).unwrap();
-        services.as_array().unwrap().iter().any(|service| {
-            service["vip"] == ECHO_SERVICE.to_string()
-                && service["backends"].as_array().unwrap().len() == 1
-                && service["backends"]
-                    .to_string()
-                    .contains(&address.to_string())
-        })
-    });
 }
 
 fn local(stream: &TcpStream) -> SocketAddrV4 {

@@ -51,8 +51,10 @@ impl NatPort {
     pub const FIRST_PRIVILEGED: u32 = 512;
     /// How many there are.
     pub const PRIVILEGED: u32 = Self::FIRST_USER as u32 - Self::FIRST_PRIVILEGED;
-    /// Where they stand in the table: after all that other clients may get.
-    pub const PRIVILEGED_AT: u32 = (1 << 16) - Self::FIRST_USER as u32;
+    /// How many others there are.
+    pub const USER: u32 = (1 << 16) - Self::FIRST_USER as u32;
+    /// Where the privileged ones stand in the table: after all that other clients may get.
+    pub const PRIVILEGED_AT: u32 = Self::USER;
 
     /// The whole table where these ports are the node's own.
     pub fn table(reserved: &impl Fn(u16) -> bool) -> impl Iterator<Item = Self> {

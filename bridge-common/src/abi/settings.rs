@@ -1,6 +1,7 @@
 //! `settings`: what the operator has configured.
 
 use super::capacity;
+use super::nat::NatPort;
 use super::types::{Ipv4, Seconds};
 
 /// How long idle flows live.
@@ -97,7 +98,7 @@ impl Settings {
         if self.has_shared_nat_address() {
             self.nat_port_count
         } else {
-            (1 << 16) - 1_024
+            NatPort::USER
         }
     }
 

@@ -2,7 +2,7 @@
 
 use network_types::ip::IpProto;
 
-use crate::abi::{Flow, Layer, Reply, Seconds, Timeouts, since};
+use crate::abi::{Flow, Layer, NatPort, Reply, Seconds, Timeouts, since};
 use crate::conntrack::tcp_state::{Seen, State};
 
 /// What a flow is called in listings, and what its timeout depends on.
@@ -141,8 +141,6 @@ const SPENT_SINGLE: Seconds = 5;
 const EXCHANGE: Seconds = 30;
 
 const DNS: u16 = 53;
-/// Ports below are well known (RFC 6335 section 6: system ports).
-const FIRST_USER_PORT: u16 = 1_024;
 
 /// Whether one question was asked and answered.
 #[inline]
@@ -155,7 +153,7 @@ const fn is_single(flow: &Flow, reply: &Reply) -> bool {
 const fn is_short_lived(flow: &Flow, reply: &Reply) -> bool {
     reply.destination_port == DNS
         || flow.backend_port == DNS
-        || reply.destination_port < FIRST_USER_PORT && is_single(flow, reply)
+        || reply.destination_port < NatPort::FIRST_USER && is_single(flow, reply)
 }
 
 /// Whether the ports of a flow may serve another one if they are needed: it was an exchange that is over most likely, or a

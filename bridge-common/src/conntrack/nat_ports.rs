@@ -219,8 +219,7 @@ impl Choice {
         } else if settings.is_exclusive(key.client) && is_privileged {
             (NatPort::FIRST_PRIVILEGED, NatPort::PRIVILEGED, false)
         } else if settings.is_exclusive(key.client) {
-            let first = u32::from(NatPort::FIRST_USER);
-            (first, (1 << 16) - first, false)
+            (NatPort::FIRST_USER.into(), NatPort::USER, false)
         } else if is_privileged {
             (NatPort::PRIVILEGED_AT, NatPort::PRIVILEGED, true)
         } else {

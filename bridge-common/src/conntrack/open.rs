@@ -3,7 +3,9 @@
 //! The reply entry is claimed first, so that there is never a forward entry without one. When two CPUs open the same flow,
 //! the second one uses the mapping of the first.
 
-use crate::abi::{DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, Route, Settings};
+use crate::abi::{
+    DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, NatPort, Route, Settings,
+};
 use crate::conntrack::nat_ports::{self, Refused};
 use crate::conntrack::{flow, fragments, kernel_owned};
 use crate::counters::Count;
@@ -163,8 +165,6 @@ pub fn open_on_stack_path<T: Tables>(
 
 /// The lowest port that hosts choose by themselves, on most systems (`net.ipv4.ip_local_port_range`).
 const FIRST_EPHEMERAL_PORT: u16 = 32_768;
-/// Ports below are those of servers (RFC 6335 section 6: system ports).
-const FIRST_USER_PORT: u16 = 1_024;
 
 /// Whether a packet without a flow answers what a pod has sent by another node: there is a flow, or a mark, where it was
 /// sent by this one. A SYN-ACK does. What else TCP has to say does if its ports are a server's and a client's the other
@@ -180,7 +180,7 @@ const fn may_answer_pod(key: &FlowKey, transport: &Transport) -> bool {
                 && to_client_port
                 && key.client_port < FIRST_EPHEMERAL_PORT
         }
-        UDP => to_client_port && key.client_port < FIRST_USER_PORT,
+        UDP => to_client_port && key.client_port < NatPort::FIRST_USER,
         _ => false,
     }
 }

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::bail;
+use bridge_common::abi::Settings;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -26,7 +27,7 @@ use crate::model::{Problem, Subject};
 use crate::observe::problems::Notice;
 use crate::observe::report::{Overtaken, Report};
 use crate::plan::attach_points::{attach_points, has_unfinished_checksums, xdp_incompatibilities};
-use crate::plan::map_state::{MapState, has_local_backends, seconds};
+use crate::plan::map_state::{MapState, seconds};
 use crate::plan::retained::{Retained, SETTLE};
 use crate::reconcile::{Changes, Reconciler};
 
@@ -183,8 +184,9 @@ impl Forwarder {
         log_changes(reconciled.as_ref().copied().unwrap_or_default());
         self.policy
             .send_replace(self.policy_of(&map_state, cluster));
-        let has_local_flows = self.has_local_flows(cluster, network);
-        let wanted = attach_points(&self.config, cluster, network, has_local_flows);
+        let serves_itself = map_state.settings.has(Settings::HAS_LOCAL_BACKENDS);
+        let serves_itself = self.serves_itself(serves_itself);
+        let wanted = attach_points(&self.config, cluster, network, serves_itself);
         if !wanted
             .values()
             .any(|point| point.program == Program::UplinkIngress)
@@ -227,20 +229,20 @@ impl Forwarder {
         MapState::new(&self.config, cluster, network, reserved, ports)
     }
 
-    /// Whether flows go to backends on this node, or may: for a moment after the last such backend nobody has looked.
-    fn has_local_flows(&mut self, cluster: &DesiredState, network: &NetworkState) -> bool {
+    /// Whether services have backends on this node itself (`is_wanted`), or flows have, or may: for a moment after the last
+    /// such backend nobody has looked.
+    fn serves_itself(&mut self, is_wanted: bool) -> bool {
         let is_attached = self
             .attachments
             .points()
             .keys()
             .any(|(program, _)| *program == Program::UplinkEgress);
-        let is_wanted = has_local_backends(cluster, network);
         let is_in_use = self.in_use.borrow().has_local;
         let before = is_attached.then_some(());
         let kept =
             self.kept_local
                 .keep(before, |()| is_wanted, |()| is_in_use, SETTLE, clock::now());
-        !kept.is_empty()
+        is_wanted || !kept.is_empty()
     }
 
     /// NAT addresses that are no longer chosen, are still the node's, and have flows: what answers these must find back.

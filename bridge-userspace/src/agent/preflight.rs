@@ -21,7 +21,9 @@ use crate::maps::{InstanceLock, Pins};
 use crate::model::{Findings, Subject};
 use crate::observe::state_file::StateFile;
 use crate::plan::attach_points::attach_points;
-use crate::plan::map_state::{exclusive_addresses, free_nat_ports, watched_prefixes};
+use crate::plan::map_state::{
+    exclusive_addresses, free_nat_ports, has_local_backends, watched_prefixes,
+};
 
 /// What a start has in hand when nothing keeps it from going on.
 pub(super) struct Preflight {
@@ -154,7 +156,7 @@ impl Network {
         let pins = Pins::new(&config.pin_path);
         let reported = StateFile::new(&config.pin_path).read().ok().flatten();
         let reported = reported.map(|report| report.programs).unwrap_or_default();
-        let wanted = attach_points(config, cluster, &state, false);
+        let wanted = attach_points(config, cluster, &state, has_local_backends(cluster, &state));
         check_hooks(
             HookFacts::read(&pins, &reported, &wanted, &state).await,
             &mut findings,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
+use bridge_common::abi::NatPort;
 use nix::unistd::gettid;
 use procfs::ProcError;
 use procfs::net::{TcpNetEntry, TcpState, UdpNetEntry};
@@ -18,9 +19,6 @@ pub const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 /// UDP ports of tunnels whose packets the kernel takes in before any socket sees them: flannel's
 /// VXLAN (8472, Linux's own default), VXLAN by RFC 7348 (4789), and `WireGuard` (51820).
 pub const TUNNEL_PORTS: [u16; 3] = [8_472, 4_789, 51_820];
-
-/// Ports below are privileged (RFC 6335 section 6: system ports).
-const FIRST_USER_PORT: u16 = 1_024;
 
 /// Why the ports in use cannot be found out.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +96,7 @@ impl Sockets {
     /// too. Of connected TCP sockets those with a privileged port: other ones are the kernel's own choice.
     fn ports(&self) -> PortSet {
         let listening = self.tcp.iter().filter(|socket| {
-            socket.state == TcpState::Listen || socket.local_address.port() < FIRST_USER_PORT
+            socket.state == TcpState::Listen || socket.local_address.port() < NatPort::FIRST_USER
         });
         let listening = listening.map(|socket| socket.local_address.port());
         let bound = self.udp.iter().map(|socket| socket.local_address.port());

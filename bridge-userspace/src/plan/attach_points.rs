@@ -9,16 +9,16 @@ use crate::datapath::{XdpIncompatibilities, XdpIncompatibility};
 use crate::kernel::netlink::{Link, LinkKind, NetworkState, cluster_interfaces};
 use crate::model::networks::overlaps;
 use crate::model::program::{AttachPoint, AttachPoints, Program};
-use crate::plan::map_state::{backend_networks, has_local_backends};
+use crate::plan::map_state::backend_networks;
 
-/// What to attach where; nothing on the uplink while that is missing. `has_local_flows` says that there are flows to
-/// backends on this node itself, whatever services have by now.
+/// What to attach where; nothing on the uplink while that is missing. `serves_itself` says that services
+/// or flows have backends on this node itself.
 #[must_use]
 pub fn attach_points(
     config: &Config,
     desired: &DesiredState,
     network: &NetworkState,
-    has_local_flows: bool,
+    serves_itself: bool,
 ) -> AttachPoints {
     let uplink = network.link_named(&config.uplink);
     let routed: Vec<&Link> = cluster_interfaces(network, &backend_networks(config, desired))
@@ -45,8 +45,7 @@ pub fn attach_points(
         .map(|link| (Program::ClusterIngress, link));
     let requests = uplink.map(|link| (Program::UplinkIngress, link));
     let local_replies = uplink
-        .filter(|_| config.datapath != Datapath::Stack)
-        .filter(|_| has_local_flows || has_local_backends(desired, network))
+        .filter(|_| serves_itself && config.datapath != Datapath::Stack)
         // The program that is there already does both.
         .filter(|uplink| routed.iter().all(|link| link.index != uplink.index))
         .map(|link| (Program::UplinkEgress, link));

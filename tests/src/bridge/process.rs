@@ -1,5 +1,6 @@
 //! `office-bridge run` on node-30.
 
+use std::fs;
 use std::net::SocketAddrV4;
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,8 +14,9 @@ use super::client::{Client, binary};
 use crate::hosts::dns::DnsPlan;
 use crate::lab::Lab;
 use crate::machine::process::Daemon;
-use crate::plan;
+use crate::plan::{self, ECHO_SERVICE, port};
 use crate::variant::Datapath;
+use crate::wait::eventually;
 
 /// How long a bridge may take until it is ready: the verifier runs meanwhile, on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -248,6 +250,33 @@ impl Lab {
         let mut arguments = Bridge::default_arguments(self);
         arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
         Bridge::start(self, &arguments)
+    }
+
+    /// Starts a bridge with the shortest `timeouts.backendGrace`.
+    pub fn start_impatient_bridge(&self) -> Result<Bridge> {
+        let config = self.directory().join("bridge.yaml");
+        fs::write(&config, "timeouts: {backendGrace: 1}\n")?;
+        self.start_bridge(&["--config", &config.display().to_string()])
+    }
+
+    /// Leaves the service `echo` this pod alone, and waits until the bridge knows.
+    ///
+    /// # Panics
+    ///
+    /// When it does not get to know.
+    #[track_caller]
+    pub fn leave_echo_to(&mut self, pod: &str) {
+        self.cluster_mut().service_mut("echo").scale_to(&[pod]);
+        self.publish().unwrap();
+        let address = self.at(pod, port::ECHO).to_string();
+        eventually(Duration::from_secs(5), "the service has one pod", || {
+            let services = Client::new(self).json(&["services"]).unwrap();
+            services.as_array().unwrap().iter().any(|service| {
+                service["vip"] == ECHO_SERVICE.to_string()
+                    && service["backends"].as_array().unwrap().len() == 1
+                    && service["backends"].to_string().contains(&address)
+            })
+        });
     }
 }
 

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::plan::{self, PodPlan, port};
+use crate::plan::{self, NODE_30, PodPlan, port};
 
 /// Transport protocol of a service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,18 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// A host-network backend on node-30.
+    #[must_use]
+    pub fn of_node_30() -> Self {
+        Self {
+            pod: "host-network".to_owned(),
+            node: "node-30".to_owned(),
+            address: NODE_30,
+            ready: true,
+            terminating: false,
+        }
+    }
+
     /// Whether it takes new connections: condition `ready` of an `EndpointSlice`.
     #[must_use]
     pub fn takes_connections(&self) -> bool {
@@ -244,7 +256,7 @@ impl Cluster {
             ),
         ];
         let nodes = [
-            ("node-30", plan::NODE_30, 30),
+            ("node-30", NODE_30, 30),
             ("worker-1", plan::WORKER_1, 1),
             ("worker-2", plan::WORKER_2, 2),
         ]

@@ -239,29 +239,9 @@ impl Host {
     /// Opens a TCP connection from a chosen port.
     pub fn tcp_from(&self, port: u16, to: impl Into<SocketAddrV4>) -> Result<TcpStream> {
         let to = to.into();
-        self.run_in(|| {
-            let descriptor = socket(
-                AddressFamily::Inet,
-                SockType::Stream,
-                SockFlag::SOCK_CLOEXEC,
-                None,
-            )?;
-            setsockopt(&descriptor, sockopt::ReuseAddr, &true)?;
-            // Bounds connect() too.
-            let limit = nix::sys::time::TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
-            setsockopt(&descriptor, sockopt::SendTimeout, &limit)?;
-            setsockopt(&descriptor, sockopt::ReceiveTimeout, &limit)?;
-            let raw = std::os::fd::AsRawFd::as_raw_fd(&descriptor);
-            bind(
-                raw,
-                &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)),
-            )?;
-            connect(raw, &SockaddrIn::from(to))?;
-            let stream = TcpStream::from(descriptor);
-            stream.set_nodelay(true)?;
-            Ok(stream)
-        })
-        .with_context(|| format!("TCP from {} port {port} to {to}", self.name))
+        let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+        self.run_in(|| tcp_between(from, to))
+            .with_context(|| format!("TCP from {} port {port} to {to}", self.name))
     }
 
     /// Connects, sends `payload`, and expects it back.
@@ -530,4 +510,25 @@ fn local_v4(address: SocketAddr) -> Result<SocketAddrV4> {
         SocketAddr::V4(address) => Ok(address),
         SocketAddr::V6(address) => bail!("{address} is no IPv4 address"),
     }
+}
+
+/// A TCP connection from an address and port, or any port, of the calling thread's namespace.
+pub fn tcp_between(from: SocketAddrV4, to: SocketAddrV4) -> Result<TcpStream> {
+    let descriptor = socket(
+        AddressFamily::Inet,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    setsockopt(&descriptor, sockopt::ReuseAddr, &true)?;
+    // Bounds connect() too.
+    let limit = nix::sys::time::TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
+    setsockopt(&descriptor, sockopt::SendTimeout, &limit)?;
+    setsockopt(&descriptor, sockopt::ReceiveTimeout, &limit)?;
+    let raw = std::os::fd::AsRawFd::as_raw_fd(&descriptor);
+    bind(raw, &SockaddrIn::from(from))?;
+    connect(raw, &SockaddrIn::from(to))?;
+    let stream = TcpStream::from(descriptor);
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
