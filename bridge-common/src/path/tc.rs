@@ -2,7 +2,7 @@
 
 use crate::abi::{DestinationKind, Layer, since};
 use crate::conntrack::flow::{self, Mapping};
-use crate::conntrack::{fragments, kernel_owned, open};
+use crate::conntrack::{fragments, kernel_owned, note, open};
 use crate::counters::Count;
 use crate::drops::DropReason;
 use crate::packet::parse::{Datagram, Payload, Transport};
@@ -37,6 +37,11 @@ pub fn handle<P: Resizable, T: Tables>(packet: &mut P, tables: &T, side: Side) -
         |packet, tables| translate_by_flow(packet, tables, side),
         open::open,
     );
+    match verdict.note() {
+        note::TO_BACKEND => note::to_backend(packet, tables),
+        note::TO_CLIENT => note::to_client(packet, tables),
+        _ => {}
+    }
     if verdict.tag() == tag::LEAVES_CLUSTER {
         kernel_owned::mark_connection_of_pod(packet, tables);
         return PackedVerdict::PASS;
@@ -80,17 +85,16 @@ fn translate_by_flow<P: Packet, T: Tables>(
     side: Side,
 ) -> PackedVerdict {
     let Some(datagram) = Datagram::parse(packet) else {
-        return Verdict::Pass.into();
+        return PackedVerdict::PASS;
     };
     match (tables.destination(datagram.destination()), side) {
         (Some(DestinationKind::Nat), _) => from_backend(packet, tables, &datagram),
         (Some(kind), Side::Uplink) => from_client(packet, tables, &datagram, kind),
         (None, side) if may_come_from_pod(tables, &datagram, side) => {
-            Verdict::SlowPath(SlowPath::LeavesCluster)
+            Verdict::SlowPath(SlowPath::LeavesCluster).into()
         }
-        (Some(_), Side::Cluster) | (None, _) => Verdict::Pass,
+        (Some(_), Side::Cluster) | (None, _) => PackedVerdict::PASS,
     }
-    .into()
 }
 
 /// Whether a packet to none of our networks may be a pod's own to the office. Other nodes may send theirs by the uplink.
@@ -106,10 +110,10 @@ fn from_client<P: Packet, T: Tables>(
     tables: &T,
     datagram: &Datagram,
     kind: DestinationKind,
-) -> Verdict {
+) -> PackedVerdict {
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
-        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError),
+        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError).into(),
         Payload::LaterFragment if Transport::portless(datagram).is_none() => {
             match fragments::recall(tables, datagram) {
                 Some(transport) => transport,
@@ -119,98 +123,106 @@ fn from_client<P: Packet, T: Tables>(
                         datagram,
                         kind,
                         DropReason::FragmentUnknown,
-                    );
+                    )
+                    .into();
                 }
             }
         }
         Payload::LaterFragment | Payload::Unsupported => {
-            return unsupported_verdict(tables, datagram, kind, DropReason::UnsupportedProtocol);
+            return unsupported_verdict(tables, datagram, kind, DropReason::UnsupportedProtocol)
+                .into();
         }
     };
     let key = flow::key(datagram, &transport);
     let now = tables.now();
     let Some(slot) = flow::find(tables, &key, &transport, now) else {
-        return Verdict::SlowPath(SlowPath::OpenFlow);
+        return Verdict::SlowPath(SlowPath::OpenFlow).into();
     };
     let mapping = slot.with(|flow| Mapping::of(flow));
-    let (packets, bytes) = (packet.segments(), datagram.total_len);
-    let record = || {
-        slot.with(|flow| flow::record(flow, now, datagram, &transport, packets));
-    };
+    let packets = packet.segments();
     if mapping.layer == Layer::Kernel as u8 || mapping.layer == Layer::Stack as u8 {
         // The stack path counts its packets at egress.
         if mapping.layer == Layer::Kernel as u8 {
-            record();
+            slot.with(|flow| flow::record_untranslated(flow, now, datagram, &transport, packets));
         }
         fragments::remember(tables, datagram, &transport);
-        return other_layer_verdict(mapping.layer, kind);
+        return other_layer_verdict(mapping.layer, kind).into();
     }
     if mapping.layer == Layer::Ended as u8 {
-        return Verdict::Reject(DropReason::NoFlow, LocalReplyKind::TcpReset.without_mtu());
+        return PackedVerdict::reject(DropReason::NoFlow, LocalReplyKind::TcpReset);
     }
     let translation = mapping.translation();
-    let verdict = if mapping.layer == Layer::Local as u8 {
-        translate_in_place(packet, tables, datagram, &transport, &translation)
+    let verdict: PackedVerdict = if mapping.layer == Layer::Local as u8 {
+        translate_in_place(packet, tables, datagram, &transport, &translation).into()
     } else {
         match tables.route(mapping.backend.address) {
-            Some(route) => deliver(packet, tables, datagram, &transport, &translation, &route),
-            None => Verdict::Drop(DropReason::NoRoute),
+            Some(route) => {
+                deliver(packet, tables, datagram, &transport, &translation, &route).into()
+            }
+            None => PackedVerdict::drop(DropReason::NoRoute),
         }
     };
-    match verdict {
-        Verdict::Forward { .. } | Verdict::Continue => {
-            record();
-            tables.count(Count::ToBackend, packets, bytes);
+    let is_sent = verdict.is_sent();
+    // The client waits for an answer all the same where there is no way.
+    if is_sent || verdict.reason() == Some(DropReason::NoRoute) {
+        let says_more = slot.with(|flow| {
+            if Layer::is_untranslated(flow.layer) {
+                flow::record_untranslated(flow, now, datagram, &transport, packets);
+                false
+            } else {
+                flow::record(flow, now, datagram, &transport, packets)
+            }
+        });
+        if is_sent {
+            tables.count(Count::ToBackend, packets, datagram.total_len);
+            if says_more {
+                return verdict.with_note(note::TO_BACKEND);
+            }
         }
-        // The client waits for an answer all the same.
-        Verdict::Drop(DropReason::NoRoute) | Verdict::Reject(DropReason::NoRoute, _) => record(),
-        _ => {}
     }
     verdict
 }
 
 #[inline(always)]
-fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) -> Verdict {
+fn from_backend<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+) -> PackedVerdict {
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
-        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError),
+        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError).into(),
         Payload::LaterFragment | Payload::Unsupported => {
             match Transport::portless(datagram).or_else(|| fragments::recall(tables, datagram)) {
                 Some(transport) => transport,
-                None => return Verdict::Pass,
+                None => return PackedVerdict::PASS,
             }
         }
     };
     let key = flow::reply_key(datagram, &transport);
     let Some(slot) = tables.reply(&key) else {
-        return Verdict::Pass;
+        return PackedVerdict::PASS;
     };
     let now = tables.now();
     let (translation, seen, layer) =
-        slot.with(|reply| (flow::to_client(reply), reply.last_seen, reply.layer));
+        slot.with(|reply| (flow::to_client(reply), reply.last_seen, reply.layer()));
     if since(now, seen) >= flow::EXPIRY_CHECK_AFTER && flow::has_expired(tables, &key) {
-        return Verdict::Pass;
+        return PackedVerdict::PASS;
     }
-    let verdict = if layer == Layer::Stack as u8 {
-        translate_in_place(packet, tables, datagram, &transport, &translation)
+    let verdict: PackedVerdict = if layer == Layer::Stack as u8 {
+        translate_in_place(packet, tables, datagram, &transport, &translation).into()
     } else {
         let Some(route) = tables.route(translation.destination.address) else {
-            return Verdict::Drop(DropReason::NoRoute);
+            return PackedVerdict::drop(DropReason::NoRoute);
         };
-        deliver(packet, tables, datagram, &transport, &translation, &route)
+        deliver(packet, tables, datagram, &transport, &translation, &route).into()
     };
-    if let Verdict::Forward { .. } | Verdict::Continue = verdict {
-        let (packets, bytes) = (packet.segments(), datagram.total_len);
-        flow::record_answer(
-            tables,
-            &slot,
-            &key,
-            now,
-            transport.tcp_flags,
-            packets,
-            bytes,
-        );
-        tables.count(Count::ToClient, packets, bytes);
+    if verdict.is_sent() {
+        let packets = packet.segments();
+        tables.count(Count::ToClient, packets, datagram.total_len);
+        if flow::record_answer(tables, &slot, &key, now, datagram, &transport, packets) {
+            return verdict.with_note(note::TO_CLIENT);
+        }
     }
     verdict
 }

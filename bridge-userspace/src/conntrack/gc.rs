@@ -318,7 +318,9 @@ impl GarbageCollector {
     fn forget_strangers(&self) -> Result<(), TableError> {
         let known: Vec<(SourceNetwork, OtherSource)> = self.tables.read_all(name::OTHER_SOURCES)?;
         let now = now();
-        let mut table = self.tables.hash::<SourceNetwork, OtherSource>(name::OTHER_SOURCES)?;
+        let mut table = self
+            .tables
+            .hash::<SourceNetwork, OtherSource>(name::OTHER_SOURCES)?;
         known
             .iter()
             .filter(|(_, seen)| since(now, seen.last_seen) >= STRANGER_MEMORY)
