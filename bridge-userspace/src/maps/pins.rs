@@ -215,21 +215,21 @@ mod tests {
     fn what_is_not_the_bridges_stays() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
-        for path in ["v3", "v4", "tc/globals", "vxlan", "v4/deeper"] {
+        for path in ["v4", "v5", "tc/globals", "vxlan", "v5/deeper"] {
             fs::create_dir_all(root.join(path)).unwrap();
         }
-        let foreign = ["tc/globals/map", "vxlan/map", "v", "map", "v4/deeper/map"];
+        let foreign = ["tc/globals/map", "vxlan/map", "v", "map", "v5/deeper/map"];
         for path in foreign
             .iter()
-            .chain(&["v3/flows", "v4/flows", "v4/replies"])
+            .chain(&["v4/flows", "v5/flows", "v5/replies"])
         {
             fs::write(root.join(path), "").unwrap();
         }
         let pins = Pins::new(root);
-        assert_eq!(pins.other_layouts(), ["v3"]);
+        assert_eq!(pins.other_layouts(), ["v4"]);
         assert_eq!(pins.remove_layout().unwrap(), 2);
         assert_eq!(pins.remove_all().unwrap(), 1);
-        assert!(!root.join("v3").exists());
+        assert!(!root.join("v4").exists());
         for path in foreign {
             assert!(root.join(path).exists(), "{path}");
         }

@@ -481,7 +481,7 @@ fn what_was_left_to_kube_proxy_and_is_not_established_ends_with_its_service() {
     assert_eq!(cut, lost.map(|(key, _)| key));
     // Netfilter goes on translating a session.
     let mut session = lost[0];
-    session.1.state = Seen::ACK;
+    session.1.tcp_seen = Seen::ACK;
     assert_eq!(once(&[session], &[], 1_000, &policy).remaining, 1);
 }
 
