@@ -19,6 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use tracing::warn;
 
 use crate::config::{Config, Environment, RunArgs};
+use crate::kernel::descriptors::raise_to_hard_limit;
 
 /// Runs until SIGTERM or SIGINT; links and tables stay.
 ///
@@ -29,6 +30,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     for warning in warnings {
         warn!("{warning}");
     }
+    raise_to_hard_limit();
     // Whoever started us may have held these back for itself, which a child inherits.
     SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM])
         .thread_unblock()
