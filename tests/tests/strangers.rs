@@ -248,7 +248,7 @@ fn a_symbolic_link_as_pin_path_is_resolved_and_judged() {
     refused_everywhere(&lab, &open.join("pins"), &["belongs to user 65534"]);
 }
 
-/// Asks as the kubelet does, which waits for 5 s with the DaemonSet's probes.
+/// Asks as the kubelet does, which waits for 5 s with the manifests' probes.
 #[track_caller]
 fn probe(host: &Host, to: SocketAddrV4, path: &str) {
     let begun = Instant::now();
