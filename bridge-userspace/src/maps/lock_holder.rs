@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 
+use nix::sys::stat::{major, minor};
 use procfs::process::{Process, all_processes};
+use procfs::{Lock, LockType};
 
 use super::trust::is_trusted_user;
 
@@ -28,7 +30,12 @@ pub fn stranger(file: &File) -> Stranger {
     let Ok(id) = file.metadata().map(|found| (found.dev(), found.ino())) else {
         return Stranger::Unknown;
     };
-    judge(&holders(id))
+    let mut found = holders(id);
+    if found.is_empty() {
+        // To see the open files of another user's process takes CAP_SYS_PTRACE.
+        found = lockers(id);
+    }
+    judge(&found)
 }
 
 /// A process that has an open file with the lock.
@@ -73,6 +80,18 @@ fn holders(id: (u64, u64)) -> Vec<Holder> {
         .filter(|&pid| has_lock(pid, id))
         .filter_map(Holder::of)
         .collect()
+}
+
+/// Who has taken the lock, of those that still run.
+fn lockers((device, inode): (u64, u64)) -> Vec<Holder> {
+    let is_it = |lock: &Lock| {
+        matches!(lock.lock_type, LockType::FLock)
+            && lock.inode == inode
+            && u64::from(lock.devmaj) == major(device)
+            && u64::from(lock.devmin) == minor(device)
+    };
+    let locks = procfs::locks().into_iter().flatten().filter(is_it);
+    locks.filter_map(|lock| Holder::of(lock.pid?)).collect()
 }
 
 fn has_lock(pid: i32, id: (u64, u64)) -> bool {
@@ -124,12 +143,13 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let found = file.as_file().metadata().unwrap();
         let id = (found.dev(), found.ino());
-        assert_eq!(holders(id), []);
+        assert_eq!((holders(id), lockers(id)), (Vec::new(), Vec::new()));
         let locked = Flock::lock(file.reopen().unwrap(), FlockArg::LockExclusiveNonblock);
         let locked = locked.map_err(|(_, errno)| errno).unwrap();
         let own = i32::try_from(std::process::id()).unwrap();
         let pids: Vec<i32> = holders(id).iter().map(|holder| holder.pid).collect();
         assert_eq!(pids, [own]);
+        assert_eq!(lockers(id), holders(id));
         assert_eq!(stranger(file.as_file()), Stranger::None);
         drop(locked);
         assert_eq!(stranger(file.as_file()), Stranger::Unknown);
