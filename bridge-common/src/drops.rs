@@ -138,6 +138,11 @@ drop_reasons! {
         meaning: "To a service, from a source that is in no office network: nothing on this node would translate it.",
         remedy: "`office-bridge status` names the networks: add those that are the office's as `officeCidr`.",
     }
+    ClientLimit = 17 "client-limit" {
+        sender_gets: "ICMP administratively prohibited",
+        meaning: "The client has, or opens, more flows than one client may.",
+        remedy: "`office-bridge flows top` names it. If it is many hosts behind one address: raise `clientFlowRate`, `clientFlows` or `clientNatPorts`.",
+    }
 }
 
 #[cfg(test)]
@@ -163,6 +168,7 @@ mod tests {
             (11, "icmp-unmatched"),
             (12, "rewrite-failed"),
             (13, "not-office"),
+            (17, "client-limit"),
         ];
         let all: std::vec::Vec<(u8, &str)> = DropReason::ALL
             .iter()

@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::vec::Vec;
 
 use crate::abi::{
-    Affinity, AffinityKey, Backend, BackendKey, CachedHop, DestinationKind, Event, FastPath, Flow,
-    FlowKey, Fragment, FragmentKey, Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey,
-    Route, Seconds, Service, ServiceKey, Settings, SourceNetwork, Vtep, capacity,
+    Affinity, AffinityKey, Backend, BackendKey, CachedHop, Client, ClientPort, DestinationKind,
+    Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, HeldPorts, Ipv4, NatPort, NextHop,
+    PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+    SourceNetwork, Vtep, capacity,
 };
 use crate::counters::Count;
 use crate::packet::checksum::{Difference, Sum};
@@ -244,6 +245,10 @@ pub struct SimTables {
     pub capacity: usize,
     /// Packets by counter index.
     pub counters: RefCell<HashMap<u32, u64>>,
+    /// `clients`.
+    pub clients: Shared<Ipv4, Client>,
+    /// `client_ports`.
+    pub client_ports: Shared<ClientPort, HeldPorts>,
     /// Packets to services by network that is none of the office's.
     pub other_sources: RefCell<HashMap<SourceNetwork, u64>>,
     /// Replies of our own that are still allowed.
@@ -271,6 +276,8 @@ impl Default for SimTables {
             port_searches: RefCell::default(),
             nat_ports: Vec::new(),
             flows: RefCell::default(),
+            clients: RefCell::default(),
+            client_ports: RefCell::default(),
             replies: RefCell::default(),
             fragments: RefCell::default(),
             capacity: 65_536,
@@ -335,6 +342,8 @@ impl SimTables {
 impl Tables for SimTables {
     type FlowSlot = Rc<RefCell<Flow>>;
     type ReplySlot = Rc<RefCell<Reply>>;
+    type ClientSlot = Rc<RefCell<Client>>;
+    type ClientPortSlot = Rc<RefCell<HeldPorts>>;
 
     fn now(&self) -> Seconds {
         self.clock.get()
@@ -463,6 +472,22 @@ impl Tables for SimTables {
 
     fn remove_reply(&self, key: &ReplyKey) {
         self.replies.borrow_mut().remove(key);
+    }
+
+    fn client(&self, address: Ipv4) -> Option<Self::ClientSlot> {
+        self.clients.borrow().get(&address).cloned()
+    }
+
+    fn insert_client(&self, address: Ipv4, client: &Client) -> Insertion {
+        insert(&self.clients, capacity::CLIENTS, address, *client)
+    }
+
+    fn client_port(&self, key: &ClientPort) -> Option<Self::ClientPortSlot> {
+        self.client_ports.borrow().get(key).cloned()
+    }
+
+    fn insert_client_port(&self, key: &ClientPort, held: HeldPorts) {
+        insert(&self.client_ports, capacity::CLIENT_PORTS, *key, held);
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {

@@ -1,9 +1,9 @@
 //! How the engine reaches the tables.
 
 use crate::abi::{
-    Affinity, AffinityKey, Backend, BackendKey, CachedHop, DestinationKind, Event, FastPath, Flow,
-    FlowKey, Fragment, FragmentKey, Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey,
-    Route, Seconds, Service, ServiceKey, Settings, Vtep,
+    Affinity, AffinityKey, Backend, BackendKey, CachedHop, Client, ClientPort, DestinationKind,
+    Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, HeldPorts, Ipv4, NatPort, NextHop,
+    PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, Vtep,
 };
 use crate::counters::Count;
 
@@ -33,6 +33,10 @@ pub trait Tables {
     type FlowSlot: Slot<Flow>;
     /// An entry of `replies`.
     type ReplySlot: Slot<Reply>;
+    /// An entry of `clients`.
+    type ClientSlot: Slot<Client>;
+    /// An entry of `client_ports`.
+    type ClientPortSlot: Slot<HeldPorts>;
 
     /// Seconds of `CLOCK_MONOTONIC`.
     fn now(&self) -> Seconds;
@@ -84,6 +88,14 @@ pub trait Tables {
     fn remove_flow(&self, key: &FlowKey);
     /// Removes a reply entry.
     fn remove_reply(&self, key: &ReplyKey);
+    /// What a client has and takes.
+    fn client(&self, address: Ipv4) -> Option<Self::ClientSlot>;
+    /// Adds a client where there is none.
+    fn insert_client(&self, address: Ipv4, client: &Client) -> Insertion;
+    /// How many NAT ports a client has towards a backend's port.
+    fn client_port(&self, key: &ClientPort) -> Option<Self::ClientPortSlot>;
+    /// Sets the same where it is not known.
+    fn insert_client_port(&self, key: &ClientPort, held: HeldPorts);
     /// What the first fragment of a datagram said.
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
     /// Remembers what the first fragment says.

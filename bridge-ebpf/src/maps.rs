@@ -7,10 +7,11 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Progr
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use bridge_common::abi::{
-    Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, CachedHop, Clock, ClusterCidr,
-    Counter, DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, Ipv4,
-    LinkAddress, NatPort, NextHop, OfficeCidr, OtherSource, PortPool, PortSearch, Reply, ReplyKey,
-    Route, Scratch, Seconds, Service, ServiceKey, Settings, SourceNetwork, UpperLink, Vtep,
+    Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, CachedHop, Client, ClientKey,
+    ClientPort, Clock, ClusterCidr, Counter, DestinationKind, Event, FastPath, Flow, FlowKey,
+    Fragment, FragmentKey, HeldPorts, Ipv4, LinkAddress, NatPort, NextHop, OfficeCidr, OtherSource,
+    PortPool, PortSearch, Reply, ReplyKey, Route, Scratch, Seconds, Service, ServiceKey, Settings,
+    SourceNetwork, UpperLink, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::QUOTE_MAX;
@@ -91,6 +92,8 @@ const fn insertion(result: Result<(), i32>) -> Insertion {
 impl Tables for Maps {
     type FlowSlot = MapEntry<Flow>;
     type ReplySlot = MapEntry<Reply>;
+    type ClientSlot = MapEntry<Client>;
+    type ClientPortSlot = MapEntry<HeldPorts>;
 
     #[inline(always)]
     fn now(&self) -> Seconds {
@@ -246,6 +249,33 @@ impl Tables for Maps {
     #[inline(always)]
     fn remove_reply(&self, key: &ReplyKey) {
         let _ = REPLIES.remove(key);
+    }
+
+    #[inline(always)]
+    fn client(&self, address: Ipv4) -> Option<MapEntry<Client>> {
+        CLIENTS
+            .get_ptr_mut(ClientKey { address })
+            .and_then(NonNull::new)
+            .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn insert_client(&self, address: Ipv4, client: &Client) -> Insertion {
+        insertion(CLIENTS.insert(ClientKey { address }, client, BPF_NOEXIST))
+    }
+
+    #[inline(always)]
+    fn client_port(&self, key: &ClientPort) -> Option<MapEntry<HeldPorts>> {
+        CLIENT_PORTS
+            .get_ptr_mut(key)
+            .and_then(NonNull::new)
+            .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn insert_client_port(&self, key: &ClientPort, held: HeldPorts) {
+        // Where it fails another CPU was first.
+        let _ = CLIENT_PORTS.insert(key, held, BPF_NOEXIST);
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@ use bridge_userspace::agent;
 use bridge_userspace::checks::judged_pins;
 use bridge_userspace::commands::cli::{Cli, Command, FlowsCommand, ListArgs};
 use bridge_userspace::commands::uninstall::uninstall;
-use bridge_userspace::commands::{exit, flows, services, status};
+use bridge_userspace::commands::{exit, flows, services, status, top};
 use bridge_userspace::maps::Tables;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
@@ -40,6 +40,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Flows(FlowsCommand::List { filter, list }) => {
             flows::list(&open(&list)?, &filter, list.output)
         }
+        Command::Flows(FlowsCommand::Top(list)) => top::print(&open(&list)?, list.output),
         Command::Flows(FlowsCommand::Flush { filter, list }) => {
             flows::flush(&open(&list)?, &filter, list.output)
         }

@@ -51,8 +51,13 @@ macro_rules! for_each_table {
             NAT_PORTS = "nat_ports": Array<NatPort>, 4 => 4, 65_536, pinned;
             /// How the search for NAT ports goes where hardly any is free, by backend port and NAT address.
             PORT_SEARCHES = "port_searches": LruHashMap<PortPool, PortSearch>, 12 => 12, 4_096, pinned;
+            /// What each client has and takes. Those that were seen last are kept: who sends from many addresses hides none
+            /// of the others.
+            CLIENTS = "clients": LruHashMap<ClientKey, Client>, 4 => 24, 65_536, pinned;
+            /// NAT ports that clients with many flows have towards a backend's port.
+            CLIENT_PORTS = "client_ports": LruHashMap<ClientPort, HeldPorts>, 12 => 4, 4_096, pinned;
             /// What the operator has configured, and how many NAT ports there are.
-            SETTINGS = "settings": Array<Settings>, 4 => 64, 1, pinned;
+            SETTINGS = "settings": Array<Settings>, 4 => 80, 1, pinned;
             /// Packets and bytes by what was done with them, and by the reason of each drop.
             COUNTERS = "counters": PerCpuArray<Counter>, 4 => 16, 64, pinned;
             /// Token bucket for ICMP errors, resets and echo replies.

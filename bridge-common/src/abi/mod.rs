@@ -11,6 +11,7 @@
 //! that carries it, and a running older bridge keeps its own.
 
 pub mod capacity;
+mod clients;
 mod fast_path;
 mod flows;
 mod list;
@@ -24,6 +25,7 @@ mod settings;
 mod tables;
 mod types;
 
+pub use clients::{Client, ClientKey, ClientLimits, ClientPort, HeldPorts};
 pub use fast_path::{Destination, FastPath, Tunnel, XdpPort};
 pub use flows::{Flow, FlowKey, Layer, Reply, ReplyKey};
 pub use nat::{Fragment, FragmentKey, NatPort, PortPool, PortSearch};

@@ -1,6 +1,7 @@
 //! `settings`: what the operator has configured.
 
 use super::capacity;
+use super::clients::ClientLimits;
 use super::nat::NatPort;
 use super::types::{Ipv4, Seconds};
 
@@ -52,6 +53,8 @@ pub struct Settings {
     pub snat_address_count: u16,
     /// Bit n: the node itself does not use `snat_addresses[n]`, so that no port of it is reserved.
     pub exclusive: u16,
+    /// What one client may take.
+    pub clients: ClientLimits,
     /// The configured pool.
     pub snat_addresses: [Ipv4; capacity::SNAT_ADDRESSES],
 }

@@ -1,5 +1,6 @@
 //! What the list of tables says, as values: for the loader, which compares it with what is pinned, and for the manual.
 
+use super::clients::{Client, ClientKey, ClientPort, HeldPorts};
 use super::fast_path::FastPath;
 use super::flows::{Flow, FlowKey, Reply, ReplyKey};
 use super::nat::{Fragment, FragmentKey, NatPort, PortPool, PortSearch};

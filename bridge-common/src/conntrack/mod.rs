@@ -1,5 +1,6 @@
 //! Connection tracking: the two entries of each flow, from the first packet to the timeout.
 
+pub mod clients;
 pub mod flow;
 pub mod fragments;
 pub mod kernel_owned;

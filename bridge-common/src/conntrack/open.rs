@@ -7,7 +7,7 @@ use crate::abi::{
     DestinationKind, Event, EventKind, Flow, FlowKey, Ipv4, Layer, NatPort, Route, Settings,
 };
 use crate::conntrack::nat_ports::{self, Refused};
-use crate::conntrack::{flow, fragments, kernel_owned};
+use crate::conntrack::{clients, flow, fragments, kernel_owned};
 use crate::counters::Count;
 use crate::drops::DropReason;
 use crate::load_balancing;
@@ -225,6 +225,9 @@ const fn may_adopt(transport: &Transport) -> Result<(), PackedVerdict> {
 fn adopt<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), PackedVerdict> {
     flow.last_seen = tables.now();
     flow.nat_port = key.client_port;
+    if !clients::may_open(tables, key, &key.reply_key(&flow)) {
+        return Err(NO_FLOW);
+    }
     let reply = flow::reply_of(key, flow.last_seen, flow.layer);
     if !nat_ports::claim_own(tables, key, &key.reply_key(&flow), &reply) {
         return Err(NO_FLOW);
@@ -259,6 +262,9 @@ fn nat_address(key: &FlowKey, route: &Route, settings: &Settings) -> Ipv4 {
 fn add<T: Tables>(tables: &T, key: &FlowKey, mut flow: Flow) -> Result<(), PackedVerdict> {
     flow.last_seen = tables.now();
     let mut reply_key = key.reply_key(&flow);
+    if !clients::may_open(tables, key, &reply_key) {
+        return Err(prohibit(DropReason::ClientLimit));
+    }
     match nat_ports::claim(
         tables,
         key,

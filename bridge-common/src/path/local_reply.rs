@@ -10,6 +10,7 @@ use network_types::ip::Ipv4Hdr;
 use network_types::tcp::TcpHdr;
 
 use crate::abi::{DestinationKind, Ipv4};
+use crate::conntrack::clients;
 use crate::counters::Count;
 use crate::packet::checksum::{Difference, Sum, pseudo_header};
 use crate::packet::parse::{
@@ -38,7 +39,7 @@ pub fn write<P: Resizable, T: Tables>(packet: &mut P, tables: &T, kind: u8, mtu:
     if datagram.is_later_fragment() && kind != LocalReplyKind::EchoReply {
         return false;
     }
-    if !tables.take_answer_token() {
+    if !clients::may_be_answered(tables, datagram.source()) || !tables.take_answer_token() {
         tables.count(Count::AnswerSuppressed, 1, datagram.total_len);
         return false;
     }

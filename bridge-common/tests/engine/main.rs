@@ -4,6 +4,7 @@
 //! [`fixture`] is a small cluster and office to send them through. The other modules say what must happen.
 
 mod affinity;
+mod clients;
 mod fixture;
 mod flows;
 mod fragments;

@@ -5,9 +5,9 @@ use crate::fixture::{
 };
 use crate::packets::{Wire, at, endpoints};
 use bridge_common::abi::{
-    Affinity, AffinityKey, Backend, BackendKey, CachedHop, DestinationKind, Event, FastPath, Flow,
-    FlowKey, Fragment, FragmentKey, Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey,
-    Route, Seconds, Service, ServiceKey, Settings, Vtep,
+    Affinity, AffinityKey, Backend, BackendKey, CachedHop, Client, ClientPort, DestinationKind,
+    Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, HeldPorts, Ipv4, NatPort, NextHop,
+    PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
@@ -143,6 +143,8 @@ impl<'a> Raced<'a> {
 impl Tables for Raced<'_> {
     type FlowSlot = Rc<RefCell<Flow>>;
     type ReplySlot = Rc<RefCell<Reply>>;
+    type ClientSlot = Rc<RefCell<Client>>;
+    type ClientPortSlot = Rc<RefCell<HeldPorts>>;
 
     fn now(&self) -> Seconds {
         self.shared.now()
@@ -220,6 +222,18 @@ impl Tables for Raced<'_> {
     }
     fn remove_reply(&self, key: &ReplyKey) {
         self.used().remove_reply(key);
+    }
+    fn client(&self, address: Ipv4) -> Option<Self::ClientSlot> {
+        self.shared.client(address)
+    }
+    fn insert_client(&self, address: Ipv4, client: &Client) -> Insertion {
+        self.shared.insert_client(address, client)
+    }
+    fn client_port(&self, key: &ClientPort) -> Option<Self::ClientPortSlot> {
+        self.shared.client_port(key)
+    }
+    fn insert_client_port(&self, key: &ClientPort, held: HeldPorts) {
+        self.shared.insert_client_port(key, held);
     }
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
         self.shared.fragment(key)

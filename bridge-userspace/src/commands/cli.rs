@@ -51,6 +51,8 @@ pub enum FlowsCommand {
         #[command(flatten)]
         list: ListArgs,
     },
+    /// List clients, those with the most flows first, and how often each was refused more
+    Top(ListArgs),
     /// Remove flows: all of them, or those that every given filter matches
     Flush {
         /// Which flows.

@@ -7,6 +7,7 @@ pub mod flows;
 pub mod services;
 pub mod status;
 mod table;
+pub mod top;
 pub mod uninstall;
 
 use std::net::Ipv4Addr;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 
+use super::clients::{self, Limits};
 use super::datapath::Datapath;
 use super::dns::DnsConfig;
 use super::environment::Environment;
@@ -53,6 +54,8 @@ pub struct Config {
     pub tc_attach: TcAttach,
     /// How many flows the tables hold.
     pub flow_capacity: u32,
+    /// What one client may take.
+    pub clients: Limits,
     /// How long a flow may be silent.
     pub timeouts: Timeouts,
 }
@@ -97,6 +100,7 @@ impl Config {
             manage_sysctls: host::manages_sysctls(settings),
             tc_attach: datapath::tc_attach(settings, findings),
             flow_capacity: datapath::flow_capacity(settings, findings),
+            clients: clients::limits(settings),
             timeouts: timeouts::check(settings, findings),
         }
     }

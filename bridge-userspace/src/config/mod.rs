@@ -10,6 +10,7 @@
 
 mod args;
 mod checked;
+mod clients;
 mod cluster;
 mod datapath;
 mod dns;
@@ -27,6 +28,7 @@ mod values;
 
 pub use self::args::RunArgs;
 pub use self::checked::Config;
+pub use self::clients::Limits;
 pub use self::datapath::Datapath;
 pub use self::dns::DnsConfig;
 pub use self::environment::Environment;

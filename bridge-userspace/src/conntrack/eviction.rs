@@ -62,25 +62,27 @@ pub(super) struct Candidate {
     pub(super) reply_key: Option<ReplyKey>,
 }
 
-/// Chooses `count` of the candidates: of the least value, of these the heaviest clients', of these the longest idle.
+/// Chooses `count` of the candidates: sessions last, of all others the heaviest clients', of these the least valuable, of
+/// these the longest idle.
 pub(super) fn choose(mut candidates: Vec<Candidate>, count: usize) -> Vec<Candidate> {
-    candidates.sort_unstable_by(|a, b| a.value.cmp(&b.value).then(a.idle.cmp(&b.idle)));
-    // How many flows of the same value, and used no less recently, the client has: to remove the largest first takes
-    // from the heaviest clients until they have no more than the others.
-    let mut held: HashMap<(Value, Ipv4), u32> = HashMap::new();
-    let mut ranked: Vec<(Value, u32, Candidate)> = candidates
+    candidates.sort_unstable_by(|a, b| a.value.cmp(&b.value).then(b.idle.cmp(&a.idle)));
+    candidates.reverse();
+    // How many flows the client has that are worth no less: to remove the largest first takes the cheapest from the
+    // heaviest clients until they have no more than the others.
+    let mut held: HashMap<(bool, Ipv4), u32> = HashMap::new();
+    let mut ranked: Vec<(bool, u32, Candidate)> = candidates
         .into_iter()
         .map(|candidate| {
-            let rank = held
-                .entry((candidate.value, candidate.key.client))
-                .or_default();
+            let is_session = candidate.value == Value::Established;
+            let rank = held.entry((is_session, candidate.key.client)).or_default();
             *rank += 1;
-            (candidate.value, *rank, candidate)
+            (is_session, *rank, candidate)
         })
         .collect();
     ranked.sort_by(|a, b| {
         a.0.cmp(&b.0)
             .then(b.1.cmp(&a.1))
+            .then(a.2.value.cmp(&b.2.value))
             .then(b.2.idle.cmp(&a.2.idle))
     });
     ranked.truncate(count);
@@ -149,6 +151,18 @@ mod tests {
                 (2, Value::Spent, 90),
             ]
         );
+    }
+
+    #[test]
+    fn what_another_is_about_to_open_goes_after_the_heaviest_clients_newest() {
+        let mut candidates = vec![candidate(2, Value::HalfOpen, 0)];
+        candidates.extend((0..4).map(|idle| candidate(1, Value::InUse, idle)));
+        candidates.extend((0..9).map(|idle| candidate(3, Value::Established, idle)));
+        let clients: Vec<u8> = chosen(candidates, 3)
+            .iter()
+            .map(|chosen| chosen.0)
+            .collect();
+        assert_eq!(clients, [1, 1, 1]);
     }
 
     #[test]

@@ -11,12 +11,15 @@ use std::sync::Mutex;
 use bridge_common::abi::{
     Flow, FlowKey, Layer, OtherSource, Reply, ReplyKey, Seconds, SourceNetwork, name, since,
 };
-use bridge_common::conntrack::lifetime::{FlowState, idle, is_expired, untranslated_timeout};
+use bridge_common::conntrack::lifetime::{
+    FlowState, idle, is_expired, is_reusable, untranslated_timeout,
+};
 use bridge_common::conntrack::tcp_state::Seen;
 use bridge_common::packet::parse::TCP;
 
 use super::eviction::{self, Candidate, Value};
 use super::in_use::InUse;
+use super::load::Load;
 use super::policy::{Loss, Policy};
 use crate::conntrack::removal::remove;
 use crate::kernel::clock::now;
@@ -77,6 +80,8 @@ pub struct Plan {
     pub remaining: usize,
     /// What these need.
     pub in_use: InUse,
+    /// How many of them each client uses.
+    pub load: Load,
     /// Whether some of these may soon have to go, so that the next look should not wait.
     pub is_watched: bool,
 }
@@ -115,6 +120,7 @@ pub fn plan(
                 plan.foreign += 1;
             } else {
                 plan.in_use.note(key, flow);
+                plan.load.add(key, flow);
                 alive.push(Candidate {
                     value,
                     idle: unused,
@@ -148,6 +154,9 @@ pub fn plan(
         } else {
             let unused = idle(now, flow, &reply);
             plan.in_use.note(key, flow);
+            if !is_reusable(key.protocol, flow, &reply, now) {
+                plan.load.add(key, flow);
+            }
             alive.push(Candidate {
                 value: Value::of(FlowState::of(key.protocol, flow, &reply), unused),
                 idle: unused,
@@ -310,6 +319,8 @@ impl GarbageCollector {
         self.keep_what_came_back(&mut plan, &flows, &replies)?;
         remove(&self.tables, &plan.flows, &plan.replies)?;
         self.cut(&plan.cut)?;
+        plan.load.write(&self.tables)?;
+        plan.is_watched |= plan.load.is_near_limit(&self.tables.settings()?);
         self.forget_strangers()?;
         Ok(plan)
     }

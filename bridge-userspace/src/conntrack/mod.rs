@@ -4,5 +4,6 @@ pub mod connections;
 mod eviction;
 pub mod gc;
 pub mod in_use;
+pub mod load;
 pub mod policy;
 pub mod removal;

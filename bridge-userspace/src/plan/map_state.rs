@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bridge_common::abi::{
-    Backend, ClusterCidr, DestinationKind, Ipv4, LinkAddress, NatPort, OfficeCidr, Route, Seconds,
-    ServiceKey, Settings, Timeouts, UpperLink, capacity,
+    Backend, ClientLimits, ClusterCidr, DestinationKind, Ipv4, LinkAddress, NatPort, OfficeCidr,
+    Route, Seconds, ServiceKey, Settings, Timeouts, UpperLink, capacity,
 };
 use bridge_common::packet::parse::ICMP;
 use ipnet::Ipv4Net;
@@ -341,20 +341,23 @@ fn settings(
         flags |= Settings::HAS_LOCAL_BACKENDS;
     }
     let pool = config.snat_addresses.len().min(capacity::SNAT_ADDRESSES);
-    Settings {
+    let mut settings = Settings {
         authoritative: u8::from(desired.authoritative),
         answer_ping: u8::from(config.answer_ping),
         stack_only: u8::from(config.datapath == Datapath::Stack),
         flags,
         nat_port_count: free_nat_ports(&reserved.ports),
         timeouts: timeouts(&config.timeouts),
+        clients: ClientLimits::default(),
         snat_address_count: u16::try_from(pool).unwrap_or_default(),
         exclusive: exclusive_addresses(config, network, reserved)
             .zip(0_u32..)
             .map(|(is_exclusive, index)| u16::from(is_exclusive) << index)
             .sum(),
         snat_addresses,
-    }
+    };
+    settings.clients = config.clients.of(settings.nat_ports());
+    settings
 }
 
 /// A duration as the tables have it.

@@ -42,6 +42,9 @@ impl Bridge {
         command
             .args(["run", "--uplink", UPLINK.name, "--no-dns"])
             .args(["--office-cidr", OFFICE_CIDR, "--datapath", datapath])
+            // A handful of clients send everything.
+            .args(["--client-flow-rate", "0", "--client-flows", "0"])
+            .args(["--client-nat-ports", "0", "--client-answer-rate", "0"])
             .args(["--flow-capacity", &flow_capacity.to_string(), "--pin-path"])
             .arg(&pins);
         if datapath == "stack" {
