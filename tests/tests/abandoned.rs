@@ -7,10 +7,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use lab::cluster::Endpoint;
-use lab::frames::{self, Sender, ethernet, ipv4};
+use lab::frames::{self, Sender, ethernet};
 use lab::host::exchange;
 use lab::plan::{ECHO_SERVICE, FREE_PORT, OFFICE_PC, port};
-use lab::{Lab, LabOptions, eventually, serve};
+use lab::{Lab, LabOptions, eventually, packets, serve};
 
 #[test]
 fn a_session_to_a_deleted_node_is_reset() {
@@ -136,7 +136,9 @@ fn forged_answers_to_pods_throw_no_session_out() {
         let [high, low] = host.to_be_bytes();
         for port in [41_000, 41_001] {
             let from = SocketAddrV4::new(Ipv4Addr::new(192, 168, 1 + high, low), 443);
-            let segment = acknowledgement(from, SocketAddrV4::new(pod, port));
+            // Of no connection that anybody has.
+            let to = SocketAddrV4::new(pod, port);
+            let segment = packets::segment(from, to, packets::ACK, (1_000, 2_000));
             sender.send(&frame(&lab, &segment)).unwrap();
         }
     }
@@ -156,19 +158,6 @@ fn is_reset(session: &mut TcpStream) {
     session.write_all(b"anybody?").unwrap();
     let error = session.read(&mut [0; 8]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-}
-
-/// A TCP segment of no connection that anybody has.
-fn acknowledgement(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
-    let mut segment = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
-    segment.extend(1_000_u32.to_be_bytes());
-    segment.extend(2_000_u32.to_be_bytes());
-    segment.extend([0x50, 0x10, 0xFF, 0xFF, 0, 0, 0, 0]);
-    let length = u8::try_from(segment.len()).unwrap();
-    let mut summed = [from.ip().octets(), to.ip().octets(), [0, 6, 0, length]].concat();
-    summed.extend(&segment);
-    segment[16..18].copy_from_slice(&frames::checksum(&summed).to_be_bytes());
-    ipv4(*from.ip(), *to.ip(), 6, &segment)
 }
 
 fn frame(lab: &Lab, packet: &[u8]) -> Vec<u8> {
