@@ -115,8 +115,8 @@ drop_reasons! {
     }
     FragmentUnknown = 9 "fragment-unknown" {
         sender_gets: "nothing",
-        meaning: "A later fragment came before its first, or its first was dropped.",
-        remedy: "Smaller datagrams; some device reorders.",
+        meaning: "A later fragment whose first was dropped or did not come within 2 seconds, or that there was no room to hold back.",
+        remedy: "Smaller datagrams; some device loses or reorders. Next to `fragment-held` in large numbers: a flood.",
     }
     UnsupportedProtocol = 10 "unsupported-protocol" {
         sender_gets: "nothing",
@@ -137,6 +137,16 @@ drop_reasons! {
         sender_gets: "ICMP administratively prohibited",
         meaning: "To a service, from a source that is in no office network: nothing on this node would translate it.",
         remedy: "`office-bridge status` names the networks: add those that are the office's as `officeCidr`.",
+    }
+    FragmentOverlap = 14 "fragment-overlap" {
+        sender_gets: "nothing",
+        meaning: "A fragment that covers what another one has brought, or that goes beyond its datagram's end.",
+        remedy: "Nothing; a device that repeats fragments, or an attack.",
+    }
+    FragmentTiny = 15 "fragment-tiny" {
+        sender_gets: "nothing",
+        meaning: "A first fragment without the whole transport header, one that would replace a part of it, or one that is empty or ends within 8 bytes.",
+        remedy: "Nothing; an attack, or a broken sender.",
     }
 }
 
@@ -163,6 +173,8 @@ mod tests {
             (11, "icmp-unmatched"),
             (12, "rewrite-failed"),
             (13, "not-office"),
+            (14, "fragment-overlap"),
+            (15, "fragment-tiny"),
         ];
         let all: std::vec::Vec<(u8, &str)> = DropReason::ALL
             .iter()

@@ -8,9 +8,10 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime
 use aya_ebpf::macros::btf_map;
 use bridge_common::abi::{
     Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, Clock, ClusterCidr, Counter,
-    DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, Ipv4, LinkAddress,
-    NatPort, NextHop, OfficeCidr, OtherSource, PortPool, PortSearch, Reply, ReplyKey, Route,
-    Scratch, Seconds, Service, ServiceKey, Settings, SourceNetwork, UpperLink, Vtep,
+    DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, FragmentParts,
+    HeldFragment, HeldIndex, HeldLock, HeldNumber, Ipv4, LinkAddress, NatPort, NextHop, OfficeCidr,
+    OtherSource, PortPool, PortSearch, Reply, ReplyKey, Route, Scratch, Seconds, Service,
+    ServiceKey, Settings, SourceNetwork, UpperLink, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::QUOTE_MAX;
@@ -91,6 +92,9 @@ const fn insertion(result: Result<(), i32>) -> Insertion {
 impl Tables for Maps {
     type FlowSlot = MapEntry<Flow>;
     type ReplySlot = MapEntry<Reply>;
+    type PartsSlot = MapEntry<FragmentParts>;
+    type HeldSlot = MapEntry<HeldFragment>;
+    type HeldIndexSlot = MapEntry<HeldIndex>;
 
     #[inline(always)]
     fn now(&self) -> Seconds {
@@ -245,6 +249,63 @@ impl Tables for Maps {
     #[inline(always)]
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
         let _ = FRAGMENTS.insert(key, fragment, 0);
+    }
+
+    #[inline(always)]
+    fn remove_fragment(&self, key: &FragmentKey) {
+        let _ = FRAGMENTS.remove(key);
+    }
+
+    #[inline(always)]
+    fn fragment_parts(&self, key: &FragmentKey) -> Option<Self::PartsSlot> {
+        FRAGMENT_PARTS
+            .get_ptr_mut(key)
+            .and_then(NonNull::new)
+            .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn insert_fragment_parts(&self, key: &FragmentKey, parts: &FragmentParts) -> Insertion {
+        insertion(FRAGMENT_PARTS.insert(key, parts, BPF_NOEXIST))
+    }
+
+    #[inline(always)]
+    fn set_fragment_parts(&self, key: &FragmentKey, parts: &FragmentParts) {
+        let _ = FRAGMENT_PARTS.insert(key, parts, 0);
+    }
+
+    #[inline(always)]
+    fn remove_fragment_parts(&self, key: &FragmentKey) {
+        let _ = FRAGMENT_PARTS.remove(key);
+    }
+
+    #[inline(always)]
+    fn held_index(&self) -> Option<Self::HeldIndexSlot> {
+        HELD_INDEX
+            .get_ptr_mut(0)
+            .and_then(NonNull::new)
+            .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn held_fragment(&self, number: u32) -> Option<Self::HeldSlot> {
+        HELD_FRAGMENTS
+            .get_ptr_mut(number)
+            .and_then(NonNull::new)
+            .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn lock_held(&self, number: u32) -> bool {
+        let key = HeldNumber { slot: number };
+        HELD_LOCKS
+            .insert(key, HeldLock { pad: 0 }, BPF_NOEXIST)
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn unlock_held(&self, number: u32) {
+        let _ = HELD_LOCKS.remove(HeldNumber { slot: number });
     }
 
     #[inline(always)]

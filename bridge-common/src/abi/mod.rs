@@ -13,6 +13,7 @@
 pub mod capacity;
 mod fast_path;
 mod flows;
+mod fragments;
 mod list;
 pub mod name;
 mod nat;
@@ -26,7 +27,11 @@ mod types;
 
 pub use fast_path::{Destination, FastPath, Tunnel, XdpPort};
 pub use flows::{Flow, FlowKey, Layer, Reply, ReplyKey};
-pub use nat::{Fragment, FragmentKey, NatPort, PortPool, PortSearch};
+pub use fragments::{
+    Fragment, FragmentKey, FragmentParts, HELD_BYTES, HeldFragment, HeldIndex, HeldLock, HeldNumber,
+    HeldSlot, Part, PartsState,
+};
+pub use nat::{NatPort, PortPool, PortSearch};
 pub use networks::{ClusterCidr, DestinationKind, OfficeCidr};
 pub use node::{
     AnswerTokens, Clock, Counter, Event, EventKind, LinkAddress, OtherSource, Scratch,

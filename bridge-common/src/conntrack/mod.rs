@@ -1,6 +1,7 @@
 //! Connection tracking: the two entries of each flow, from the first packet to the timeout.
 
 pub mod flow;
+pub mod fragment_parts;
 pub mod fragments;
 pub mod kernel_owned;
 pub mod lifetime;

@@ -70,6 +70,7 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
         return Verdict::Pass;
     }
     let (packets, bytes) = (packet.segments(), datagram.total_len);
+    fragments::remember(tables, &datagram, &transport);
     let verdict = translate_in_place(packet, tables, &datagram, &transport, &translation);
     if verdict == Verdict::Continue {
         flow::record_answer(

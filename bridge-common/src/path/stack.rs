@@ -98,6 +98,8 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
         );
     }
     let (packets, bytes) = (packet.segments(), datagram.total_len);
+    // Whoever hands over fragments here has put the datagram together before.
+    fragments::remember(tables, &datagram, &transport);
     let verdict = translate_in_place(
         packet,
         tables,

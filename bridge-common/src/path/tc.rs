@@ -1,16 +1,17 @@
 //! The TC path, which handles every packet that XDP and the kernel do not: one packet in, one verdict out.
 
-use crate::abi::{DestinationKind, Layer, since};
+use crate::abi::{DestinationKind, Layer, PartsState, since};
 use crate::conntrack::flow::{self, Mapping};
 use crate::conntrack::{fragments, kernel_owned, open};
 use crate::counters::Count;
 use crate::drops::DropReason;
 use crate::packet::parse::{Datagram, Payload, Transport};
-use crate::packet::{Packet, Resizable};
-use crate::path::forward::{deliver, translate_in_place};
+use crate::packet::rewrite::Translation;
+use crate::packet::{Holdable, Packet, Resizable};
+use crate::path::forward::{deliver, fragment_verdict, translate_in_place};
 use crate::path::stages::{count_drop, translate_icmp_error, with_flow};
 use crate::path::unsupported::{other_layer_verdict, unsupported_verdict};
-use crate::path::{icmp_error, local_reply};
+use crate::path::{fragment, icmp_error, local_reply};
 use crate::tables::{Slot, Tables};
 use crate::verdict::{LocalReplyKind, PackedVerdict, SlowPath, Verdict, tag};
 
@@ -24,19 +25,29 @@ pub enum Side {
 }
 
 /// Handles a packet to the end: decides, translates or answers it, and counts what became of it.
-pub fn run<P: Resizable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> Verdict {
-    handle(packet, tables, side).into()
+pub fn run<P: Resizable + Holdable, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    side: Side,
+) -> Verdict {
+    let verdict = handle(packet, tables, side);
+    match verdict.decided() {
+        Some(decided) => fragment::handle(packet, tables, side, decided),
+        None => verdict,
+    }
+    .into()
 }
 
-/// The stages of the path, in order. The verdict comes in a register.
+/// The stages of the path, in order. The verdict comes in a register. A fragment is for [`fragment::handle`] then, in the
+/// kernel a program of its own, with [`PackedVerdict::decided`].
 #[inline(always)]
 pub fn handle<P: Resizable, T: Tables>(packet: &mut P, tables: &T, side: Side) -> PackedVerdict {
-    let mut verdict = with_flow(
-        packet,
-        tables,
-        |packet, tables| translate_by_flow(packet, tables, side),
-        open::open,
-    );
+    // Only what comes in by the uplink opens flows.
+    let mut verdict = if side == Side::Uplink {
+        with_flow(packet, tables, translate_by_flow::<_, _, true>, open_flow)
+    } else {
+        translate_by_flow::<_, _, false>(packet, tables)
+    };
     if verdict.tag() == tag::LEAVES_CLUSTER {
         kernel_owned::mark_connection_of_pod(packet, tables);
         return PackedVerdict::PASS;
@@ -48,9 +59,22 @@ pub fn handle<P: Resizable, T: Tables>(packet: &mut P, tables: &T, side: Side) -
     tell_sender(packet, tables, verdict)
 }
 
+/// [`open::open`]; a first fragment that opens no flow and goes no further, or to the kernel, is noted for those that
+/// follow.
+#[inline(always)]
+fn open_flow<P: Packet, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
+    let verdict = open::open(packet, tables);
+    let is_settled = matches!(verdict.tag(), tag::PASS | tag::TO_STACK | tag::LOCAL_REPLY);
+    if is_settled && fragment::is_noted(packet, tables, verdict) {
+        PackedVerdict::fragment(verdict)
+    } else {
+        verdict
+    }
+}
+
 /// Turns a packet that is to be answered or rejected into what its sender gets.
 #[inline(always)]
-fn tell_sender<P: Resizable, T: Tables>(
+pub(super) fn tell_sender<P: Resizable, T: Tables>(
     packet: &mut P,
     tables: &T,
     verdict: PackedVerdict,
@@ -74,23 +98,40 @@ fn tell_sender<P: Resizable, T: Tables>(
 /// Translates a packet whose flow is known; any other is for a later stage. The stages are functions beside each other,
 /// not below each other: a program in the kernel has 512 bytes of stack for a whole chain of calls.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn translate_by_flow<P: Packet, T: Tables>(
+fn translate_by_flow<P: Packet, T: Tables, const IS_UPLINK: bool>(
+    packet: &mut P,
+    tables: &T,
+) -> PackedVerdict {
+    let side = if IS_UPLINK {
+        Side::Uplink
+    } else {
+        Side::Cluster
+    };
+    translate::<_, _, false>(packet, tables, side).into()
+}
+
+/// Translates a packet whose flow is known, of whole datagrams only, or with `IN_FRAGMENTS` of others.
+#[inline(always)]
+pub(super) fn translate<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
     packet: &mut P,
     tables: &T,
     side: Side,
-) -> PackedVerdict {
+) -> Verdict {
     let Some(datagram) = Datagram::parse(packet) else {
-        return Verdict::Pass.into();
+        return Verdict::Pass;
     };
     match (tables.destination(datagram.destination()), side) {
-        (Some(DestinationKind::Nat), _) => from_backend(packet, tables, &datagram),
-        (Some(kind), Side::Uplink) => from_client(packet, tables, &datagram, kind),
-        (None, side) if may_come_from_pod(tables, &datagram, side) => {
+        (Some(DestinationKind::Nat), _) => {
+            from_backend::<_, _, IN_FRAGMENTS>(packet, tables, &datagram)
+        }
+        (Some(kind), Side::Uplink) => {
+            from_client::<_, _, IN_FRAGMENTS>(packet, tables, &datagram, kind)
+        }
+        (None, side) if !IN_FRAGMENTS && may_come_from_pod(tables, &datagram, side) => {
             Verdict::SlowPath(SlowPath::LeavesCluster)
         }
         (Some(_), Side::Cluster) | (None, _) => Verdict::Pass,
     }
-    .into()
 }
 
 /// Whether a packet to none of our networks may be a pod's own to the office. Other nodes may send theirs by the uplink.
@@ -101,7 +142,7 @@ fn may_come_from_pod<T: Tables>(tables: &T, datagram: &Datagram, side: Side) -> 
 }
 
 #[inline(always)]
-fn from_client<P: Packet, T: Tables>(
+fn from_client<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,
@@ -111,17 +152,16 @@ fn from_client<P: Packet, T: Tables>(
         Payload::Transport(transport) => transport,
         Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError),
         Payload::LaterFragment if Transport::portless(datagram).is_none() => {
+            if !IN_FRAGMENTS {
+                return Verdict::SlowPath(SlowPath::Fragment);
+            }
             match fragments::recall(tables, datagram) {
                 Some(transport) => transport,
-                None => {
-                    return unsupported_verdict(
-                        tables,
-                        datagram,
-                        kind,
-                        DropReason::FragmentUnknown,
-                    );
-                }
+                None => return unknown_fragment_verdict(tables, datagram, kind),
             }
+        }
+        Payload::Unsupported if fragments::ports_of_tiny(packet, datagram).is_some() => {
+            return unsupported_verdict(tables, datagram, kind, DropReason::FragmentTiny);
         }
         Payload::LaterFragment | Payload::Unsupported => {
             return unsupported_verdict(tables, datagram, kind, DropReason::UnsupportedProtocol);
@@ -142,18 +182,33 @@ fn from_client<P: Packet, T: Tables>(
         if mapping.layer == Layer::Kernel as u8 {
             record();
         }
-        fragments::remember(tables, datagram, &transport);
-        return other_layer_verdict(mapping.layer, kind);
+        let verdict = other_layer_verdict(mapping.layer, kind);
+        let settled = if verdict == Verdict::Pass {
+            PartsState::Passed
+        } else {
+            PartsState::Routed
+        };
+        return fragment_verdict::<_, _, IN_FRAGMENTS>(
+            packet, tables, datagram, &transport, settled,
+        )
+        .unwrap_or(verdict);
     }
     if mapping.layer == Layer::Ended as u8 {
         return Verdict::Reject(DropReason::NoFlow, LocalReplyKind::TcpReset.without_mtu());
     }
     let translation = mapping.translation();
     let verdict = if mapping.layer == Layer::Local as u8 {
-        translate_in_place(packet, tables, datagram, &transport, &translation)
+        in_place::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport, &translation)
     } else {
         match tables.route(mapping.backend.address) {
-            Some(route) => deliver(packet, tables, datagram, &transport, &translation, &route),
+            Some(route) => deliver::<_, _, IN_FRAGMENTS>(
+                packet,
+                tables,
+                datagram,
+                &transport,
+                &translation,
+                &route,
+            ),
             None => Verdict::Drop(DropReason::NoRoute),
         }
     };
@@ -169,35 +224,109 @@ fn from_client<P: Packet, T: Tables>(
     verdict
 }
 
+/// The verdict on a later fragment whose first has not come: it waits for it where it would be dropped otherwise. Where the
+/// kernel takes it, that puts datagrams together in any order.
 #[inline(always)]
-fn from_backend<P: Packet, T: Tables>(packet: &mut P, tables: &T, datagram: &Datagram) -> Verdict {
+fn unknown_fragment_verdict<T: Tables>(
+    tables: &T,
+    datagram: &Datagram,
+    kind: DestinationKind,
+) -> Verdict {
+    match unsupported_verdict(tables, datagram, kind, DropReason::FragmentUnknown) {
+        Verdict::Drop(_) => Verdict::SlowPath(SlowPath::HoldFragment),
+        verdict => verdict,
+    }
+}
+
+/// Whether a packet to a NAT address may be a reply, as far as its addresses tell. Whose those of other nodes are only
+/// the ports tell, and they may be the node's own: they are not held back.
+#[inline(always)]
+fn may_be_reply<T: Tables>(tables: &T, datagram: &Datagram) -> bool {
+    tables.destination(datagram.source()) == Some(DestinationKind::Pod)
+}
+
+/// The verdict on what is no reply, and so the node's own. The first of its fragments tells what the others are.
+#[inline(always)]
+fn pass_reply<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
+    packet: &P,
+    tables: &T,
+    datagram: &Datagram,
+    transport: &Transport,
+) -> Verdict {
+    if datagram.is_first_fragment() && may_be_reply(tables, datagram) {
+        return fragment_verdict::<_, _, IN_FRAGMENTS>(
+            packet,
+            tables,
+            datagram,
+            transport,
+            PartsState::Passed,
+        )
+        .unwrap_or(Verdict::Pass);
+    }
+    Verdict::Pass
+}
+
+/// [`translate_in_place`] for a packet that the kernel has not put together.
+#[inline(always)]
+fn in_place<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+    transport: &Transport,
+    translation: &Translation,
+) -> Verdict {
+    fragment_verdict::<_, _, IN_FRAGMENTS>(packet, tables, datagram, transport, PartsState::Open)
+        .unwrap_or_else(|| translate_in_place(packet, tables, datagram, transport, translation))
+}
+
+#[inline(always)]
+fn from_backend<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
+    packet: &mut P,
+    tables: &T,
+    datagram: &Datagram,
+) -> Verdict {
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
         Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError),
         Payload::LaterFragment | Payload::Unsupported => {
-            match Transport::portless(datagram).or_else(|| fragments::recall(tables, datagram)) {
+            let known = Transport::portless(datagram)
+                .or_else(|| fragments::ports_of_tiny(packet, datagram));
+            if !IN_FRAGMENTS && known.is_none() && datagram.is_later_fragment() {
+                return Verdict::SlowPath(SlowPath::Fragment);
+            }
+            match known.or_else(|| fragments::recall(tables, datagram)) {
                 Some(transport) => transport,
+                None if datagram.is_later_fragment() && may_be_reply(tables, datagram) => {
+                    return Verdict::SlowPath(SlowPath::HoldFragment);
+                }
                 None => return Verdict::Pass,
             }
         }
     };
     let key = flow::reply_key(datagram, &transport);
     let Some(slot) = tables.reply(&key) else {
-        return Verdict::Pass;
+        return pass_reply::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport);
     };
     let now = tables.now();
     let (translation, seen, layer) =
         slot.with(|reply| (flow::to_client(reply), reply.last_seen, reply.layer));
     if since(now, seen) >= flow::EXPIRY_CHECK_AFTER && flow::has_expired(tables, &key) {
-        return Verdict::Pass;
+        return pass_reply::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport);
     }
     let verdict = if layer == Layer::Stack as u8 {
-        translate_in_place(packet, tables, datagram, &transport, &translation)
+        in_place::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport, &translation)
     } else {
         let Some(route) = tables.route(translation.destination.address) else {
             return Verdict::Drop(DropReason::NoRoute);
         };
-        deliver(packet, tables, datagram, &transport, &translation, &route)
+        deliver::<_, _, IN_FRAGMENTS>(
+            packet,
+            tables,
+            datagram,
+            &transport,
+            &translation,
+            &route,
+        )
     };
     if let Verdict::Forward { .. } | Verdict::Continue = verdict {
         let (packets, bytes) = (packet.segments(), datagram.total_len);

@@ -1,5 +1,6 @@
-//! Traffic that tests send: assertions that it gets through, whole frames, packets without ports, steady streams.
+//! Traffic that tests send: assertions that it gets through, whole frames, fragments, packets without ports, steady streams.
 
+pub mod fragments;
 pub mod frames;
 pub mod portless;
 pub mod reach;
