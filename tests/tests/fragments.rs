@@ -53,29 +53,37 @@ fn six_orders_reach_a_service_and_come_back() {
 fn clients_whose_fragments_come_between_each_others_are_all_served() {
     let lab = LabOptions::default().open();
     let bridge = lab.start_bridge(&[]).unwrap();
-    let way = Way::of_office(&lab).unwrap();
-    for target in [lab.at("echo-0", port::ECHO), lab.at("echo-1", port::ECHO)] {
+    let office = Way::of_office(&lab).unwrap();
+    for pod in ECHO_PODS {
+        let way = Way::of_pod(&lab, pod).unwrap();
+        let target = lab.at(pod, port::ECHO);
         let clients = [
             Client::of(&lab, lab.office_pc(), FREE_PORT, target),
-            Client::of(&lab, lab.office_pc2(), FREE_PORT, target),
-            Client::of(&lab, lab.office_pc(), FREE_PORT + 1, target),
-            Client::of(&lab, lab.office_pc2(), FREE_PORT + 2, lab.at("echo-2", port::ECHO)),
+            Client::of(&lab, lab.office_pc2(), FREE_PORT + 1, target),
+            Client::of(&lab, lab.office_pc(), FREE_PORT + 2, target),
+            Client::of(&lab, lab.office_pc2(), FREE_PORT + 3, target),
         ];
         for (round, order) in (1..).zip(ORDERS) {
-            let sent: Vec<_> = (round * 256..)
-                .zip(&clients)
-                .map(|(identification, client)| client.datagram(identification))
-                .collect();
-            let fragments: Vec<_> = sent.iter().map(Datagram::fragments).collect();
-            for index in order {
-                way.send(fragments.iter().map(|one| &one[index])).unwrap();
-            }
-            for (client, sent) in clients.iter().zip(&sent) {
-                assert_eq!(client.receive(), sent.payload, "{order:?}");
-            }
+            let identified = || (round * 256..).zip(&clients);
+            let requests = identified().map(|(id, client)| client.datagram(id));
+            interleave(&office, &clients, &requests.collect::<Vec<_>>(), order);
+            let answers = identified().map(|(id, client)| client.answer(&lab, *target.ip(), id));
+            interleave(&way, &clients, &answers.collect::<Vec<_>>(), order);
         }
     }
     assert_nothing_is_lost(&bridge);
+}
+
+/// Sends the n-th fragment of each datagram before the next one of any. Each of them is for the client of its number.
+#[track_caller]
+fn interleave(way: &Way, clients: &[Client], sent: &[Datagram], order: [usize; 3]) {
+    let fragments: Vec<_> = sent.iter().map(Datagram::fragments).collect();
+    for index in order {
+        way.send(fragments.iter().map(|one| &one[index])).unwrap();
+    }
+    for (client, sent) in clients.iter().zip(sent) {
+        assert_eq!(client.receive(), sent.payload, "{order:?}");
+    }
 }
 
 #[test]

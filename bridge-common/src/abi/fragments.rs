@@ -84,6 +84,8 @@ pub enum PartsState {
     Passed = 4,
     /// The first was left to the stack path. What follows is not noted.
     Routed = 5,
+    /// The first was answered by the bridge itself, as each of the others is. What follows is not noted.
+    Answered = 6,
 }
 
 /// Bytes of the largest frame that can be held back, from its Ethernet header on.

@@ -109,8 +109,8 @@ fn has_tcp_header<P: Packet>(packet: &P, offset: u32, len: u32) -> bool {
 /// wait for, or a drop. Remembers `ports`, the source port in the upper half, of a first one. To be asked when nothing else
 /// can come in its way, and before anything is written.
 ///
-/// `settled` is the [`PartsState`] of a datagram whose first goes on. Where it is not [`PartsState::Open`] the kernel goes
-/// on with the datagram: then it is its own to judge, and may come by here again.
+/// `settled` is the [`PartsState`] of a datagram whose first goes on. Where it is not [`PartsState::Open`] it is for others
+/// to judge: mostly the kernel goes on with it, and it may come by here again.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn admit<P: Packet, T: Tables>(
     packet: &P,
@@ -167,10 +167,8 @@ fn admit_later<T: Tables>(
     PackedVerdict::CONTINUE
 }
 
-/// Whether what goes on of a datagram in this [`PartsState`] is noted.
-#[must_use]
 #[inline(always)]
-pub const fn is_noted(state: u8) -> bool {
+const fn is_noted(state: u8) -> bool {
     state == PartsState::Open as u8 || state == PartsState::Announced as u8
 }
 

@@ -5,7 +5,7 @@
 use crate::abi::{DestinationKind, PartsState};
 use crate::conntrack::fragments;
 use crate::drops::DropReason;
-use crate::packet::parse::{Datagram, ICMP, Payload, Transport};
+use crate::packet::parse::{Datagram, Payload};
 use crate::packet::{Holdable, Packet, Resizable};
 use crate::path::forward::fragment_verdict;
 use crate::path::held;
@@ -68,12 +68,12 @@ fn without_flow<P: Packet, T: Tables>(
     let Some(datagram) = Datagram::parse(packet) else {
         return PackedVerdict::PASS;
     };
-    let (transport, verdict) = match Payload::of(packet, &datagram) {
+    let transport = match Payload::of(packet, &datagram) {
         // The flow is gone again.
         Payload::Transport(_) if decided.tag() == tag::OPEN_FLOW => {
             return PackedVerdict::drop(DropReason::TableFull);
         }
-        Payload::Transport(transport) => (transport, decided),
+        Payload::Transport(transport) => transport,
         Payload::LaterFragment => {
             let key = fragments::key(&datagram);
             let state = fragments::state_of(tables, &key, tables.now());
@@ -83,20 +83,18 @@ fn without_flow<P: Packet, T: Tables>(
             if state == PartsState::Routed as u8 {
                 return PackedVerdict::TO_STACK;
             }
-            let is_answered = datagram.protocol() == ICMP && fragments::is_noted(state);
-            if !is_answered {
-                return Verdict::SlowPath(SlowPath::HoldFragment).into();
+            if state == PartsState::Answered as u8 {
+                return Verdict::LocalReply(LocalReplyKind::EchoReply.without_mtu()).into();
             }
-            let answer = Verdict::LocalReply(LocalReplyKind::EchoReply.without_mtu());
-            (Transport::default(), answer.into())
+            return Verdict::SlowPath(SlowPath::HoldFragment).into();
         }
         Payload::IcmpError | Payload::Unsupported => return PackedVerdict::PASS,
     };
-    let settled = match verdict.tag() {
+    let settled = match decided.tag() {
         tag::PASS => PartsState::Passed,
         tag::TO_STACK => PartsState::Routed,
-        _ => PartsState::Open,
+        _ => PartsState::Answered,
     };
     fragment_verdict::<_, _, true>(packet, tables, &datagram, &transport, settled)
-        .map_or(verdict, Into::into)
+        .map_or(decided, Into::into)
 }
