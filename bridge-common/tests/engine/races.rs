@@ -12,6 +12,7 @@ use bridge_common::abi::{
 use bridge_common::counters::Count;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
 use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::held;
 use bridge_common::path::tc::{Side, run};
 use bridge_common::sim::{SimPacket, SimTables};
 use bridge_common::tables::{Insertion, Tables};
@@ -150,11 +151,37 @@ fn fragments_that_meet_at_any_moment_all_go_on() {
     }
 }
 
+#[test]
+fn a_fragment_that_was_about_to_be_held_is_released_by_its_first() {
+    let wire = Wire::udp(at(PC, 20_000), at(POD, 53))
+        .fragmentable(7)
+        .payload([7; 1_000]);
+    let [first, second] = wire.fragments(800).try_into().unwrap();
+    for uses in 0.. {
+        let tables = fixture();
+        let mut raced = Raced::new(&tables, uses, SimPacket::new(second.clone()));
+        // It has looked for the ports already.
+        raced.others_work = |packet, tables| held::hold(packet, tables).into();
+        let mut packet = SimPacket::new(first.clone());
+        let verdict = run(&mut packet, &raced, Side::Uplink);
+        let Some((others_verdict, others)) = raced.others_result.take() else {
+            assert!(uses > 1, "there was something to race with");
+            break;
+        };
+        assert_eq!(others_verdict, Verdict::Held, "at use {uses}");
+        assert!(others.requeued.is_empty());
+        assert_eq!(verdict, Verdict::Held, "at use {uses}");
+        let requeued = [first.clone(), second.clone()];
+        assert_eq!(packet.requeued, requeued, "at use {uses}");
+    }
+}
+
 /// Tables at whose n-th use another CPU handles a packet.
 struct Raced<'a> {
     shared: &'a SimTables,
     uses_left: Cell<u32>,
     others_packet: RefCell<Option<SimPacket>>,
+    others_work: fn(&mut SimPacket, &SimTables) -> Verdict,
     others_result: RefCell<Option<(Verdict, SimPacket)>>,
 }
 
@@ -164,6 +191,7 @@ impl<'a> Raced<'a> {
             shared,
             uses_left: Cell::new(uses),
             others_packet: RefCell::new(Some(other)),
+            others_work: |packet, tables| run(packet, tables, Side::Uplink),
             others_result: RefCell::default(),
         }
     }
@@ -174,7 +202,7 @@ impl<'a> Raced<'a> {
         if left == 0
             && let Some(mut packet) = self.others_packet.take()
         {
-            let verdict = run(&mut packet, self.shared, Side::Uplink);
+            let verdict = (self.others_work)(&mut packet, self.shared);
             self.others_result.replace(Some((verdict, packet)));
         }
         self.shared
