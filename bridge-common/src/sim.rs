@@ -9,9 +9,9 @@ use std::vec::Vec;
 
 use crate::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
-    Fragment, FragmentKey, FragmentParts, HELD_BYTES, HeldFragment, HeldIndex, HeldSlot, Ipv4, NatPort,
-    NextHop, PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
-    SourceNetwork, Vtep, capacity,
+    Fragment, FragmentKey, FragmentParts, HELD_BYTES, HeldFound, HeldFragment, HeldIndex, HeldSlot,
+    Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service,
+    ServiceKey, Settings, SourceNetwork, Vtep, capacity,
 };
 use crate::counters::Count;
 use crate::packet::checksum::{Difference, Sum};
@@ -375,6 +375,7 @@ impl Tables for SimTables {
     type PartsSlot = Rc<RefCell<FragmentParts>>;
     type HeldSlot = Rc<RefCell<HeldFragment>>;
     type HeldIndexSlot = Rc<RefCell<HeldIndex>>;
+    type HeldFoundSlot = Rc<RefCell<HeldFound>>;
 
     fn now(&self) -> Seconds {
         self.clock.get()
@@ -530,6 +531,16 @@ impl Tables for SimTables {
         Some(self.held_index.clone())
     }
 
+    fn held_found(&self) -> Option<Self::HeldFoundSlot> {
+        Some(Rc::new(RefCell::new(HeldFound {
+            count: 0,
+            slots: [0; HeldFound::MOST],
+        })))
+    }
+
+    fn list_held(&self, found: &Self::HeldFoundSlot, slot: u32) {
+        found.with(|found| found.add(found.count, slot));
+    }
     fn held_fragment(&self, number: u32) -> Option<Self::HeldSlot> {
         let mut held = self.held_fragments.borrow_mut();
         let empty = || {

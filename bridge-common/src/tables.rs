@@ -2,8 +2,9 @@
 
 use crate::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
-    Fragment, FragmentKey, FragmentParts, HeldFragment, HeldIndex, Ipv4, NatPort, NextHop, PortPool,
-    PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, Vtep,
+    Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment, HeldIndex, Ipv4, NatPort,
+    NextHop, PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+    Vtep,
 };
 use crate::counters::Count;
 
@@ -39,6 +40,8 @@ pub trait Tables {
     type HeldSlot: Slot<HeldFragment>;
     /// The one value of `held_index`.
     type HeldIndexSlot: Slot<HeldIndex>;
+    /// This CPU's value of `held_found`.
+    type HeldFoundSlot: Slot<HeldFound>;
 
     /// Seconds of `CLOCK_MONOTONIC`.
     fn now(&self) -> Seconds;
@@ -102,6 +105,10 @@ pub trait Tables {
     fn remove_fragment_parts(&self, key: &FragmentKey);
     /// Which fragments are held back.
     fn held_index(&self) -> Option<Self::HeldIndexSlot>;
+    /// This CPU's list of slots.
+    fn held_found(&self) -> Option<Self::HeldFoundSlot>;
+    /// Adds a slot to that list.
+    fn list_held(&self, found: &Self::HeldFoundSlot, slot: u32);
     /// The fragment in a slot. Only to be touched by who has locked it.
     fn held_fragment(&self, number: u32) -> Option<Self::HeldSlot>;
     /// Locks a slot; `false` where another CPU has it.

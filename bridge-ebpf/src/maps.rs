@@ -9,9 +9,9 @@ use aya_ebpf::macros::btf_map;
 use bridge_common::abi::{
     Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, Clock, ClusterCidr, Counter,
     DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, FragmentParts,
-    HeldFragment, HeldIndex, HeldLock, HeldNumber, Ipv4, LinkAddress, NatPort, NextHop, OfficeCidr,
-    OtherSource, PortPool, PortSearch, Reply, ReplyKey, Route, Scratch, Seconds, Service,
-    ServiceKey, Settings, SourceNetwork, UpperLink, Vtep,
+    HeldFound, HeldFragment, HeldIndex, HeldLock, HeldNumber, Ipv4, LinkAddress, NatPort, NextHop,
+    OfficeCidr, OtherSource, PortPool, PortSearch, Reply, ReplyKey, Route, Scratch, Seconds,
+    Service, ServiceKey, Settings, SourceNetwork, UpperLink, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::QUOTE_MAX;
@@ -95,6 +95,7 @@ impl Tables for Maps {
     type PartsSlot = MapEntry<FragmentParts>;
     type HeldSlot = MapEntry<HeldFragment>;
     type HeldIndexSlot = MapEntry<HeldIndex>;
+    type HeldFoundSlot = MapEntry<HeldFound>;
 
     #[inline(always)]
     fn now(&self) -> Seconds {
@@ -285,6 +286,22 @@ impl Tables for Maps {
             .get_ptr_mut(0)
             .and_then(NonNull::new)
             .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn held_found(&self) -> Option<Self::HeldFoundSlot> {
+        HELD_FOUND
+            .get_ptr_mut(0)
+            .and_then(NonNull::new)
+            .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn list_held(&self, found: &Self::HeldFoundSlot, slot: u32) {
+        // SAFETY: the entry lives as long as the program runs, and is this CPU's own. The count is read from there each
+        // time: of one in a register the verifier would follow every value.
+        let count = unsafe { core::ptr::read_volatile(&raw const (*found.0.as_ptr()).count) };
+        found.with(|found| found.add(count, slot));
     }
 
     #[inline(always)]

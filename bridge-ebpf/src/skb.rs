@@ -20,9 +20,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::programs::TcContext;
 use bridge_common::abi::{HELD_BYTES, Ipv4, LinkAddress};
 use bridge_common::packet::checksum::{Difference, Sum};
-use bridge_common::packet::{
-    ChecksumKind, Holdable, OutOfBounds, Packet, QUOTE_MAX, Resizable,
-};
+use bridge_common::packet::{ChecksumKind, Holdable, OutOfBounds, Packet, QUOTE_MAX, Resizable};
 
 use crate::maps::scratch;
 
@@ -357,13 +355,14 @@ impl Resizable for Skb {
 /// A length that any verifier knows to be from 1 to [`HELD_BYTES`].
 #[inline(always)]
 fn held_len(len: u32) -> Result<u32, OutOfBounds> {
-    // SAFETY: a local variable. It is read like this to keep the compiler from comparing another copy of it than the one
-    // that is used.
-    let len = unsafe { core::ptr::read_volatile(&raw const len) };
-    if len == 0 || len > HELD_BYTES as u32 {
+    let index_of_last = len.wrapping_sub(1);
+    // SAFETY: a local variable. It is read like this to keep the compiler from using what it was made of: of that a
+    // verifier before 6.8 does not know that it isn't 0.
+    let index_of_last = unsafe { core::ptr::read_volatile(&raw const index_of_last) };
+    if index_of_last >= HELD_BYTES as u32 {
         return Err(OutOfBounds);
     }
-    Ok(len)
+    Ok(index_of_last + 1)
 }
 
 impl Holdable for Skb {

@@ -218,14 +218,19 @@ fn tiny_fragments_are_dropped_and_counted() {
         (&office, client, ECHO_SERVICE),
         (&pod, target, nat),
     ];
-    let skipped = if lab.options().datapath.is_stack() { 2 } else { 0 };
+    let skipped = if lab.options().datapath.is_stack() {
+        2
+    } else {
+        0
+    };
     let mut expected = 0;
     for (way, from, to) in ways.into_iter().skip(skipped) {
         let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
         let header = [&ports[..], &[0; 8], &[0x50, 0x10, 0, 0]].concat();
         for (identification, len) in [(1, 8), (2, 16)] {
             let sent = Datagram::new(from, to, identification);
-            way.send([&sent.piece(TCP, 0, &header[..len], true)]).unwrap();
+            way.send([&sent.piece(TCP, 0, &header[..len], true)])
+                .unwrap();
             expected += 1;
         }
         // Data offset, flags and the end of the header in a fragment of their own (RFC 1858 section 3.1).
@@ -373,7 +378,9 @@ impl Counts {
         let index = index.expect("the one value");
         let slots = index["slots"].as_array().unwrap();
         Self {
-            held: status["traffic"]["fragment-held"]["packets"].as_u64().unwrap(),
+            held: status["traffic"]["fragment-held"]["packets"]
+                .as_u64()
+                .unwrap(),
             released: status["traffic"]["fragment-released"]["packets"]
                 .as_u64()
                 .unwrap(),

@@ -123,6 +123,28 @@ pub struct HeldIndex {
     pub slots: [HeldSlot; capacity::HELD_FRAGMENTS],
 }
 
+/// Value of `held_found`: the slots that a CPU is about to release.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldFound {
+    /// How many there are.
+    pub count: u32,
+    /// Their numbers. More than the fragments of the largest datagram in frames of 1,500 bytes.
+    pub slots: [u32; Self::MOST],
+}
+
+impl HeldFound {
+    /// The most that is released at once: a power of two.
+    pub const MOST: usize = 64;
+
+    /// Adds a slot as the `nth`, which is also how many there were. What is in no place stays held, and has an end.
+    #[inline(always)]
+    pub const fn add(&mut self, nth: u32, slot: u32) {
+        self.slots[nth as usize % Self::MOST] = slot;
+        self.count = nth.wrapping_add(1);
+    }
+}
+
 /// Key of `held_locks`: a slot of `held_fragments` that a CPU is about to read or write.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

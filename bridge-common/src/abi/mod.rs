@@ -28,8 +28,8 @@ mod types;
 pub use fast_path::{Destination, FastPath, Tunnel, XdpPort};
 pub use flows::{Flow, FlowKey, Layer, Reply, ReplyKey};
 pub use fragments::{
-    Fragment, FragmentKey, FragmentParts, HELD_BYTES, HeldFragment, HeldIndex, HeldLock, HeldNumber,
-    HeldSlot, Part, PartsState,
+    Fragment, FragmentKey, FragmentParts, HELD_BYTES, HeldFound, HeldFragment, HeldIndex, HeldLock,
+    HeldNumber, HeldSlot, Part, PartsState,
 };
 pub use nat::{NatPort, PortPool, PortSearch};
 pub use networks::{ClusterCidr, DestinationKind, OfficeCidr};

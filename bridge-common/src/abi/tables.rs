@@ -3,7 +3,7 @@
 use super::fast_path::FastPath;
 use super::flows::{Flow, FlowKey, Reply, ReplyKey};
 use super::fragments::{
-    Fragment, FragmentKey, FragmentParts, HeldFragment, HeldIndex, HeldLock, HeldNumber,
+    Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment, HeldIndex, HeldLock, HeldNumber,
 };
 use super::nat::{NatPort, PortPool, PortSearch};
 use super::networks::{ClusterCidr, OfficeCidr};

@@ -172,6 +172,7 @@ const fn is_noted(state: u8) -> bool {
     state == PartsState::Open as u8 || state == PartsState::Announced as u8
 }
 
+#[inline(always)]
 fn forget<T: Tables>(tables: &T, key: &FragmentKey) {
     tables.remove_fragment_parts(key);
     tables.remove_fragment(key);

@@ -40,9 +40,13 @@ pub fn deliver<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
             },
         );
     }
-    if let Some(verdict) =
-        fragment_verdict::<_, _, IN_FRAGMENTS>(packet, tables, datagram, transport, PartsState::Open)
-    {
+    if let Some(verdict) = fragment_verdict::<_, _, IN_FRAGMENTS>(
+        packet,
+        tables,
+        datagram,
+        transport,
+        PartsState::Open,
+    ) {
         return verdict;
     }
     if clamp_mss(packet, tables, datagram, transport, || route.mtu).is_err() {

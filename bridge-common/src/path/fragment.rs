@@ -7,10 +7,10 @@ use crate::conntrack::fragments;
 use crate::drops::DropReason;
 use crate::packet::parse::{Datagram, Payload};
 use crate::packet::{Holdable, Packet, Resizable};
+use crate::path::by_flow::{Side, translate};
 use crate::path::forward::fragment_verdict;
 use crate::path::held;
-use crate::path::stages::count_drop;
-use crate::path::tc::{Side, tell_sender, translate};
+use crate::path::stages::{count_drop, tell_sender};
 use crate::tables::Tables;
 use crate::verdict::{LocalReplyKind, PackedVerdict, SlowPath, Verdict, tag};
 

@@ -7,12 +7,12 @@
 
 use core::mem::take;
 
-use crate::abi::{DestinationKind, FragmentKey, HeldSlot, Seconds, capacity};
+use crate::abi::{DestinationKind, FragmentKey, HeldFound, HeldSlot, Seconds, capacity};
 use crate::conntrack::fragments;
 use crate::counters::Count;
 use crate::drops::DropReason;
-use crate::packet::parse::Datagram;
 use crate::packet::Holdable;
+use crate::packet::parse::Datagram;
 use crate::tables::{Slot, Tables};
 use crate::verdict::PackedVerdict;
 
@@ -32,8 +32,7 @@ pub fn hold<P: Holdable, T: Tables>(packet: &P, tables: &T) -> PackedVerdict {
     let Some(datagram) = Datagram::parse(packet) else {
         return PackedVerdict::PASS;
     };
-    let may_be_foreign =
-        tables.destination(datagram.destination()) == Some(DestinationKind::Nat);
+    let may_be_foreign = tables.destination(datagram.destination()) == Some(DestinationKind::Nat);
     // Of what may be foreign that is asked when it is known to be ours.
     if !may_be_foreign && let Some(reason) = fragments::malformed(packet, &datagram) {
         return PackedVerdict::drop(reason);
@@ -142,20 +141,24 @@ fn sweep<T: Tables>(tables: &T) {
 /// Lets a first fragment come in again, and behind it what has waited for it. The packet is then no more what it was.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn release<P: Holdable, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
-    let (Some(datagram), Some(index)) = (Datagram::parse(packet), tables.held_index()) else {
-        return PackedVerdict::drop(DropReason::RewriteFailed);
+    let Some(datagram) = Datagram::parse(packet) else {
+        return PackedVerdict::HELD;
     };
     let key = fragments::key(&datagram);
     if datagram.is_first_fragment() {
         requeue(packet, tables);
     }
+    let Some(found) = tables.held_found() else {
+        return PackedVerdict::HELD;
+    };
+    find(tables, &key, &found);
     let limit = tables.now().saturating_sub(PATIENCE);
-    for number in 0..SLOTS {
-        let belongs = index.with(|index| {
-            let slot = &index.slots[number as usize];
-            slot.seen != 0 && slot.key == key
-        });
-        if belongs && tables.lock_held(number) {
+    for nth in 0..HeldFound::MOST {
+        let (count, number) = found.with(|found| (found.count, found.slots[nth] % SLOTS));
+        if nth as u32 >= count {
+            break;
+        }
+        if tables.lock_held(number) {
             drop_held(tables, number, limit);
             if take_out(packet, tables, &key, number) {
                 requeue(packet, tables);
@@ -164,6 +167,24 @@ pub fn release<P: Holdable, T: Tables>(packet: &mut P, tables: &T) -> PackedVerd
         }
     }
     PackedVerdict::HELD
+}
+
+/// Lists the slots with fragments of a datagram.
+#[inline(always)]
+fn find<T: Tables>(tables: &T, key: &FragmentKey, found: &T::HeldFoundSlot) {
+    let Some(index) = tables.held_index() else {
+        return;
+    };
+    found.with(|found| found.count = 0);
+    for number in 0..SLOTS {
+        let belongs = index.with(|index| {
+            let slot = &index.slots[number as usize];
+            slot.seen != 0 && slot.key == *key
+        });
+        if belongs {
+            tables.list_held(found, number);
+        }
+    }
 }
 
 /// Makes of the packet the fragment in a locked slot, if it is still one of this datagram.
@@ -184,7 +205,10 @@ fn take_out<P: Holdable, T: Tables>(
     if !is_there {
         return false;
     }
-    if held.with(|held| packet.become_frame(&held.bytes, held.len)).is_err() {
+    if held
+        .with(|held| packet.become_frame(&held.bytes, held.len))
+        .is_err()
+    {
         tables.count(Count::Drop(DropReason::RewriteFailed), 1, 0);
         return false;
     }

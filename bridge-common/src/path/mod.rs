@@ -1,5 +1,6 @@
 //! What happens to a packet at each hook, stage by stage.
 
+pub mod by_flow;
 pub mod forward;
 pub mod fragment;
 pub mod held;

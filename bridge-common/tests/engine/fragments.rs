@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::fixture::{
-    DNS, LAPTOP, MYSQL, NAT, OUTSIDER, PC, POD, TUNNEL, UPLINK, VIP, advance, fixture, flows, forward,
-    pass, send, to_stack,
+    DNS, LAPTOP, MYSQL, NAT, OUTSIDER, PC, POD, TUNNEL, UPLINK, VIP, advance, fixture, flows,
+    forward, pass, send, to_stack,
 };
 use crate::packets::{
     Wire, addresses, assert_header_is_sound, assert_sound, at, endpoints, identifier, ip_packet,
@@ -15,8 +15,8 @@ use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
 use bridge_common::packet::parse::tcp_flag::SYN;
 use bridge_common::packet::parse::{Datagram, TCP, UDP};
-use bridge_common::path::tc::{self, Side};
 use bridge_common::path::held;
+use bridge_common::path::tc::{self, Side};
 use bridge_common::sim::{SimPacket, SimTables};
 use bridge_common::verdict::Verdict;
 
@@ -75,7 +75,7 @@ fn every_order_of_fragments_arrives_whole_in_both_directions() {
         for order in ORDERS {
             let tables = fixture();
             let wire = big(wire.clone());
-            let sent = in_order(wire.fragments(SIZE), order);
+            let sent = in_order(&wire.fragments(SIZE), order);
             let whole = reassemble(&arrive(&tables, Side::Uplink, sent, TUNNEL));
             assert_sound(&whole);
             let (nat, backend) = endpoints(&whole);
@@ -84,7 +84,7 @@ fn every_order_of_fragments_arrives_whole_in_both_directions() {
             assert_eq!(tables.counted(Count::FlowOpened), 1);
 
             let answer = wire.between(backend, nat);
-            let sent = in_order(answer.fragments(SIZE), order);
+            let sent = in_order(&answer.fragments(SIZE), order);
             let whole = reassemble(&arrive(&tables, Side::Cluster, sent, UPLINK));
             let expected = wire.reply().ttl(wire.ttl - 1);
             assert_eq!(whole, expected.bytes(), "{order:?} back");
@@ -101,16 +101,16 @@ fn a_big_ping_in_any_order_arrives_whole_and_a_services_is_answered() {
     for order in ORDERS {
         let tables = fixture();
         let request = big(Wire::ping(PC, POD, 7));
-        let sent = in_order(request.fragments(SIZE), order);
+        let sent = in_order(&request.fragments(SIZE), order);
         let whole = reassemble(&arrive(&tables, Side::Uplink, sent, TUNNEL));
         assert_sound(&whole);
         let answer = big(Wire::pong(POD, NAT, identifier(&whole)));
-        let sent = in_order(answer.fragments(SIZE), order);
+        let sent = in_order(&answer.fragments(SIZE), order);
         let whole = reassemble(&arrive(&tables, Side::Cluster, sent, UPLINK));
         assert_eq!(whole, request.reply().ttl(answer.ttl - 1).bytes());
 
         let request = big(Wire::ping(PC, VIP, 7));
-        let sent = in_order(request.fragments(SIZE), order);
+        let sent = in_order(&request.fragments(SIZE), order);
         let mut answers = all(&tables, Side::Uplink, sent, |verdict| {
             verdict == Verdict::Reflect
         });
@@ -133,7 +133,7 @@ fn clients_whose_fragments_come_between_each_others_are_all_served() {
         ];
         let all: Vec<_> = wires
             .iter()
-            .map(|wire| in_order(wire.fragments(SIZE), order))
+            .map(|wire| in_order(&wire.fragments(SIZE), order))
             .collect();
         let interleaved = (0..3).flat_map(|index| all.iter().map(move |one| one[index].clone()));
         let arrived = arrive(&tables, Side::Uplink, interleaved.collect(), TUNNEL);
@@ -269,7 +269,7 @@ fn a_first_that_comes_while_a_later_one_is_stored_takes_it_along() {
         Verdict::from(held::release(&mut packet, &tables)),
         Verdict::Held
     );
-    assert_eq!(packet.requeued, [second.clone()]);
+    assert_eq!(packet.requeued, std::slice::from_ref(&second));
     forward(&tables, Side::Uplink, second, TUNNEL);
     forward(&tables, Side::Uplink, third, TUNNEL);
 }
@@ -311,7 +311,11 @@ fn an_unknown_fragment_that_is_not_ours_passes() {
     let tables = fixture();
     let later = |from, to| big(Wire::udp(from, to)).fragments(SIZE).remove(1);
     pass(&tables, Side::Uplink, later(at(OUTSIDER, 1), at(POD, 53)));
-    pass(&tables, Side::Cluster, later(at(OUTSIDER, 53), at(NAT, 20_000)));
+    pass(
+        &tables,
+        Side::Cluster,
+        later(at(OUTSIDER, 53), at(NAT, 20_000)),
+    );
     let mut beside_kube_proxy = fixture();
     beside_kube_proxy.settings.authoritative = 0;
     to_stack(&beside_kube_proxy, later(at(PC, 20_000), DNS));
@@ -322,7 +326,7 @@ fn what_a_pod_sends_to_the_node_itself_passes_in_any_order_and_again() {
     for order in ORDERS {
         let tables = fixture();
         let wire = big(Wire::udp(at(POD, 53), at(NAT, 20_000)));
-        let sent = in_order(wire.fragments(SIZE), order);
+        let sent = in_order(&wire.fragments(SIZE), order);
         let mut passed = all(&tables, Side::Cluster, sent, |verdict| {
             verdict == Verdict::Pass
         });
@@ -391,7 +395,11 @@ fn what_is_held_is_looked_at_for_overlaps_too() {
     let [first, second, third] = wire.fragments(SIZE).try_into().unwrap();
     hold(&tables, Side::Uplink, second.clone());
     hold(&tables, Side::Uplink, second);
-    hold(&tables, Side::Uplink, ip_packet(&wire, UDP, &[0xEE; 8], 8, true));
+    hold(
+        &tables,
+        Side::Uplink,
+        ip_packet(&wire, UDP, &[0xEE; 8], 8, true),
+    );
     let arrived = all(&tables, Side::Uplink, vec![first], |verdict| {
         matches!(
             verdict,
@@ -426,7 +434,11 @@ fn a_tiny_fragment_is_dropped_and_counted() {
         let tables = fixture();
         let syn = syn.between(at(PC, 20_000), destination);
         for len in [8, 16] {
-            is_tiny(&tables, Side::Uplink, big(syn.clone()).fragments(len).remove(0));
+            is_tiny(
+                &tables,
+                Side::Uplink,
+                big(syn.clone()).fragments(len).remove(0),
+            );
         }
         // In front of any first, and behind one.
         is_tiny(&tables, Side::Uplink, piece(&syn, 8, 8, true));
@@ -442,11 +454,18 @@ fn a_tiny_fragment_is_dropped_and_counted() {
         pass(
             &tables,
             Side::Cluster,
-            big(syn.between(backend, at(NAT, 1))).fragments(16).remove(0),
+            big(syn.between(backend, at(NAT, 1)))
+                .fragments(16)
+                .remove(0),
         );
     }
     let tables = fixture();
-    forward(&tables, Side::Uplink, big(udp.clone()).fragments(SIZE).remove(0), TUNNEL);
+    forward(
+        &tables,
+        Side::Uplink,
+        big(udp.clone()).fragments(SIZE).remove(0),
+        TUNNEL,
+    );
     for identification in [0x4242, 0x4243] {
         let udp = udp.clone().fragmentable(identification);
         is_tiny(&tables, Side::Uplink, piece(&udp, 12, SIZE, true));
@@ -535,7 +554,7 @@ const ORDERS: [[usize; 3]; 6] = [
     [2, 1, 0],
 ];
 
-fn in_order(fragments: Vec<Vec<u8>>, order: [usize; 3]) -> Vec<Vec<u8>> {
+fn in_order(fragments: &[Vec<u8>], order: [usize; 3]) -> Vec<Vec<u8>> {
     assert_eq!(fragments.len(), 3);
     order.map(|index| fragments[index].clone()).to_vec()
 }

@@ -6,8 +6,9 @@ use crate::fixture::{
 use crate::packets::{Wire, at, endpoints};
 use bridge_common::abi::{
     Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
-    Fragment, FragmentKey, FragmentParts, HeldFragment, HeldIndex, Ipv4, NatPort, NextHop, PortPool,
-    PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, Vtep,
+    Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment, HeldIndex, Ipv4, NatPort,
+    NextHop, PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
+    Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
@@ -117,7 +118,14 @@ fn fragments_that_meet_at_any_moment_all_go_on() {
         .fragmentable(7)
         .payload([7; 2_000]);
     let whole = wire.fragments(800);
-    for (one, other, rest) in [(1, 0, 2), (0, 1, 2), (2, 0, 1), (0, 2, 1), (1, 2, 0), (2, 1, 0)] {
+    for (one, other, rest) in [
+        (1, 0, 2),
+        (0, 1, 2),
+        (2, 0, 1),
+        (0, 2, 1),
+        (1, 2, 0),
+        (2, 1, 0),
+    ] {
         for uses in 0.. {
             let tables = fixture();
             let mut packet = SimPacket::new(whole[one].clone());
@@ -215,6 +223,7 @@ impl Tables for Raced<'_> {
     type PartsSlot = Rc<RefCell<FragmentParts>>;
     type HeldSlot = Rc<RefCell<HeldFragment>>;
     type HeldIndexSlot = Rc<RefCell<HeldIndex>>;
+    type HeldFoundSlot = Rc<RefCell<HeldFound>>;
 
     fn now(&self) -> Seconds {
         self.shared.now()
@@ -310,6 +319,12 @@ impl Tables for Raced<'_> {
     }
     fn held_index(&self) -> Option<Self::HeldIndexSlot> {
         self.used().held_index()
+    }
+    fn held_found(&self) -> Option<Self::HeldFoundSlot> {
+        self.used().held_found()
+    }
+    fn list_held(&self, found: &Self::HeldFoundSlot, slot: u32) {
+        self.shared.list_held(found, slot);
     }
     fn held_fragment(&self, number: u32) -> Option<Self::HeldSlot> {
         self.used().held_fragment(number)

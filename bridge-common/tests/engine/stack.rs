@@ -284,11 +284,7 @@ fn no_fragment_to_what_no_service_serves_goes_on() {
     let lost = Wire::udp(at(PC, 20_000), NOBODY)
         .fragmentable(9)
         .payload([0; 3000]);
-    let (verdict, _) = send(
-        &informed(),
-        Side::Uplink,
-        lost.fragments(1480).remove(1),
-    );
+    let (verdict, _) = send(&informed(), Side::Uplink, lost.fragments(1480).remove(1));
     assert_eq!(verdict, Verdict::Held);
 }
 
