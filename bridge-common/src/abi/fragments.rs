@@ -67,8 +67,9 @@ pub struct FragmentParts {
     pub pad: u8,
     /// Always 0; a field of its own, so that no access to it is wider than it is aligned.
     pub pad2: u16,
-    /// What has gone on. No two overlap or touch.
-    pub parts: [Part; 16],
+    /// What has gone on. No two overlap or touch. Enough for 16 fragments in any order: half of them have gaps between them
+    /// at most.
+    pub parts: [Part; 8],
 }
 
 /// How far a datagram is.

@@ -47,7 +47,7 @@ macro_rules! for_each_table {
             FRAGMENTS = "fragments": LruHashMap<FragmentKey, Fragment>, 12 => 8, 65_536, pinned;
             /// How far each of these datagrams is, and what has gone on of it. Of use for as long. On a machine with many
             /// CPUs each keeps up to 128 entries free for itself, so it is larger than the floods that it has to stand.
-            FRAGMENT_PARTS = "fragment_parts": LruHashMap<FragmentKey, FragmentParts>, 12 => 76, 32_768, engine;
+            FRAGMENT_PARTS = "fragment_parts": LruHashMap<FragmentKey, FragmentParts>, 12 => 44, 32_768, engine;
             /// Later fragments that have come before their first, each a whole frame.
             HELD_FRAGMENTS = "held_fragments": Array<HeldFragment>, 4 => 1_920, 512, engine;
             /// Which of them is in which slot.
