@@ -8,10 +8,10 @@ use std::rc::Rc;
 use std::vec::Vec;
 
 use crate::abi::{
-    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
-    Fragment, FragmentKey, FragmentParts, HELD_BYTES, HeldFound, HeldFragment, HeldIndex, HeldSlot,
-    Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service,
-    ServiceKey, Settings, SourceNetwork, Vtep, capacity,
+    Affinity, AffinityKey, Backend, BackendKey, CachedHop, DestinationKind, Event, FastPath, Flow,
+    FlowKey, Fragment, FragmentKey, FragmentParts, HELD_BYTES, HeldFound, HeldFragment, HeldIndex,
+    HeldSlot, Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey, Route, Seconds,
+    Service, ServiceKey, Settings, SourceNetwork, Vtep, capacity,
 };
 use crate::counters::Count;
 use crate::packet::checksum::{Difference, Sum};
@@ -244,6 +244,8 @@ pub struct SimTables {
     pub fast_path: FastPath,
     /// Next hops, by their number.
     pub next_hops: Vec<NextHop>,
+    /// `hop_cache`.
+    pub hop_cache: RefCell<Vec<CachedHop>>,
     /// Remote VTEPs, by their number.
     pub vteps: Vec<Vtep>,
     /// Services.
@@ -293,6 +295,7 @@ impl Default for SimTables {
             routes: Vec::new(),
             fast_path: FastPath::default(),
             next_hops: Vec::new(),
+            hop_cache: RefCell::new(std::vec![CachedHop::default(); capacity::HOP_CACHE]),
             vteps: Vec::new(),
             services: HashMap::new(),
             backends: HashMap::new(),
@@ -431,6 +434,14 @@ impl Tables for SimTables {
 
     fn next_hop(&self, number: u16) -> Option<&NextHop> {
         self.next_hops.get(usize::from(number))
+    }
+
+    fn cached_hop(&self, index: u32) -> Option<CachedHop> {
+        self.hop_cache.borrow().get(index as usize).copied()
+    }
+
+    fn set_cached_hop(&self, index: u32, hop: CachedHop) {
+        self.hop_cache.borrow_mut()[index as usize] = hop;
     }
 
     fn vtep(&self, number: u32) -> Option<&Vtep> {

@@ -1,10 +1,10 @@
 //! How the engine reaches the tables.
 
 use crate::abi::{
-    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
-    Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment, HeldIndex, Ipv4, NatPort,
-    NextHop, PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
-    Vtep,
+    Affinity, AffinityKey, Backend, BackendKey, CachedHop, DestinationKind, Event, FastPath, Flow,
+    FlowKey, Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment, HeldIndex, Ipv4,
+    NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey,
+    Settings, Vtep,
 };
 use crate::counters::Count;
 
@@ -59,6 +59,10 @@ pub trait Tables {
     fn fast_path(&self) -> Option<&FastPath>;
     /// An entry of `next_hops`; 0 is no number of one.
     fn next_hop(&self, number: u16) -> Option<&NextHop>;
+    /// An entry of `hop_cache`.
+    fn cached_hop(&self, index: u32) -> Option<CachedHop>;
+    /// Sets the same.
+    fn set_cached_hop(&self, index: u32, hop: CachedHop);
     /// An entry of `vtep_fdb`; 0 is no number of one.
     fn vtep(&self, number: u32) -> Option<&Vtep>;
     /// An entry of `services`.

@@ -106,7 +106,7 @@ pub enum SlowPath {
 /// A verdict in one register: the way in which verdicts cross function calls in the kernel. Of an enum whose variants
 /// differ in their fields the compiler leaves some bytes undefined, and the verifier refuses to see them copied.
 ///
-/// From the lowest byte on: tag, drop reason, kind of reply, 0, and 32 bits of interface index or MTU.
+/// From the lowest byte on: tag, drop reason, kind of reply, [note](PackedVerdict::with_note), and 32 bits of interface index or MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackedVerdict(u64);
 
@@ -197,6 +197,28 @@ impl PackedVerdict {
     #[inline(always)]
     pub const fn from_word(word: u32) -> Self {
         Self(word as u64)
+    }
+
+    /// Whether the packet goes on, translated.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_sent(self) -> bool {
+        matches!(self.tag(), tag::FORWARD | tag::CONTINUE)
+    }
+
+    /// The same of a packet that is to be noted: [`note::TO_BACKEND`](crate::conntrack::note::TO_BACKEND),
+    /// [`note::TO_CLIENT`](crate::conntrack::note::TO_CLIENT), or 0 if not.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with_note(self, note: u8) -> Self {
+        Self(self.0 | (note as u64) << 24)
+    }
+
+    /// The note of [`Self::with_note`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn note(self) -> u8 {
+        (self.0 >> 24) as u8
     }
 
     /// One of [`tag`].

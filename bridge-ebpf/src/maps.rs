@@ -7,8 +7,8 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Progr
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::btf_map;
 use bridge_common::abi::{
-    Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, Clock, ClusterCidr, Counter,
-    DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, FragmentParts,
+    Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, CachedHop, Clock, ClusterCidr,
+    Counter, DestinationKind, Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, FragmentParts,
     HeldFound, HeldFragment, HeldIndex, HeldLock, HeldNumber, Ipv4, LinkAddress, NatPort, NextHop,
     OfficeCidr, OtherSource, PortPool, PortSearch, Reply, ReplyKey, Route, Scratch, Seconds,
     Service, ServiceKey, Settings, SourceNetwork, UpperLink, Vtep,
@@ -157,6 +157,18 @@ impl Tables for Maps {
     #[inline(always)]
     fn next_hop(&self, number: u16) -> Option<&NextHop> {
         NEXT_HOPS.get(u32::from(number))
+    }
+
+    #[inline(always)]
+    fn cached_hop(&self, index: u32) -> Option<CachedHop> {
+        HOP_CACHE.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn set_cached_hop(&self, index: u32, hop: CachedHop) {
+        if let Some(cached) = HOP_CACHE.get_ptr_mut(index).and_then(NonNull::new) {
+            MapEntry(cached).with(|cached| *cached = hop);
+        }
     }
 
     #[inline(always)]

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use bridge_userspace::agent;
+use bridge_userspace::checks::judged_pins;
 use bridge_userspace::commands::cli::{Cli, Command, FlowsCommand, ListArgs};
 use bridge_userspace::commands::uninstall::uninstall;
 use bridge_userspace::commands::{exit, flows, services, status};
-use bridge_userspace::maps::{Pins, Tables};
+use bridge_userspace::maps::Tables;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
@@ -28,11 +29,13 @@ fn main() -> ExitCode {
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {
-    let open = |list: &ListArgs| Tables::open(&Pins::new(&list.pin.pin_path));
+    let open = |list: &ListArgs| -> anyhow::Result<Tables> {
+        Ok(Tables::open(&judged_pins(&list.pin.pin_path)?)?)
+    };
     match command {
         Command::Run(args) => agent::run(*args),
         Command::Status(list) => {
-            block_on(status::show(&Pins::new(&list.pin.pin_path), list.output))
+            block_on(status::show(&judged_pins(&list.pin.pin_path)?, list.output))
         }
         Command::Flows(FlowsCommand::List { filter, list }) => {
             flows::list(&open(&list)?, &filter, list.output)
@@ -41,7 +44,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             flows::flush(&open(&list)?, &filter, list.output)
         }
         Command::Services(list) => services::list(&open(&list)?, list.output),
-        Command::Uninstall(pin) => block_on(uninstall(&Pins::new(&pin.pin_path))),
+        Command::Uninstall(pin) => block_on(uninstall(&judged_pins(&pin.pin_path)?)),
     }
 }
 

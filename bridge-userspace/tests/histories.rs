@@ -27,6 +27,9 @@ use bridge_userspace::plan::retained::{Retained, SETTLE};
 use etherparse::PacketBuilder;
 
 const STEPS: usize = 10_000;
+const DATA: &[u8] = b"data";
+/// Where both sides begin.
+const INITIAL: u32 = 7_000;
 const GRACE: Seconds = 15;
 const NODE: [u8; 4] = [10, 60, 20, 30];
 const NAT: [[u8; 4]; 2] = [[10, 244, 30, 0], [10, 244, 30, 250]];
@@ -58,6 +61,31 @@ struct Session {
     /// Whether the client has spoken while there was no way: it has had no answer.
     is_unheard: bool,
     is_over: bool,
+    /// Whether the client has finished the handshake.
+    has_accepted: bool,
+    /// The sequence numbers that the client and the pod send next.
+    next: (u32, u32),
+}
+
+/// A TCP segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Segment {
+    Syn,
+    SynAck,
+    Ack,
+    Data,
+    Rst,
+}
+
+impl Segment {
+    /// What it takes of the sequence numbers.
+    const fn len(self) -> u32 {
+        match self {
+            Self::Syn | Self::SynAck => 1,
+            Self::Data => DATA.len() as u32,
+            Self::Ack | Self::Rst => 0,
+        }
+    }
 }
 
 struct World {
@@ -382,6 +410,8 @@ impl World {
             pod: None,
             is_unheard: false,
             is_over: false,
+            has_accepted: false,
+            next: (INITIAL, INITIAL),
         };
         self.sessions
             .retain(|known| known.client_port != session.client_port);
@@ -392,13 +422,23 @@ impl World {
     fn speak(&mut self, at: usize) {
         let mut session = self.sessions[at].clone();
         let is_new = session.pod.is_none();
-        let flags = if is_new { "S" } else { "A" };
+        let segment = if is_new {
+            (session.next, session.has_accepted) = ((INITIAL, INITIAL), false);
+            Segment::Syn
+        } else if session.has_accepted {
+            Segment::Data
+        } else {
+            session.has_accepted = true;
+            Segment::Ack
+        };
         let packet = packet(
             session.protocol,
             ([192, 168, 0, 10], session.client_port),
             (vip(session.service), PORT),
-            flags,
+            segment,
+            session.next,
         );
+        session.next.0 += segment.len();
         let mut packet = SimPacket::new(packet);
         let verdict = run(&mut packet, &self.tables, Side::Uplink);
         let had = session.pod;
@@ -413,7 +453,7 @@ impl World {
                     assert_eq!(last, expected, "a session has moved: {session:?}");
                 }
                 session.is_unheard = false;
-                self.arrive(&mut session, last, nat);
+                self.arrive(&mut session, segment, last, nat);
             }
             Verdict::Drop(_) if !self.has_route => session.is_unheard = true,
             other => {
@@ -431,7 +471,7 @@ impl World {
 
     /// The packet comes to an address: a pod that has the session answers, another resets it, and from nobody comes
     /// nothing.
-    fn arrive(&mut self, session: &mut Session, last: u8, nat: ([u8; 4], u16)) {
+    fn arrive(&mut self, session: &mut Session, segment: Segment, last: u8, nat: ([u8; 4], u16)) {
         let Some(pod) = self.pods.get(&last) else {
             return;
         };
@@ -470,8 +510,20 @@ impl World {
         } else if !is_known {
             session.is_over = true;
         }
-        let flags = if session.is_over { "R" } else { "SA" };
-        let answer = packet(session.protocol, (address(last), PORT), nat, flags);
+        let answered = match segment {
+            _ if session.is_over => Segment::Rst,
+            Segment::Syn => Segment::SynAck,
+            _ => Segment::Ack,
+        };
+        let numbers = (session.next.1, session.next.0);
+        session.next.1 += answered.len();
+        let answer = packet(
+            session.protocol,
+            (address(last), PORT),
+            nat,
+            answered,
+            numbers,
+        );
         let mut answer = SimPacket::new(answer);
         let verdict = run(&mut answer, &self.tables, Side::Cluster);
         assert_eq!(verdict, Verdict::Forward { ifindex: UPLINK }, "{session:?}");
@@ -487,21 +539,28 @@ fn nat_addresses(tables: &SimTables) -> impl Iterator<Item = Ipv4Addr> + '_ {
         .map(|(address, ..)| Ipv4Addr::from(*address))
 }
 
-fn packet(protocol: u8, from: ([u8; 4], u16), to: ([u8; 4], u16), flags: &str) -> Vec<u8> {
+/// `numbers` are those of the sequence and of the acknowledgement.
+fn packet(
+    protocol: u8,
+    from: ([u8; 4], u16),
+    to: ([u8; 4], u16),
+    segment: Segment,
+    (sequence, acknowledgement): (u32, u32),
+) -> Vec<u8> {
     let ip = PacketBuilder::ipv4(from.0, to.0, 64);
     let mut bytes = Vec::new();
     if protocol == UDP {
-        ip.udp(from.1, to.1).write(&mut bytes, b"data").unwrap();
+        ip.udp(from.1, to.1).write(&mut bytes, DATA).unwrap();
         return bytes;
     }
-    let tcp = ip.tcp(from.1, to.1, 1, 65_000);
-    let tcp = match flags {
-        "S" => tcp.syn(),
-        "SA" => tcp.syn().ack(1),
-        "R" => tcp.rst().ack(1),
-        _ => tcp.ack(1),
+    let tcp = ip.tcp(from.1, to.1, sequence, 65_000);
+    let tcp = match segment {
+        Segment::Syn => tcp.syn(),
+        Segment::SynAck => tcp.syn().ack(acknowledgement),
+        Segment::Rst => tcp.rst().ack(acknowledgement),
+        Segment::Ack | Segment::Data => tcp.ack(acknowledgement),
     };
-    let payload: &[u8] = if flags == "A" { b"data" } else { b"" };
+    let payload = if segment == Segment::Data { DATA } else { &[] };
     tcp.write(&mut bytes, payload).unwrap();
     bytes
 }

@@ -60,7 +60,7 @@ fn probes_and_volumes_of_the_daemon_set_are_where_the_configuration_has_them() {
     };
     let spec = &daemon_set["spec"]["template"]["spec"];
     let container = &spec["containers"][0];
-    let listen = config.http_listen.unwrap();
+    let listen = config.http.unwrap().listen;
     assert_eq!(container["ports"][0]["containerPort"], listen.port());
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
         let get = &container[probe]["httpGet"];

@@ -50,9 +50,9 @@ fn what_was_ended_is_adopted_by_nobody() {
 }
 
 #[test]
-fn a_session_to_a_backend_on_the_node_itself_outlives_its_endpoint() {
+fn a_session_to_a_backend_on_the_node_itself_outlives_its_endpoint_and_the_bridge() {
     let mut lab = LabOptions::default().open();
-    let _bridge = lab.start_impatient_bridge().unwrap();
+    let mut bridge = lab.start_impatient_bridge().unwrap();
     lab.node_30().serve_tcp(port::ECHO, serve::echo()).unwrap();
     lab.cluster_mut().service_mut("echo").endpoints = vec![Endpoint::of_node_30()];
     lab.publish().unwrap();
@@ -62,11 +62,18 @@ fn a_session_to_a_backend_on_the_node_itself_outlives_its_endpoint() {
     let mut session = lab.office_pc().tcp(ECHO_SERVICE).unwrap();
     exchange(&mut session, b"before").unwrap();
     lab.leave_echo_to("echo-2");
-    for second in 0..16 {
-        exchange(&mut session, b"still there")
-            .unwrap_or_else(|error| panic!("after {second} s: {error:#}"));
-        sleep(Duration::from_secs(1));
-    }
+    let go_on = |session: &mut TcpStream| {
+        for second in 0..16 {
+            exchange(session, b"still there")
+                .unwrap_or_else(|error| panic!("after {second} s: {error:#}"));
+            sleep(Duration::from_secs(1));
+        }
+    };
+    go_on(&mut session);
+    bridge.kill().unwrap();
+    bridge.leave_installed();
+    let _bridge = lab.start_impatient_bridge().unwrap();
+    go_on(&mut session);
 }
 
 #[test]

@@ -182,7 +182,7 @@ fn what_others_have_pinned_in_the_same_directory_stays() {
 #[test]
 fn uninstall_removes_no_ordinary_files() {
     let lab = LabOptions::default().open();
-    let file = lab.directory().join("mine/v4/flows");
+    let file = lab.directory().join("mine/v5/flows");
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(&file, "mine").unwrap();
     let binary = lab::bridge::binary().unwrap();

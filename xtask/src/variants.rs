@@ -23,6 +23,7 @@ const INDEPENDENT: &[&str] = &[
     "microbench",
     "misconfiguration",
     "stack",
+    "strangers",
     "supervision",
     "xdp",
     "xdp_attach",

@@ -42,14 +42,12 @@ pub struct Flow {
     pub bytes_low: u32,
     /// The upper 16 bits.
     pub bytes_high: u16,
-    /// The [`FastPath::epoch`](super::FastPath::epoch) that `next_hop` was cached in.
-    pub epoch: u16,
-    /// Number of the [`NextHop`](super::NextHop) towards the backend; 0 if XDP can't send there.
-    pub next_hop: u16,
     /// [`crate::conntrack::tcp_state::Seen`] of the client's packets.
     pub tcp_seen: u8,
     /// A [`Layer`] as a number.
     pub layer: u8,
+    /// The TCP sequence number after the client's last one, see [`crate::conntrack::sequence::Direction::next`].
+    pub tcp_next: u32,
 }
 
 impl Flow {
@@ -106,40 +104,81 @@ pub struct Reply {
     pub destination_port: u16,
     /// When the backend's last packet came by; when the flow was opened, before the first.
     pub last_seen: Seconds,
+    /// The TCP sequence number after the backend's last one, see [`crate::conntrack::sequence::Direction::next`].
+    pub tcp_next: u32,
     /// Bytes from the backend, IPv4 header included, since they were last added to the flow's.
-    pub bytes: u32,
+    pub bytes: u16,
     /// Packets from the backend since then; 0 only before the first.
-    pub packets: u16,
-    /// [`crate::conntrack::tcp_state::Seen`] of the backend's packets.
-    pub tcp_seen: u8,
-    /// A [`Layer`] as a number.
-    pub layer: u8,
+    pub packets: u8,
+    /// What the backend's packets have shown, and the layer: [`Reply::tcp_seen`], [`Reply::layer`].
+    pub state: u8,
 }
 
 impl Reply {
-    /// Whether the counters are about to run out of bits: they are to be added to the flow's then. Leaves room for one
-    /// more packet of any size.
+    /// Bits of `state` that stand for layers; none of them is [`Layer::Tc`].
+    const LAYERS: u8 = Self::STACK | Self::LOCAL;
+    const STACK: u8 = 0x40;
+    const LOCAL: u8 = 0x80;
+
+    /// `state` of an entry whose backend has sent nothing yet.
     #[must_use]
     #[inline(always)]
-    pub const fn is_near_overflow(&self) -> bool {
-        self.packets & 0x8000 != 0 || self.bytes & 0x8000_0000 != 0
-    }
-
-    /// Counts packets and bytes.
-    #[inline(always)]
-    pub const fn count(&mut self, packets: u32, bytes: u32) {
-        self.packets = self.packets.saturating_add(packets as u16);
-        self.bytes = self.bytes.saturating_add(bytes);
-    }
-
-    /// Adds the counters to the flow's, but for one packet: that there was one is what tells an answered flow.
-    #[inline(always)]
-    pub const fn flush_into(&mut self, flow: &mut Flow) {
-        flow.count(self.packets.saturating_sub(1) as u32, self.bytes);
-        self.bytes = 0;
-        if self.packets > 1 {
-            self.packets = 1;
+    pub const fn initial_state(layer: u8) -> u8 {
+        if layer == Layer::Stack as u8 {
+            Self::STACK
+        } else if layer == Layer::Local as u8 {
+            Self::LOCAL
+        } else {
+            0
         }
+    }
+
+    /// [`crate::conntrack::tcp_state::Seen`] of the backend's packets.
+    #[must_use]
+    #[inline(always)]
+    pub const fn tcp_seen(&self) -> u8 {
+        self.state & !Self::LAYERS
+    }
+
+    /// Sets the same.
+    #[inline(always)]
+    pub const fn set_tcp_seen(&mut self, seen: u8) {
+        self.state = self.state & Self::LAYERS | seen & !Self::LAYERS;
+    }
+
+    /// A [`Layer`] as a number: only those that translate answers.
+    #[must_use]
+    #[inline(always)]
+    pub const fn layer(&self) -> u8 {
+        match self.state & Self::LAYERS {
+            0 => Layer::Tc as u8,
+            Self::STACK => Layer::Stack as u8,
+            _ => Layer::Local as u8,
+        }
+    }
+
+    /// Counts packets and bytes, if there is room for them. Else the counters are to be added to the flow's first, by
+    /// [`Reply::flush_into`].
+    #[inline(always)]
+    pub const fn count(&mut self, packets: u32, bytes: u32) -> bool {
+        let packets = self.packets as u32 + packets;
+        let bytes = self.bytes as u32 + bytes;
+        if packets > u8::MAX as u32 || bytes > u16::MAX as u32 {
+            return false;
+        }
+        self.packets = packets as u8;
+        self.bytes = bytes as u16;
+        true
+    }
+
+    /// Adds the counters to the flow's, and `packets` and `bytes` that there was no room for, but for one packet: that
+    /// there was one is what tells an answered flow.
+    #[inline(always)]
+    pub const fn flush_into(&mut self, flow: &mut Flow, packets: u32, bytes: u32) {
+        let all = (self.packets as u32).wrapping_add(packets);
+        flow.count(all.saturating_sub(1), bytes.wrapping_add(self.bytes as u32));
+        self.bytes = 0;
+        self.packets = 1;
     }
 }
 

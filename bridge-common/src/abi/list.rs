@@ -23,6 +23,9 @@ macro_rules! for_each_table {
             ROUTES = "routes": LpmTrie<Ipv4, Route>, 8 => 20, 16_384, pinned;
             /// Where XDP sends a packet and what it writes in front, by the number that a route gives; number 0 is none.
             NEXT_HOPS = "next_hops": Array<NextHop>, 4 => 24, 32_768, pinned;
+            /// Next hops that XDP has looked up in `routes`, by some bits of the address. A route's prefix takes longer to
+            /// look up than all else that is looked up for a packet.
+            HOP_CACHE = "hop_cache": Array<CachedHop>, 4 => 8, 1_024, pinned;
             /// Remote tunnel ends from the FDBs of VXLAN devices, by the number that a next hop gives; number 0 is none.
             VTEP_FDB = "vtep_fdb": Array<Vtep>, 4 => 32, 16_384, pinned;
             /// What XDP needs to know of the node: interfaces, VXLAN devices, how long next hops are valid.

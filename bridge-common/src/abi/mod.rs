@@ -37,11 +37,11 @@ pub use node::{
     AnswerTokens, Clock, Counter, Event, EventKind, LinkAddress, OtherSource, Scratch,
     SourceNetwork, UpperLink,
 };
-pub use routes::{NextHop, Route, Vtep};
+pub use routes::{CachedHop, NextHop, Route, Vtep};
 pub use services::{Affinity, AffinityKey, Backend, BackendKey, Service, ServiceKey};
 pub use settings::{Settings, Timeouts};
 pub use tables::{TABLES, Table, TableKind};
 pub use types::{Ipv4, Mac, Seconds, since};
 
-/// Version of everything in this module; part of the pin directory (`…/v4`).
-pub const LAYOUT_VERSION: u32 = 4;
+/// Version of everything in this module; part of the pin directory (`…/v5`).
+pub const LAYOUT_VERSION: u32 = 5;

@@ -104,3 +104,51 @@ pub struct Vtep {
     /// Ethernet address of our VXLAN device.
     pub inner_source: Mac,
 }
+
+/// Value of `hop_cache`: the [`NextHop`] towards an address, as it was looked up in some epoch. One word, so that no CPU
+/// sees half of what another writes; 0 in an unused entry.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CachedHop(pub u64);
+
+impl CachedHop {
+    /// `number` towards `address`, as looked up in an [epoch](super::FastPath::epoch).
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(address: Ipv4, epoch: u16, number: u16) -> Self {
+        Self((u32::from_be_bytes(address) as u64) << 32 | (epoch as u64) << 16 | number as u64)
+    }
+
+    /// The number, if this is of that address and epoch.
+    #[must_use]
+    #[inline(always)]
+    pub const fn number(self, address: Ipv4, epoch: u16) -> Option<u16> {
+        if self.0 >> 16 == Self::new(address, epoch, 0).0 >> 16 {
+            Some(self.0 as u16)
+        } else {
+            None
+        }
+    }
+
+    /// Which entry of `hop_cache` an address has. Pods of a node differ in the last byte, and nodes in the one before.
+    #[must_use]
+    #[inline(always)]
+    pub const fn index(address: Ipv4) -> u32 {
+        let address = u32::from_be_bytes(address);
+        (address ^ address >> 10) & (super::capacity::HOP_CACHE as u32 - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hop_is_of_its_address_and_epoch_only() {
+        let cached = CachedHop::new([10, 244, 1, 5], 7, 9);
+        assert_eq!(cached.number([10, 244, 1, 5], 7), Some(9));
+        assert_eq!(cached.number([10, 244, 1, 5], 8), None);
+        assert_eq!(cached.number([10, 244, 1, 6], 7), None);
+        assert_eq!(CachedHop::default().number([0; 4], 1), None);
+    }
+}

@@ -11,7 +11,7 @@ use super::node::{
     AnswerTokens, Clock, Counter, Event, LinkAddress, OtherSource, Scratch, SourceNetwork,
     UpperLink,
 };
-use super::routes::{NextHop, Route, Vtep};
+use super::routes::{CachedHop, NextHop, Route, Vtep};
 use super::services::{Affinity, AffinityKey, Backend, BackendKey, Service, ServiceKey};
 use super::settings::Settings;
 use super::types::{Ipv4, Seconds};

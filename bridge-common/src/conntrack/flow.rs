@@ -6,8 +6,9 @@
 
 use crate::abi::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, since};
 use crate::conntrack::lifetime::{FlowState, is_expired, untranslated_timeout};
+use crate::conntrack::sequence::{self, Direction, Segment};
 use crate::conntrack::tcp_state::Seen;
-use crate::packet::parse::{Datagram, Transport, tcp_flag};
+use crate::packet::parse::{Datagram, TCP, Transport, tcp_flag};
 use crate::packet::rewrite::{Endpoint, Translation};
 use crate::tables::{Insertion, Slot, Tables};
 
@@ -96,7 +97,7 @@ pub fn find<T: Tables>(
     let slot = tables.flow(key)?;
     let seen = slot.with(|flow| flow.last_seen);
     let due = seen / CONFIRM_PERIOD != now / CONFIRM_PERIOD;
-    if (due || transport.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) != 0)
+    if (due || transport.tcp_flags & tcp_flag::SYN != 0)
         && !confirm(tables, key, transport.tcp_flags)
     {
         return None;
@@ -104,30 +105,73 @@ pub fn find<T: Tables>(
     Some(slot)
 }
 
-/// Counts a packet from the client, which keeps the flow alive.
+/// What the client's direction has shown.
+pub(super) const fn of_client(flow: &Flow) -> Direction {
+    Direction {
+        seen: Seen(flow.tcp_seen),
+        next: flow.tcp_next,
+    }
+}
+
+/// What the backend's direction has shown.
+pub(super) const fn of_backend(reply: &Reply) -> Direction {
+    Direction {
+        seen: Seen(reply.tcp_seen()),
+        next: reply.tcp_next,
+    }
+}
+
+/// Counts a packet from the client, which keeps the flow alive. `true` if it is a segment that says more, which
+/// [`note`](super::note) is for once it is translated.
 #[inline(always)]
+#[must_use]
 pub fn record(
     flow: &mut Flow,
     now: Seconds,
     datagram: &Datagram,
     transport: &Transport,
     packets: u32,
+) -> bool {
+    let segment = Segment::of(datagram, transport);
+    // What is refreshed by resets would never end (RFC 7857 section 2.2).
+    if segment.flags & tcp_flag::RST == 0 {
+        flow.last_seen = now;
+    }
+    flow.tcp_seen = flow.tcp_seen & !Seen::ASKS | asks(&segment);
+    flow.count(packets, datagram.total_len);
+    if datagram.protocol() != TCP {
+        return false;
+    }
+    let is_plain = sequence::is_plain(&of_client(flow), &segment);
+    if is_plain {
+        flow.tcp_next = segment.end();
+    }
+    !is_plain
+}
+
+/// Counts a packet of a flow that is not translated. Only one side of it is seen, and what it shows is believed: if it was
+/// forged, the next answer is marked anew.
+#[inline(always)]
+pub fn record_untranslated(
+    flow: &mut Flow,
+    now: Seconds,
+    datagram: &Datagram,
+    transport: &Transport,
+    packets: u32,
 ) {
-    refresh(
-        &mut flow.last_seen,
-        &mut flow.tcp_seen,
-        now,
-        transport.tcp_flags,
-    );
-    flow.tcp_seen = flow.tcp_seen & !Seen::ASKS | asks(datagram, transport);
+    let is_repeated_reset =
+        transport.tcp_flags & tcp_flag::RST != 0 && flow.tcp_seen & Seen::RST != 0;
+    if !is_repeated_reset {
+        flow.last_seen = now;
+    }
+    flow.tcp_seen = Seen(flow.tcp_seen).and(transport.tcp_flags).0;
     flow.count(packets, datagram.total_len);
 }
 
 /// [`Seen::ASKS`] for a packet that a living backend answers: data, a SYN or a FIN. A bare acknowledgement gets none.
 #[inline(always)]
-const fn asks(datagram: &Datagram, transport: &Transport) -> u8 {
-    let has_payload = datagram.total_len > datagram.header_len + transport.header_len;
-    if has_payload || transport.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN) != 0 {
+const fn asks(segment: &Segment) -> u8 {
+    if segment.payload != 0 || segment.flags & (tcp_flag::SYN | tcp_flag::FIN) != 0 {
         Seen::ASKS
     } else {
         0
@@ -135,52 +179,52 @@ const fn asks(datagram: &Datagram, transport: &Transport) -> u8 {
 }
 
 /// Counts a packet from the backend in its entry, and what has come together there in the flow's before it overflows.
+/// `true` as of [`record`].
 #[inline(always)]
+#[must_use]
 pub fn record_answer<T: Tables>(
     tables: &T,
     slot: &T::ReplySlot,
     key: &ReplyKey,
     now: Seconds,
-    tcp_flags: u8,
+    datagram: &Datagram,
+    transport: &Transport,
     packets: u32,
-    bytes: u32,
-) {
-    let is_near_overflow = slot.with(|reply| {
-        refresh(&mut reply.last_seen, &mut reply.tcp_seen, now, tcp_flags);
-        reply.count(packets, bytes);
-        reply.is_near_overflow()
+) -> bool {
+    let segment = Segment::of(datagram, transport);
+    let bytes = datagram.total_len;
+    let (is_counted, is_plain) = slot.with(|reply| {
+        if segment.flags & tcp_flag::RST == 0 {
+            reply.last_seen = now;
+        }
+        let is_tcp = datagram.protocol() == TCP;
+        let is_plain = sequence::is_plain(&of_backend(reply), &segment);
+        if is_tcp && is_plain {
+            reply.tcp_next = segment.end();
+        }
+        (reply.count(packets, bytes), !is_tcp || is_plain)
     });
-    if is_near_overflow {
-        flush_counters(tables, key);
+    if !is_counted {
+        flush_counters(tables, key, packets, bytes);
     }
+    !is_plain
 }
 
-/// Adds the counters of a reply entry to those of its flow. Without a lock, so a packet that the client sends through
-/// another CPU at the same time may overwrite the sum: these are statistics only.
+/// Adds the counters of a reply entry to those of its flow, and a packet that there was no room for. Without a lock, so a
+/// packet that the client sends through another CPU at the same time may overwrite the sum: these are statistics only.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-pub fn flush_counters<T: Tables>(tables: &T, key: &ReplyKey) {
+pub fn flush_counters<T: Tables>(tables: &T, key: &ReplyKey, packets: u32, bytes: u32) {
     let Some(slot) = tables.reply(key) else {
         return;
     };
-    let reply = slot.with(|reply| *reply);
-    if let Some(flow) = tables.flow(&key.flow_key(&reply)) {
-        flow.with(|flow| slot.with(|reply| reply.flush_into(flow)));
+    let flow_key = slot.with(|reply| key.flow_key(reply));
+    if let Some(flow) = tables.flow(&flow_key) {
+        flow.with(|flow| slot.with(|reply| reply.flush_into(flow, packets, bytes)));
     }
-}
-
-/// Sets when a direction was last used, and with which TCP flags. A second reset does not refresh the flow (RFC 7857
-/// section 2.2).
-#[inline(always)]
-pub fn refresh(last_seen: &mut Seconds, tcp_seen: &mut u8, now: Seconds, tcp_flags: u8) {
-    let repeated_reset = tcp_flags & tcp_flag::RST != 0 && *tcp_seen & Seen::RST != 0;
-    if !repeated_reset {
-        *last_seen = now;
-    }
-    *tcp_seen = Seen(*tcp_seen).and(tcp_flags).0;
 }
 
 /// Whether both entries of a flow exist, belong together and have not expired. Puts back a lost reply entry of a live
-/// flow, and removes what is left of any other. Notes which side is the first to close.
+/// flow, and removes what is left of any other.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
     let (Some(slot), Some(settings)) = (tables.flow(key), tables.settings()) else {
@@ -229,12 +273,6 @@ fn confirm<T: Tables>(tables: &T, key: &FlowKey, tcp_flags: u8) -> bool {
         tables.remove_reply(&reply_key);
         return false;
     }
-    if tcp_flags & (tcp_flag::FIN | tcp_flag::RST) != 0
-        && reply.tcp_seen & Seen::FIN == 0
-        && let Some(slot) = tables.reply(&reply_key)
-    {
-        slot.with(|reply| reply.tcp_seen |= Seen::CLOSED_BY_OTHER);
-    }
     true
 }
 
@@ -245,10 +283,10 @@ pub(super) const fn reply_of(key: &FlowKey, now: Seconds, layer: u8) -> Reply {
         client_port: key.client_port,
         destination_port: key.destination_port,
         last_seen: now,
+        tcp_next: 0,
         bytes: 0,
         packets: 0,
-        tcp_seen: 0,
-        layer,
+        state: Reply::initial_state(layer),
     }
 }
 

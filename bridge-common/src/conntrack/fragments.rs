@@ -57,9 +57,7 @@ pub fn recall<T: Tables>(tables: &T, datagram: &Datagram) -> Option<Transport> {
     (since(tables.now(), first.seen) < LIFETIME).then_some(Transport {
         source_port: first.source_port,
         destination_port: first.destination_port,
-        tcp_flags: 0,
-        header_len: 0,
-        opens: false,
+        ..Transport::default()
     })
 }
 

@@ -24,7 +24,7 @@ impl FlowState {
     #[inline]
     pub fn of(protocol: u8, flow: &Flow, reply: &Reply) -> Self {
         if protocol == IpProto::Tcp as u8 {
-            Self::Tcp(State::of(Seen(flow.tcp_seen), Seen(reply.tcp_seen)))
+            Self::Tcp(State::of(Seen(flow.tcp_seen), Seen(reply.tcp_seen())))
         } else if reply.packets == 0 {
             Self::Unreplied
         } else if protocol == IpProto::Udp as u8 && is_short_lived(flow, reply) {
@@ -163,7 +163,7 @@ const fn is_short_lived(flow: &Flow, reply: &Reply) -> bool {
 #[inline]
 pub fn is_reusable(protocol: u8, flow: &Flow, reply: &Reply, now: Seconds) -> bool {
     let after = match FlowState::of(protocol, flow, reply) {
-        FlowState::Tcp(State::Closing) if reply.tcp_seen & Seen::CLOSED_BY_OTHER != 0 => LAST_ACK,
+        FlowState::Tcp(State::Closing) if reply.tcp_seen() & Seen::CLOSED_BY_OTHER != 0 => LAST_ACK,
         FlowState::Tcp(state) if state.is_over() => TIME_WAIT,
         FlowState::Replied | FlowState::Exchanged if is_single(flow, reply) => SPENT_SINGLE,
         FlowState::Replied | FlowState::Exchanged => SPENT,
@@ -188,11 +188,11 @@ pub const fn may_be_reusable(
             1 => SPENT_SINGLE,
             _ => SPENT,
         }
-    } else if reply.tcp_seen & CLOSED == CLOSED {
+    } else if reply.tcp_seen() & CLOSED == CLOSED {
         LAST_ACK
-    } else if reply.tcp_seen & (CLOSED | Seen::RST) != 0 {
+    } else if reply.tcp_seen() & (CLOSED | Seen::RST) != 0 {
         TIME_WAIT
-    } else if reply.tcp_seen & Seen::ACK == 0 {
+    } else if reply.tcp_seen() & Seen::ACK == 0 {
         timeouts.tcp_transitory
     } else {
         return false;
@@ -222,7 +222,7 @@ mod tests {
             ..Flow::default()
         };
         let reply = Reply {
-            tcp_seen: backend,
+            state: backend,
             ..Reply::default()
         };
         (flow, reply)

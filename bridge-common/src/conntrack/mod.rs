@@ -6,5 +6,7 @@ pub mod fragments;
 pub mod kernel_owned;
 pub mod lifetime;
 pub mod nat_ports;
+pub mod note;
 pub mod open;
+pub mod sequence;
 pub mod tcp_state;

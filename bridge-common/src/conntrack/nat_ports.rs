@@ -288,7 +288,7 @@ fn attempt<T: Tables>(
     if holder_key == *key {
         // Another CPU opens the same flow, or its forward entry was lost: one mapping serves both.
         // How an earlier connection ended says nothing about this one.
-        slot.with(|held| held.tcp_seen = 0);
+        slot.with(|held| held.set_tcp_seen(0));
         return Attempt::Claimed;
     }
     if !release(tables, candidate, &holder_key, &holder, need) {

@@ -90,8 +90,6 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), PackedVe
         fragments::remember(tables, &datagram, transport);
         return Err(PackedVerdict::PASS);
     };
-    // Read before the route: a change that comes in between advances it again.
-    let epoch = tables.fast_path().map_or(0, |fast| fast.epoch as u16);
     let route = match tables.route(backend.address) {
         Some(route) if route.is_unreachable() => {
             return Err(PackedVerdict::reject(
@@ -114,8 +112,6 @@ fn try_open<P: Packet, T: Tables>(packet: &P, tables: &T) -> Result<(), PackedVe
         backend: backend.address,
         nat,
         backend_port: backend.port,
-        epoch,
-        next_hop: route.next_hop,
         layer: layer as u8,
         ..Flow::default()
     };

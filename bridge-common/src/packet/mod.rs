@@ -2,6 +2,7 @@
 
 pub mod checksum;
 pub mod frame;
+pub mod integrity;
 pub mod mss;
 pub mod parse;
 pub mod rewrite;

@@ -231,6 +231,10 @@ pub struct Transport {
     pub tcp_flags: u8,
     /// Bytes of the transport header; 0 in a later fragment, which has none.
     pub header_len: u32,
+    /// TCP sequence number, in host byte order; 0 with other protocols.
+    pub sequence: u32,
+    /// TCP acknowledgement number, in host byte order; 0 with other protocols.
+    pub acknowledgement: u32,
     /// Whether such a packet may open a flow.
     pub opens: bool,
 }
@@ -280,22 +284,21 @@ impl Payload {
         let first = u16::from_be_bytes([head[0], head[1]]);
         let second = u16::from_be_bytes([head[2], head[3]]);
         match protocol {
-            TCP => Self::tcp(packet, offset, available, first, second),
+            TCP => Self::tcp(packet, offset, available, &head),
             UDP => Self::Transport(Transport {
                 source_port: first,
                 destination_port: second,
-                tcp_flags: 0,
                 header_len: UdpHdr::LEN as u32,
                 opens: true,
+                ..Transport::default()
             }),
             ICMP => {
                 let identifier = u16::from_be_bytes([head[4], head[5]]);
                 let echo = Transport {
                     source_port: identifier,
-                    destination_port: 0,
-                    tcp_flags: 0,
                     header_len: 8,
                     opens: true,
+                    ..Transport::default()
                 };
                 match head[0] {
                     icmp_type::ECHO_REQUEST => Self::Transport(echo),
@@ -316,14 +319,9 @@ impl Payload {
     }
 
     #[inline(always)]
-    fn tcp<P: Packet>(
-        packet: &P,
-        offset: u32,
-        available: u32,
-        source: u16,
-        destination: u16,
-    ) -> Self {
-        let Ok([data_offset, flags]) = packet.load::<2>(offset + 12) else {
+    fn tcp<P: Packet>(packet: &P, offset: u32, available: u32, head: &[u8; 8]) -> Self {
+        let [s0, s1, d0, d1, n0, n1, n2, n3] = *head;
+        let Ok([a0, a1, a2, a3, data_offset, flags]) = packet.load::<6>(offset + 8) else {
             return Self::Unsupported;
         };
         let header_len = u32::from(data_offset >> 4) * 4;
@@ -331,10 +329,12 @@ impl Payload {
             return Self::Unsupported;
         }
         Self::Transport(Transport {
-            source_port: source,
-            destination_port: destination,
+            source_port: u16::from_be_bytes([s0, s1]),
+            destination_port: u16::from_be_bytes([d0, d1]),
             tcp_flags: flags,
             header_len,
+            sequence: u32::from_be_bytes([n0, n1, n2, n3]),
+            acknowledgement: u32::from_be_bytes([a0, a1, a2, a3]),
             opens: flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN,
         })
     }

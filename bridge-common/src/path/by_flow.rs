@@ -2,7 +2,7 @@
 
 use crate::abi::{DestinationKind, Layer, PartsState, since};
 use crate::conntrack::flow::{self, Mapping};
-use crate::conntrack::fragments;
+use crate::conntrack::{fragments, note};
 use crate::counters::Count;
 use crate::drops::DropReason;
 use crate::packet::Packet;
@@ -11,7 +11,7 @@ use crate::packet::rewrite::Translation;
 use crate::path::forward::{deliver, fragment_verdict, translate_in_place};
 use crate::path::unsupported::{other_layer_verdict, unsupported_verdict};
 use crate::tables::{Slot, Tables};
-use crate::verdict::{LocalReplyKind, SlowPath, Verdict};
+use crate::verdict::{LocalReplyKind, PackedVerdict, SlowPath, Verdict};
 
 /// Where a packet came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +28,9 @@ pub fn translate<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
     packet: &mut P,
     tables: &T,
     side: Side,
-) -> Verdict {
+) -> PackedVerdict {
     let Some(datagram) = Datagram::parse(packet) else {
-        return Verdict::Pass;
+        return PackedVerdict::PASS;
     };
     match (tables.destination(datagram.destination()), side) {
         (Some(DestinationKind::Nat), _) => {
@@ -40,9 +40,9 @@ pub fn translate<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
             from_client::<_, _, IN_FRAGMENTS>(packet, tables, &datagram, kind)
         }
         (None, side) if !IN_FRAGMENTS && may_come_from_pod(tables, &datagram, side) => {
-            Verdict::SlowPath(SlowPath::LeavesCluster)
+            Verdict::SlowPath(SlowPath::LeavesCluster).into()
         }
-        (Some(_), Side::Cluster) | (None, _) => Verdict::Pass,
+        (Some(_), Side::Cluster) | (None, _) => PackedVerdict::PASS,
     }
 }
 
@@ -59,58 +59,58 @@ fn from_client<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
     tables: &T,
     datagram: &Datagram,
     kind: DestinationKind,
-) -> Verdict {
+) -> PackedVerdict {
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
-        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError),
+        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError).into(),
         Payload::LaterFragment if Transport::portless(datagram).is_none() => {
             if !IN_FRAGMENTS {
-                return Verdict::SlowPath(SlowPath::Fragment);
+                return Verdict::SlowPath(SlowPath::Fragment).into();
             }
             match fragments::recall(tables, datagram) {
                 Some(transport) => transport,
-                None => return unknown_fragment_verdict(tables, datagram, kind),
+                None => return unknown_fragment_verdict(tables, datagram, kind).into(),
             }
         }
         Payload::Unsupported if fragments::ports_of_tiny(packet, datagram).is_some() => {
-            return unsupported_verdict(tables, datagram, kind, DropReason::FragmentTiny);
+            return unsupported_verdict(tables, datagram, kind, DropReason::FragmentTiny).into();
         }
         Payload::LaterFragment | Payload::Unsupported => {
-            return unsupported_verdict(tables, datagram, kind, DropReason::UnsupportedProtocol);
+            return unsupported_verdict(tables, datagram, kind, DropReason::UnsupportedProtocol)
+                .into();
         }
     };
     let key = flow::key(datagram, &transport);
     let now = tables.now();
     let Some(slot) = flow::find(tables, &key, &transport, now) else {
-        return Verdict::SlowPath(SlowPath::OpenFlow);
+        return Verdict::SlowPath(SlowPath::OpenFlow).into();
     };
     let mapping = slot.with(|flow| Mapping::of(flow));
-    let (packets, bytes) = (packet.segments(), datagram.total_len);
-    let record = || {
-        slot.with(|flow| flow::record(flow, now, datagram, &transport, packets));
-    };
+    let packets = packet.segments();
     if mapping.layer == Layer::Kernel as u8 || mapping.layer == Layer::Stack as u8 {
-        // The stack path counts its packets at egress.
-        if mapping.layer == Layer::Kernel as u8 {
-            record();
-        }
         let verdict = other_layer_verdict(mapping.layer, kind);
         let settled = if verdict == Verdict::Pass {
             PartsState::Passed
         } else {
             PartsState::Routed
         };
-        return fragment_verdict::<_, _, IN_FRAGMENTS>(
-            packet, tables, datagram, &transport, settled,
-        )
-        .unwrap_or(verdict);
+        if let Some(verdict) =
+            fragment_verdict::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport, settled)
+        {
+            return verdict.into();
+        }
+        // The stack path counts its packets at egress.
+        if mapping.layer == Layer::Kernel as u8 {
+            slot.with(|flow| flow::record_untranslated(flow, now, datagram, &transport, packets));
+        }
+        return verdict.into();
     }
     if mapping.layer == Layer::Ended as u8 {
-        return Verdict::Reject(DropReason::NoFlow, LocalReplyKind::TcpReset.without_mtu());
+        return PackedVerdict::reject(DropReason::NoFlow, LocalReplyKind::TcpReset);
     }
     let translation = mapping.translation();
-    let verdict = if mapping.layer == Layer::Local as u8 {
-        in_place::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport, &translation)
+    let verdict: PackedVerdict = if mapping.layer == Layer::Local as u8 {
+        in_place::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport, &translation).into()
     } else {
         match tables.route(mapping.backend.address) {
             Some(route) => deliver::<_, _, IN_FRAGMENTS>(
@@ -120,18 +120,28 @@ fn from_client<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
                 &transport,
                 &translation,
                 &route,
-            ),
-            None => Verdict::Drop(DropReason::NoRoute),
+            )
+            .into(),
+            None => PackedVerdict::drop(DropReason::NoRoute),
         }
     };
-    match verdict {
-        Verdict::Forward { .. } | Verdict::Continue => {
-            record();
-            tables.count(Count::ToBackend, packets, bytes);
+    let is_sent = verdict.is_sent();
+    // The client waits for an answer all the same where there is no way.
+    if is_sent || verdict.reason() == Some(DropReason::NoRoute) {
+        let says_more = slot.with(|flow| {
+            if Layer::is_untranslated(flow.layer) {
+                flow::record_untranslated(flow, now, datagram, &transport, packets);
+                false
+            } else {
+                flow::record(flow, now, datagram, &transport, packets)
+            }
+        });
+        if is_sent {
+            tables.count(Count::ToBackend, packets, datagram.total_len);
+            if says_more {
+                return verdict.with_note(note::TO_BACKEND);
+            }
         }
-        // The client waits for an answer all the same.
-        Verdict::Drop(DropReason::NoRoute) | Verdict::Reject(DropReason::NoRoute, _) => record(),
-        _ => {}
     }
     verdict
 }
@@ -196,55 +206,50 @@ fn from_backend<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,
-) -> Verdict {
+) -> PackedVerdict {
     let transport = match Payload::of(packet, datagram) {
         Payload::Transport(transport) => transport,
-        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError),
+        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError).into(),
         Payload::LaterFragment | Payload::Unsupported => {
             let known = Transport::portless(datagram)
                 .or_else(|| fragments::ports_of_tiny(packet, datagram));
             if !IN_FRAGMENTS && known.is_none() && datagram.is_later_fragment() {
-                return Verdict::SlowPath(SlowPath::Fragment);
+                return Verdict::SlowPath(SlowPath::Fragment).into();
             }
             match known.or_else(|| fragments::recall(tables, datagram)) {
                 Some(transport) => transport,
                 None if datagram.is_later_fragment() && may_be_reply(tables, datagram) => {
-                    return Verdict::SlowPath(SlowPath::HoldFragment);
+                    return Verdict::SlowPath(SlowPath::HoldFragment).into();
                 }
-                None => return Verdict::Pass,
+                None => return PackedVerdict::PASS,
             }
         }
     };
     let key = flow::reply_key(datagram, &transport);
     let Some(slot) = tables.reply(&key) else {
-        return pass_reply::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport);
+        return pass_reply::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport).into();
     };
     let now = tables.now();
     let (translation, seen, layer) =
-        slot.with(|reply| (flow::to_client(reply), reply.last_seen, reply.layer));
+        slot.with(|reply| (flow::to_client(reply), reply.last_seen, reply.layer()));
     if since(now, seen) >= flow::EXPIRY_CHECK_AFTER && flow::has_expired(tables, &key) {
-        return pass_reply::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport);
+        return pass_reply::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport).into();
     }
-    let verdict = if layer == Layer::Stack as u8 {
-        in_place::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport, &translation)
+    let verdict: PackedVerdict = if layer == Layer::Stack as u8 {
+        in_place::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport, &translation).into()
     } else {
         let Some(route) = tables.route(translation.destination.address) else {
-            return Verdict::Drop(DropReason::NoRoute);
+            return PackedVerdict::drop(DropReason::NoRoute);
         };
         deliver::<_, _, IN_FRAGMENTS>(packet, tables, datagram, &transport, &translation, &route)
+            .into()
     };
-    if let Verdict::Forward { .. } | Verdict::Continue = verdict {
-        let (packets, bytes) = (packet.segments(), datagram.total_len);
-        flow::record_answer(
-            tables,
-            &slot,
-            &key,
-            now,
-            transport.tcp_flags,
-            packets,
-            bytes,
-        );
-        tables.count(Count::ToClient, packets, bytes);
+    if verdict.is_sent() {
+        let packets = packet.segments();
+        tables.count(Count::ToClient, packets, datagram.total_len);
+        if flow::record_answer(tables, &slot, &key, now, datagram, &transport, packets) {
+            return verdict.with_note(note::TO_CLIENT);
+        }
     }
     verdict
 }

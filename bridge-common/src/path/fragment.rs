@@ -42,7 +42,8 @@ fn translate_by_flow<P: Packet, T: Tables>(
     tables: &T,
     side: Side,
 ) -> PackedVerdict {
-    translate::<_, _, true>(packet, tables, side).into()
+    // What a segment says of its connection is not noted: the end of a fragment is not known.
+    translate::<_, _, true>(packet, tables, side)
 }
 
 /// Whether a packet that opens no flow is a first fragment after which others are to be treated alike. What the kernel

@@ -331,7 +331,7 @@ fn find_reply<T: Tables>(
     let Some(slot) = tables.reply(&key) else {
         return false;
     };
-    let (to_client, layer) = slot.with(|reply| (to_client(reply), reply.layer));
+    let (to_client, layer) = slot.with(|reply| (to_client(reply), reply.layer()));
     *found = ErrorTranslation {
         // The quoted packet went from the client to what it had addressed.
         quoted: Translation {

@@ -3,7 +3,7 @@
 //! netfilter sees both directions between client and backend. What the node pings itself is not taken for a client's.
 
 use crate::abi::{Layer, since};
-use crate::conntrack::{flow, fragments, nat_ports};
+use crate::conntrack::{flow, fragments, nat_ports, note};
 use crate::counters::Count;
 use crate::packet::Packet;
 use crate::packet::parse::{Datagram, ICMP, Payload};
@@ -22,6 +22,9 @@ pub fn run<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 #[inline(always)]
 pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
     let mut verdict = translate_by_flow(packet, tables);
+    if verdict.note() == note::TO_CLIENT {
+        note::to_client(packet, tables);
+    }
     if verdict.tag() == tag::ICMP_ERROR {
         let mut found = icmp_error::ErrorTranslation::default();
         verdict = if icmp_error::find_of_local_backend(packet, tables, &mut found) {
@@ -36,53 +39,43 @@ pub fn handle<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn translate_by_flow<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
-    try_translate(packet, tables).into()
-}
-
-#[inline(always)]
-fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     let Some(datagram) = Datagram::parse(packet) else {
-        return Verdict::Pass;
+        return PackedVerdict::PASS;
     };
     let transport = match Payload::of(packet, &datagram) {
         Payload::Transport(transport) => transport,
-        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError),
+        Payload::IcmpError => return Verdict::SlowPath(SlowPath::IcmpError).into(),
         Payload::LaterFragment => match fragments::recall(tables, &datagram) {
             Some(transport) => transport,
-            None => return Verdict::Pass,
+            None => return PackedVerdict::PASS,
         },
-        Payload::Unsupported => return Verdict::Pass,
+        Payload::Unsupported => return PackedVerdict::PASS,
     };
     if datagram.protocol() == ICMP && transport.opens {
         nat_ports::yield_identifier(tables, &datagram, &transport);
-        return Verdict::Pass;
+        return PackedVerdict::PASS;
     }
     let key = flow::reply_key(&datagram, &transport);
     let Some(slot) = tables.reply(&key) else {
-        return Verdict::Pass;
+        return PackedVerdict::PASS;
     };
     let now = tables.now();
     let (translation, seen, layer) =
-        slot.with(|reply| (flow::to_client(reply), reply.last_seen, reply.layer));
+        slot.with(|reply| (flow::to_client(reply), reply.last_seen, reply.layer()));
     if layer != Layer::Local as u8
         || since(now, seen) >= flow::EXPIRY_CHECK_AFTER && flow::has_expired(tables, &key)
     {
-        return Verdict::Pass;
+        return PackedVerdict::PASS;
     }
     let (packets, bytes) = (packet.segments(), datagram.total_len);
     fragments::remember(tables, &datagram, &transport);
     let verdict = translate_in_place(packet, tables, &datagram, &transport, &translation);
-    if verdict == Verdict::Continue {
-        flow::record_answer(
-            tables,
-            &slot,
-            &key,
-            now,
-            transport.tcp_flags,
-            packets,
-            bytes,
-        );
-        tables.count(Count::ToClient, packets, bytes);
+    if verdict != Verdict::Continue {
+        return verdict.into();
     }
-    verdict
+    tables.count(Count::ToClient, packets, bytes);
+    if flow::record_answer(tables, &slot, &key, now, &datagram, &transport, packets) {
+        return PackedVerdict::CONTINUE.with_note(note::TO_CLIENT);
+    }
+    PackedVerdict::CONTINUE
 }

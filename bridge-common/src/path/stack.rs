@@ -9,7 +9,7 @@
 
 use crate::abi::{DestinationKind, Layer};
 use crate::conntrack::flow::{self, Mapping};
-use crate::conntrack::{fragments, open};
+use crate::conntrack::{fragments, note, open};
 use crate::counters::Count;
 use crate::drops::DropReason;
 use crate::packet::parse::{Datagram, ICMP, Payload, TCP, Transport};
@@ -32,6 +32,9 @@ pub fn run<P: Resizable, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 #[inline(always)]
 pub fn handle<P: Resizable, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
     let mut verdict = with_flow(packet, tables, translate_by_flow, open_flow);
+    if verdict.note() == note::TO_BACKEND {
+        note::to_backend(packet, tables);
+    }
     if verdict.tag() == tag::ICMP_ERROR {
         verdict = translate_icmp_error(packet, tables, true, |_, _| PackedVerdict::PASS);
     }
@@ -61,41 +64,33 @@ fn reset_sender<P: Resizable, T: Tables>(
 
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn translate_by_flow<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> PackedVerdict {
-    try_translate(packet, tables).into()
-}
-
-#[inline(always)]
-fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
     let Some(datagram) = Datagram::parse(packet) else {
-        return Verdict::Pass;
+        return PackedVerdict::PASS;
     };
     // Netfilter may have masqueraded it since it came in. An ICMP error may come from a router.
     let is_office = tables.is_office(datagram.source());
     if !is_office && datagram.protocol() != ICMP
         || tables.destination(datagram.destination()) != Some(DestinationKind::Pod)
     {
-        return Verdict::Pass;
+        return PackedVerdict::PASS;
     }
     let transport = match transport(packet, tables, &datagram) {
         Ok(transport) if is_office => transport,
-        Ok(_) => return Verdict::Pass,
-        Err(verdict) => return verdict,
+        Ok(_) => return PackedVerdict::PASS,
+        Err(verdict) => return verdict.into(),
     };
     let key = flow::key(&datagram, &transport);
     let now = tables.now();
     let Some(slot) = flow::find(tables, &key, &transport, now) else {
-        return Verdict::SlowPath(SlowPath::OpenFlow);
+        return Verdict::SlowPath(SlowPath::OpenFlow).into();
     };
     let mapping = slot.with(|flow| Mapping::of(flow));
     if Layer::is_untranslated(mapping.layer) {
-        return Verdict::Pass;
+        return PackedVerdict::PASS;
     }
     if mapping.layer == Layer::Tc as u8 {
         // The client talks from the same port to the pod itself: the pod could not tell the two apart.
-        return Verdict::Reject(
-            DropReason::NoNatPort,
-            LocalReplyKind::TcpReset.without_mtu(),
-        );
+        return PackedVerdict::reject(DropReason::NoNatPort, LocalReplyKind::TcpReset);
     }
     let (packets, bytes) = (packet.segments(), datagram.total_len);
     // Whoever hands over fragments here has put the datagram together before.
@@ -107,11 +102,14 @@ fn try_translate<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
         &transport,
         &mapping.translation(),
     );
-    if verdict == Verdict::Continue {
-        slot.with(|flow| flow::record(flow, now, &datagram, &transport, packets));
-        tables.count(Count::ToBackend, packets, bytes);
+    if verdict != Verdict::Continue {
+        return verdict.into();
     }
-    verdict
+    tables.count(Count::ToBackend, packets, bytes);
+    if slot.with(|flow| flow::record(flow, now, &datagram, &transport, packets)) {
+        return PackedVerdict::CONTINUE.with_note(note::TO_BACKEND);
+    }
+    PackedVerdict::CONTINUE
 }
 
 /// Ports or identifier of the packet, or the verdict on a packet that has none.

@@ -32,7 +32,9 @@ pub fn with_flow<P: Packet, T: Tables>(
 
 /// Translates an ICMP error by the flow of the packet that it quotes; `unmatched` is the verdict on one that no flow
 /// knows. `is_departing` says that the kernel has routed the error already, and that it is about to leave.
-#[inline(always)]
+///
+/// A function of its own, so that what it needs of the stack is not taken from all others.
+#[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn translate_icmp_error<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,

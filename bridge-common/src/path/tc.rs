@@ -1,6 +1,6 @@
 //! The TC path, which handles every packet that XDP and the kernel do not: one packet in, one verdict out.
 
-use crate::conntrack::{kernel_owned, open};
+use crate::conntrack::{kernel_owned, note, open};
 use crate::packet::{Holdable, Packet, Resizable};
 use crate::path::by_flow::translate;
 use crate::path::stages::{count_drop, tell_sender, translate_icmp_error, with_flow};
@@ -30,6 +30,11 @@ pub fn handle<P: Resizable, T: Tables>(packet: &mut P, tables: &T, side: Side) -
     } else {
         translate_by_flow::<_, _, false>(packet, tables)
     };
+    match verdict.note() {
+        note::TO_BACKEND => note::to_backend(packet, tables),
+        note::TO_CLIENT => note::to_client(packet, tables),
+        _ => {}
+    }
     if verdict.tag() == tag::LEAVES_CLUSTER {
         kernel_owned::mark_connection_of_pod(packet, tables);
         return PackedVerdict::PASS;
@@ -66,5 +71,5 @@ fn translate_by_flow<P: Packet, T: Tables, const IS_UPLINK: bool>(
     } else {
         Side::Cluster
     };
-    translate::<_, _, false>(packet, tables, side).into()
+    translate::<_, _, false>(packet, tables, side)
 }

@@ -5,10 +5,10 @@
 //! other frame is left as it is, for the TC programs behind it. Nothing is written before all of that is settled.
 
 use crate::abi::{
-    DestinationKind, FastPath, FlowKey, Ipv4, Layer, NextHop, Tunnel, XdpPort, since,
+    CachedHop, DestinationKind, FastPath, FlowKey, Ipv4, Layer, NextHop, Tunnel, XdpPort, since,
 };
 use crate::conntrack::flow::{self, EXPIRY_CHECK_AFTER, Mapping, to_client};
-use crate::conntrack::open;
+use crate::conntrack::{note, open};
 use crate::counters::Count;
 use crate::drops::DropReason;
 use crate::packet::frame::{ETHERNET, Frame, Inside};
@@ -223,21 +223,11 @@ fn from_client<F: Frame, T: Tables>(
     let Some(slot) = flow::find(tables, &key, &transport, now) else {
         return Step::OpenFlow;
     };
-    // Read before the route: a change that comes in between advances it again.
-    let epoch = fast.epoch as u16;
-    let (mapping, cached, cached_in) =
-        slot.with(|flow| (Mapping::of(flow), flow.next_hop, flow.epoch));
+    let mapping = slot.with(|flow| Mapping::of(flow));
     if mapping.layer != Layer::Tc as u8 {
         return Step::Pass;
     }
-    let number = if cached_in == epoch {
-        cached
-    } else {
-        let number = next_hop(tables, mapping.backend.address);
-        slot.with(|flow| (flow.next_hop, flow.epoch) = (number, epoch));
-        number
-    };
-    let Some(hop) = usable(tables, number) else {
+    let Some(hop) = usable(tables, next_hop(tables, fast, mapping.backend.address)) else {
         return Step::Pass;
     };
     let plan = ForwardPlan {
@@ -254,9 +244,13 @@ fn from_client<F: Frame, T: Tables>(
     };
     let step = send_native(frame, tables, &plan);
     if is_sent(step) {
-        slot.with(|flow| {
-            flow::record(flow, now, &datagram, &transport, 1);
-        });
+        if slot.with(|flow| flow::record(flow, now, &datagram, &transport, 1)) {
+            if hop.vtep == 0 {
+                note::to_backend(&Inside::<F, ETHERNET>(frame), tables);
+            } else {
+                note::to_backend(&Inside::<F, INNER>(frame), tables);
+            }
+        }
         tables.count(Count::XdpToBackend, 1, datagram.total_len);
     }
     step
@@ -293,14 +287,14 @@ fn from_backend<F: Frame, T: Tables, const AT: u32>(
     };
     let now = tables.now();
     let (translation, seen, layer) =
-        slot.with(|reply| (to_client(reply), reply.last_seen, reply.layer));
+        slot.with(|reply| (to_client(reply), reply.last_seen, reply.layer()));
     // TC checks whether an idle flow has expired.
     if layer != Layer::Tc as u8 || since(now, seen) >= EXPIRY_CHECK_AFTER || now > fast.valid_until
     {
         return Step::Pass;
     }
     let client = translation.destination;
-    let Some(hop) = usable(tables, next_hop(tables, client.address)) else {
+    let Some(hop) = usable(tables, next_hop(tables, fast, client.address)) else {
         return Step::Pass;
     };
     let plan = ForwardPlan {
@@ -329,8 +323,9 @@ fn from_backend<F: Frame, T: Tables, const AT: u32>(
         send_native(frame, tables, &plan)
     };
     if is_sent(step) {
-        let bytes = datagram.total_len;
-        flow::record_answer(tables, &slot, &key, now, transport.tcp_flags, 1, bytes);
+        if flow::record_answer(tables, &slot, &key, now, &datagram, &transport, 1) {
+            note::to_client(&Inside::<F, ETHERNET>(frame), tables);
+        }
         tables.count(Count::XdpToClient, 1, datagram.total_len);
     }
     step
@@ -341,8 +336,17 @@ const fn is_sent(step: Step) -> bool {
 }
 
 #[inline(always)]
-fn next_hop<T: Tables>(tables: &T, address: [u8; 4]) -> u16 {
-    tables.route(address).map_or(0, |route| route.next_hop)
+fn next_hop<T: Tables>(tables: &T, fast: &FastPath, address: Ipv4) -> u16 {
+    // Read before the route: a change that comes in between advances it again.
+    let epoch = fast.epoch as u16;
+    let index = CachedHop::index(address);
+    let cached = tables.cached_hop(index).unwrap_or_default();
+    if let Some(number) = cached.number(address, epoch) {
+        return number;
+    }
+    let number = tables.route(address).map_or(0, |route| route.next_hop);
+    tables.set_cached_hop(index, CachedHop::new(address, epoch, number));
+    number
 }
 
 #[inline(always)]

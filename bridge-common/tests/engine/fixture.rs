@@ -9,9 +9,10 @@ use bridge_common::packet::rewrite::Endpoint;
 use bridge_common::path::stack;
 use bridge_common::path::tc::{self, Side};
 use bridge_common::sim::{SimPacket, SimTables};
+use bridge_common::tables::{Slot, Tables};
 use bridge_common::verdict::Verdict;
 
-use crate::packets::at;
+use crate::packets::{Segment, Wire, at};
 
 /// Two hosts of the office.
 pub const PC: Ipv4 = [192, 168, 0, 10];
@@ -155,6 +156,39 @@ pub fn flow_key(protocol: u8, client: Endpoint, destination: Endpoint) -> FlowKe
         pad: 0,
         pad2: 0,
     }
+}
+
+/// The segment with the numbers that its sender would give it, whichever side of a flow that is.
+pub fn in_sequence(tables: &SimTables, mut wire: Wire) -> Vec<u8> {
+    let key = flow_key(TCP, wire.source, wire.destination);
+    let reply_key = ReplyKey {
+        backend: wire.source.address,
+        nat: wire.destination.address,
+        backend_port: wire.source.port,
+        nat_port: wire.destination.port,
+        protocol: TCP,
+        pad: 0,
+        pad2: 0,
+    };
+    let flow = |key: &FlowKey| tables.flow(key).map(|slot| slot.with(|flow| *flow));
+    let reply = |key: &ReplyKey| tables.reply(key).map(|slot| slot.with(|reply| *reply));
+    let (own, other) = if let Some(flow) = flow(&key) {
+        let reply = reply(&key.reply_key(&flow)).unwrap_or_default();
+        (flow.tcp_next, reply.tcp_next)
+    } else {
+        let reply = reply(&reply_key).unwrap_or_default();
+        let flow = flow(&reply_key.flow_key(&reply)).unwrap_or_default();
+        (reply.tcp_next, flow.tcp_next)
+    };
+    if let Segment::Tcp {
+        sequence,
+        acknowledgement,
+        ..
+    } = &mut wire.segment
+    {
+        (*sequence, *acknowledgement) = (own, other);
+    }
+    wire.bytes()
 }
 
 /// Sends a packet in and gives what came out.

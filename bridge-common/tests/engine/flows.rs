@@ -2,7 +2,7 @@
 
 use crate::fixture::{
     LAPTOP, LOCAL_POD, MYSQL, NAT, PC, POD, TUNNEL, UPLINK, advance, fixture, flow_key, flows,
-    forward, only_flow, pass, replies, send,
+    forward, in_sequence, only_flow, pass, replies, send,
 };
 use crate::packets::{Wire, addresses, assert_sound, at, endpoints, identifier};
 use bridge_common::abi::{Affinity, AffinityKey, Backend, Flow, FlowKey, Reply, ServiceKey};
@@ -29,7 +29,7 @@ fn a_handshake_establishes_one_flow_and_counts_it() {
     assert_eq!((flow.nat, flow.backend), (NAT, POD));
     assert_eq!(state(&flow, &reply), State::Established);
     assert_eq!((flow.packets, reply.packets), (2, 1));
-    let len = Wire::tcp(CLIENT, WEB, SYN).bytes().len() as u64;
+    let len = Wire::tcp(CLIENT, WEB, SYN).payload([]).bytes().len() as u64;
     assert_eq!((flow.bytes(), u64::from(reply.bytes)), (2 * len, len));
     assert_eq!(opened(&tables), 1);
     assert_eq!(tables.counted(Count::ToBackend), 2);
@@ -426,7 +426,7 @@ fn a_connection_on_what_another_left_behind_starts_afresh() {
 }
 
 fn from_client(tables: &SimTables, flags: u8) -> Endpoint {
-    let bytes = Wire::tcp(CLIENT, WEB, flags).bytes();
+    let bytes = in_sequence(tables, Wire::tcp(CLIENT, WEB, flags).payload([]));
     endpoints(&forward(tables, Side::Uplink, bytes, TUNNEL)).0
 }
 
@@ -434,7 +434,7 @@ fn from_backend(tables: &SimTables, nat: Endpoint, flags: u8) {
     let bytes = forward(
         tables,
         Side::Cluster,
-        Wire::tcp(WEB, nat, flags).bytes(),
+        in_sequence(tables, Wire::tcp(WEB, nat, flags).payload([])),
         UPLINK,
     );
     assert_eq!(endpoints(&bytes), (WEB, CLIENT));
@@ -449,7 +449,7 @@ fn establish(tables: &SimTables) -> Endpoint {
 }
 
 fn state(flow: &Flow, reply: &Reply) -> State {
-    State::of(Seen(flow.tcp_seen), Seen(reply.tcp_seen))
+    State::of(Seen(flow.tcp_seen), Seen(reply.tcp_seen()))
 }
 
 fn opened(tables: &SimTables) -> u64 {

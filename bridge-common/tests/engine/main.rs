@@ -19,6 +19,7 @@ mod other_sources;
 mod packets;
 mod passthrough;
 mod races;
+mod sequence;
 mod services;
 mod stack;
 mod xdp;

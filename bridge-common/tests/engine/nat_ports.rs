@@ -2,7 +2,7 @@
 
 use crate::fixture::{
     LAPTOP, LOCAL_POD, NAT, PC, POD, TUNNEL, UPLINK, advance, fixture, flow_key, flows, forward,
-    only_flow, replies, send,
+    in_sequence, only_flow, replies, send,
 };
 use crate::packets::{Wire, assert_sound, at, endpoints, icmp_kind, identifier};
 use bridge_common::abi::EventKind;
@@ -210,7 +210,7 @@ fn a_connection_that_the_client_has_closed_first_gives_its_port_up_at_once_if_no
             segments.swap(2, 3);
         }
         for (side, segment) in segments {
-            let (verdict, _) = send(&tables, side, segment.bytes());
+            let (verdict, _) = send(&tables, side, in_sequence(&tables, segment));
             assert!(matches!(verdict, Verdict::Forward { .. }), "{verdict:?}");
         }
         let bytes = Wire::tcp(at(LAPTOP, 20_000), WEB, SYN).bytes();
@@ -395,6 +395,6 @@ fn refused(tables: &SimTables, client: Endpoint, kind: EventKind, reason: DropRe
 /// A connection of the PC from its port 20,000, and its reset.
 fn connect_and_reset(tables: &SimTables) {
     connect(tables, at(PC, 20_000));
-    let reset = Wire::tcp(at(PC, 20_000), WEB, RST).bytes();
+    let reset = in_sequence(tables, Wire::tcp(at(PC, 20_000), WEB, RST));
     forward(tables, Side::Uplink, reset, TUNNEL);
 }

@@ -5,10 +5,10 @@ use crate::fixture::{
 };
 use crate::packets::{Wire, at, endpoints};
 use bridge_common::abi::{
-    Affinity, AffinityKey, Backend, BackendKey, DestinationKind, Event, FastPath, Flow, FlowKey,
-    Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment, HeldIndex, Ipv4, NatPort,
-    NextHop, PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
-    Vtep,
+    Affinity, AffinityKey, Backend, BackendKey, CachedHop, DestinationKind, Event, FastPath, Flow,
+    FlowKey, Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment, HeldIndex, Ipv4,
+    NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey,
+    Settings, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
@@ -248,6 +248,12 @@ impl Tables for Raced<'_> {
     }
     fn next_hop(&self, number: u16) -> Option<&NextHop> {
         self.shared.next_hop(number)
+    }
+    fn cached_hop(&self, index: u32) -> Option<CachedHop> {
+        self.shared.cached_hop(index)
+    }
+    fn set_cached_hop(&self, index: u32, hop: CachedHop) {
+        self.shared.set_cached_hop(index, hop);
     }
     fn vtep(&self, number: u32) -> Option<&Vtep> {
         self.shared.vtep(number)

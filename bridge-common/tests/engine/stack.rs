@@ -41,7 +41,7 @@ fn the_source_is_translated_on_the_way_out_and_back_on_the_way_in() {
         let (key, flow, reply) = only_flow(&tables);
         assert_eq!(key, flow_key(TCP, client, pod));
         assert_eq!(
-            [flow.layer, reply.layer],
+            [flow.layer, reply.layer()],
             [Layer::Stack as u8; 2],
             "both entries name the layer"
         );
@@ -449,7 +449,7 @@ fn a_lost_reply_entry_comes_back_on_its_own_layer() {
     departs(&tables, Wire::udp(client, pod).bytes());
     let (key, _, reply) = only_flow(&tables);
     assert_eq!(key, flow_key(UDP, client, pod));
-    assert_eq!(reply.layer, Layer::Stack as u8);
+    assert_eq!(reply.layer(), Layer::Stack as u8);
 }
 
 #[test]

@@ -73,6 +73,8 @@ pub struct Forwarder {
     in_use: watch::Receiver<Arc<InUse>>,
     kept_nat: Retained<Ipv4Addr>,
     kept_local: Retained<()>,
+    /// Whether packets to backends on the node itself are served, by this process or the one before.
+    serves_itself: bool,
     /// Neighbours that XDP sends to.
     neighbours: watch::Sender<BTreeSet<Neighbour>>,
 }
@@ -90,6 +92,10 @@ impl Forwarder {
         before: Option<&Report>,
     ) -> anyhow::Result<Self> {
         let reported = before.map(|before| before.programs.clone());
+        let served_itself = before.is_some_and(|before| {
+            let mut points = before.attach_points.iter();
+            points.any(|point| point.program == Program::UplinkEgress)
+        });
         let reconciler = Reconciler::open(&Tables::open(pins)?)?;
         Ok(Self {
             attachments: Attachments::new(config.tc_attach, pins, reported.unwrap_or_default())
@@ -101,6 +107,7 @@ impl Forwarder {
             in_use,
             kept_nat: Retained::default(),
             kept_local: Retained::default(),
+            serves_itself: served_itself,
             neighbours: watch::Sender::default(),
         })
     }
@@ -232,17 +239,13 @@ impl Forwarder {
     /// Whether services have backends on this node itself (`is_wanted`), or flows have, or may: for a moment after the last
     /// such backend nobody has looked.
     fn serves_itself(&mut self, is_wanted: bool) -> bool {
-        let is_attached = self
-            .attachments
-            .points()
-            .keys()
-            .any(|(program, _)| *program == Program::UplinkEgress);
         let is_in_use = self.in_use.borrow().has_local;
-        let before = is_attached.then_some(());
+        let before = self.serves_itself.then_some(());
         let kept =
             self.kept_local
                 .keep(before, |()| is_wanted, |()| is_in_use, SETTLE, clock::now());
-        is_wanted || !kept.is_empty()
+        self.serves_itself = is_wanted || is_in_use || !kept.is_empty();
+        self.serves_itself
     }
 
     /// NAT addresses that are no longer chosen, are still the node's, and have flows: what answers these must find back.

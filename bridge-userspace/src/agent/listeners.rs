@@ -24,7 +24,7 @@ impl Listeners {
     /// Names all addresses that can't be had and who has them.
     pub fn bind(config: &Config) -> Result<Self, Findings> {
         let relay = bind_relay(config);
-        let http = config.http_listen.map(http::Server::bind).transpose();
+        let http = config.http.as_ref().map(http::Server::bind).transpose();
         match (relay, http) {
             (Ok(relay), Ok(http)) => Ok(Self { relay, http }),
             (relay, http) => {

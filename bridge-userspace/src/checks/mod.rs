@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `machine` | [`MachineFacts`] | capabilities, kernel, BTF, bpf filesystem |
 //! | `instance` | process that holds the lock | whether another bridge works on the same tables |
+//! | `pin_directory` | owner and mode of the pin directory | whether another user can change what is pinned |
 //! | `network` | [`NetworkState`], [`DesiredState`] | uplink, overlapping networks, the DNS relay's addresses |
 //! | `hooks` | [`HookFacts`] | whether another bridge is attached where this one is to be |
 //! | `forwarding` | `net.ipv4.ip_forward` | whether the kernel forwards what is left to it |
@@ -24,6 +25,7 @@ mod instance;
 mod machine;
 mod nat_ports;
 mod network;
+mod pin_directory;
 mod xdp;
 
 pub use self::forwarding::{Forwarding, check_forwarding};
@@ -32,4 +34,5 @@ pub use self::instance::check_instance;
 pub use self::machine::{Fact, MachineFacts, check_bpffs, check_machine};
 pub use self::nat_ports::{check_nat_ports, few_nat_ports};
 pub use self::network::{check_network, check_office};
+pub use self::pin_directory::judged_pins;
 pub use self::xdp::{XdpFacts, check_xdp};

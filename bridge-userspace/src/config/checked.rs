@@ -1,6 +1,6 @@
 //! The checked form of the configuration.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use super::datapath::Datapath;
 use super::dns::DnsConfig;
 use super::environment::Environment;
+use super::http::HttpConfig;
 use super::settings::Settings;
 use super::timeouts::Timeouts;
 use super::{cluster, datapath, dns, host, http, nat, networks, timeouts};
@@ -42,8 +43,8 @@ pub struct Config {
     pub dns: Option<DnsConfig>,
     /// The domain under which the cluster's names are, without the last dot, in lower case.
     pub cluster_domain: String,
-    /// Where status and metrics are served, if they are to be.
-    pub http_listen: Option<SocketAddrV4>,
+    /// How status and metrics are served, if they are to be.
+    pub http: Option<HttpConfig>,
     /// Directory of the pinned tables and links.
     pub pin_path: PathBuf,
     /// Whether sysctls that stand in the way may be changed.
@@ -91,7 +92,7 @@ impl Config {
             pass_other_sources: datapath::passes_other_sources(settings),
             dns: dns::check(settings, findings),
             cluster_domain: dns::cluster_domain(settings, findings),
-            http_listen: http::check(settings, findings),
+            http: http::check(settings, findings),
             pin_path: host::pin_path(settings, findings),
             manage_sysctls: host::manages_sysctls(settings),
             tc_attach: datapath::tc_attach(settings, findings),

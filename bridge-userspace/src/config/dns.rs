@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 
 use super::setting::{DefaultValue, Setting, SettingFacts};
 use super::settings::Settings;
-use super::values::{cidrs, sockets};
+use super::values::{cidrs, domain_name, sockets};
 use crate::model::Findings;
 
 pub(super) const SETTINGS: &[SettingFacts] = &[
@@ -133,26 +133,17 @@ fn takes(listen: SocketAddrV4, upstream: SocketAddrV4) -> bool {
             || (listen.ip().is_unspecified() && upstream.ip().is_loopback()))
 }
 
-/// A domain name by RFC 1035 section 2.3.4, in lower case and without the last dot.
+/// The domain of the cluster's names.
 pub(super) fn cluster_domain(settings: &Settings, findings: &mut Findings) -> String {
     let Some(domain) = settings.get(&CLUSTER_DOMAIN) else {
         return DEFAULT_CLUSTER_DOMAIN.to_owned();
     };
-    let name = domain.strip_suffix('.').unwrap_or(domain);
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if name.len() > 253 || !name.split('.').all(is_label) {
+    domain_name(domain).unwrap_or_else(|| {
         findings.push(settings.wrong(
             &CLUSTER_DOMAIN,
             &format!(": `{domain}` is no domain name"),
             format!("write it as in {DEFAULT_CLUSTER_DOMAIN}"),
         ));
-    }
-    name.to_ascii_lowercase()
+        DEFAULT_CLUSTER_DOMAIN.to_owned()
+    })
 }

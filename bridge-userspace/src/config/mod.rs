@@ -31,6 +31,7 @@ pub use self::datapath::Datapath;
 pub use self::dns::DnsConfig;
 pub use self::environment::Environment;
 pub use self::host::DEFAULT_PIN_PATH;
+pub use self::http::HttpConfig;
 pub use self::setting::{DefaultValue, Flag, Kind, SettingFacts};
 pub use self::settings::Settings;
 pub use self::table::settings;

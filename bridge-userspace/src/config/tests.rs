@@ -57,7 +57,9 @@ fn what_is_not_said_has_its_default() {
     assert_eq!(config.cluster, SourceSpec::Static);
     assert_eq!(config.datapath, Datapath::Auto);
     assert_eq!(config.pin_path, Path::new("/sys/fs/bpf/office-bridge"));
-    assert_eq!(config.http_listen, "127.0.0.1:9530".parse().ok());
+    let http = config.http.unwrap();
+    assert_eq!(http.listen, "127.0.0.1:9530".parse().unwrap());
+    assert!(http.hosts.is_empty());
     assert_eq!(config.cluster_domain, "cluster.local");
     assert_eq!(config.flow_capacity, 262_144);
     assert_eq!(config.timeouts.tcp_established, Duration::from_hours(24));
@@ -208,7 +210,7 @@ fn defaults_in_the_help_are_those_that_hold() {
     let config = config("");
     for shown in [
         config.flow_capacity.to_string(),
-        config.http_listen.unwrap().to_string(),
+        config.http.unwrap().listen.to_string(),
         config.pin_path.display().to_string(),
         config.cluster_domain,
         config.answer_ping.to_string(),
@@ -551,13 +553,26 @@ fn a_dns_relay_that_asks_itself_is_refused() {
 
 #[test]
 fn status_and_metrics_can_be_served_elsewhere_or_not_at_all() {
-    let listen = config("--http-listen 0.0.0.0:9000").http_listen;
-    assert_eq!(listen, "0.0.0.0:9000".parse().ok());
-    assert_eq!(config("--no-http").http_listen, None);
+    let http = config("--http-listen 0.0.0.0:9000").http.unwrap();
+    assert_eq!(http.listen, "0.0.0.0:9000".parse().unwrap());
+    assert_eq!(config("--no-http").http, None);
     let yaml = format!("{FILE}noHttp: true\n");
-    assert_eq!(from_file(&yaml, "").unwrap().0.http_listen, None);
+    assert_eq!(from_file(&yaml, "").unwrap().0.http, None);
     let (back, _) = from_file(&yaml, "--no-http=false").unwrap();
-    assert!(back.http_listen.is_some());
+    assert!(back.http.is_some());
+}
+
+#[test]
+fn hosts_of_the_http_listener_are_names_and_addresses_without_a_port() {
+    let line = "--http-host Node-30.Example. --http-host 10.96.7.7";
+    let http = config(line).http.unwrap();
+    assert_eq!(http.hosts, ["node-30.example", "10.96.7.7"]);
+    for wrong in ["node-30:9530", "http://node-30", "*", "[fd00::1]", "a..b"] {
+        refused_with_base(
+            &format!("--http-host {wrong}"),
+            "is no name and no IPv4 address; write it without a port",
+        );
+    }
 }
 
 #[test]

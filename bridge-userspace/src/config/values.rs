@@ -116,3 +116,18 @@ pub(super) fn sockets(
     }
     sockets
 }
+
+/// A domain name by RFC 1035 section 2.3.4, in lower case and without the last dot; `None` if the text is none.
+pub(super) fn domain_name(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_name = name.len() <= 253 && name.split('.').all(is_label);
+    is_name.then(|| name.to_ascii_lowercase())
+}

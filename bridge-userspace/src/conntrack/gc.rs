@@ -8,7 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
-use bridge_common::abi::{Flow, FlowKey, Layer, Reply, ReplyKey, Seconds, name, since};
+use bridge_common::abi::{
+    Flow, FlowKey, Layer, OtherSource, Reply, ReplyKey, Seconds, SourceNetwork, name, since,
+};
 use bridge_common::conntrack::lifetime::{FlowState, idle, is_expired, untranslated_timeout};
 use bridge_common::conntrack::tcp_state::Seen;
 use bridge_common::packet::parse::TCP;
@@ -30,6 +32,9 @@ const HALF_GRACE: Seconds = 10;
 const SILENCE: Seconds = 3;
 /// For how long after a loss flows are looked at more often, beyond the grace.
 const WATCH_AFTER_GRACE: Seconds = 60;
+
+/// For how long a network is named that is none of the office's.
+const STRANGER_MEMORY: Seconds = 3_600;
 
 /// What earlier looks have seen of flows that have lost something. A process that starts begins anew.
 #[derive(Clone, Debug, Default)]
@@ -305,7 +310,22 @@ impl GarbageCollector {
         self.keep_what_came_back(&mut plan, &flows, &replies)?;
         remove(&self.tables, &plan.flows, &plan.replies)?;
         self.cut(&plan.cut)?;
+        self.forget_strangers()?;
         Ok(plan)
+    }
+
+    /// Makes room for networks that are none of the office's: as many are named as the table holds.
+    fn forget_strangers(&self) -> Result<(), TableError> {
+        let known: Vec<(SourceNetwork, OtherSource)> = self.tables.read_all(name::OTHER_SOURCES)?;
+        let now = now();
+        let mut table = self
+            .tables
+            .hash::<SourceNetwork, OtherSource>(name::OTHER_SOURCES)?;
+        known
+            .iter()
+            .filter(|(_, seen)| since(now, seen.last_seen) >= STRANGER_MEMORY)
+            .try_for_each(|(network, _)| gone(table.remove(network)))
+            .map_err(access(name::OTHER_SOURCES))
     }
 
     /// Ends flows that are in use, unless another has come under the same key since. Of a TCP connection a mark stays, by

@@ -13,11 +13,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exchange::resolve;
 use super::framing::{Frames, frame};
 use super::relay::{Admission, Shared};
+use crate::kernel::accept::Acceptor;
 use crate::kernel::sockets::Transport;
 
 /// Connections of sources that may not ask, at the same time: enough to tell them so.
@@ -28,9 +29,6 @@ const UNWELCOME_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a client may leave an answer unread.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pause when connections can't be accepted, mostly for want of file descriptors.
-const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// Limits shared by all listening addresses.
 #[derive(Debug)]
@@ -105,22 +103,13 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut tasks = JoinSet::new();
+    let mut acceptor = Acceptor::new(listener, "DNS");
     loop {
-        let accepted = tokio::select! {
+        let (stream, client) = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
             Some(_) = tasks.join_next() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, client) = match accepted {
-            Ok(accepted) => accepted,
-            // The client has given up before it was accepted.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(error) => {
-                tracing::warn!(%error, "accepting DNS connections failed");
-                sleep(ERROR_PAUSE).await;
-                continue;
-            }
+            accepted = acceptor.accept() => accepted,
         };
         let ip = client.ip().to_canonical();
         if !shared.settings().allows(ip) {
@@ -146,7 +135,7 @@ pub async fn serve(
             }
         });
     }
-    drop(listener);
+    drop(acceptor);
     while tasks.join_next().await.is_some() {}
 }
 

@@ -1,6 +1,8 @@
 //! What the kernel says.
 
+pub mod accept;
 pub mod clock;
+pub mod descriptors;
 pub mod netlink;
 mod reserved_ports;
 pub mod sockets;

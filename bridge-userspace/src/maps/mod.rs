@@ -3,9 +3,11 @@
 mod batch;
 pub(crate) mod bpf_syscall;
 mod instance_lock;
+mod lock_holder;
 mod pins;
 pub(crate) mod schema;
 mod tables;
+mod trust;
 
 pub(crate) use self::instance_lock::run_file;
 pub use self::instance_lock::{InstanceLock, LockError};
@@ -13,3 +15,5 @@ pub use self::pins::Pins;
 pub use self::schema::LayoutError;
 pub use self::tables::{BackendLists, Hash, Prefixes, TableError, Tables, prefix_key, prefix_of};
 pub(crate) use self::tables::{access, full, gone};
+pub use self::trust::TrustError;
+pub(crate) use self::trust::{private_directory, private_file, resolve};

@@ -9,6 +9,7 @@ use aya::maps::MapInfo;
 use bridge_common::abi::LAYOUT_VERSION;
 
 use super::bpf_syscall::detach_pinned_link;
+use super::trust::{TrustError, private_directory, resolve};
 use crate::model::program::Program;
 
 /// The pin directory of one bridge.
@@ -26,7 +27,26 @@ impl Pins {
         }
     }
 
-    /// What `--pin-path` says.
+    /// The directory given as `--pin-path`, where it really is.
+    ///
+    /// # Errors
+    /// When another user could replace what is pinned there, or lead elsewhere on the way. It need not be there yet.
+    pub fn judged(root: &Path) -> Result<Self, TrustError> {
+        let pins = Self::new(&resolve(root)?);
+        pins.judge_directories()?;
+        Ok(pins)
+    }
+
+    fn judge_directories(&self) -> Result<(), TrustError> {
+        let layouts = self.layouts();
+        let layouts = layouts.iter().map(|layout| self.root.join(layout));
+        for directory in layouts.chain([self.links()]) {
+            resolve(&directory)?;
+        }
+        Ok(())
+    }
+
+    /// The directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -107,13 +127,14 @@ impl Pins {
             .collect()
     }
 
-    /// Creates the directories.
+    /// Creates the directories, for root alone.
     ///
     /// # Errors
-    /// When bpffs refuses, or is not there.
+    /// When bpffs refuses, or is not there, or another user was faster and has made one of them.
     pub fn create(&self) -> io::Result<()> {
-        fs::create_dir_all(self.tables())?;
-        fs::create_dir_all(self.links())
+        private_directory(&self.tables())?;
+        private_directory(&self.links())?;
+        Ok(())
     }
 
     /// Pinned links, as the name of the program, the index of the interface, and the path; in the order of detaching.
@@ -209,30 +230,62 @@ fn remove_pins(directory: &Path) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
     use super::*;
 
     #[test]
     fn what_is_not_the_bridges_stays() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
-        for path in ["v3", "v4", "tc/globals", "vxlan", "v4/deeper"] {
+        for path in ["v4", "v5", "tc/globals", "vxlan", "v5/deeper"] {
             fs::create_dir_all(root.join(path)).unwrap();
         }
-        let foreign = ["tc/globals/map", "vxlan/map", "v", "map", "v4/deeper/map"];
+        let foreign = ["tc/globals/map", "vxlan/map", "v", "map", "v5/deeper/map"];
         for path in foreign
             .iter()
-            .chain(&["v3/flows", "v4/flows", "v4/replies"])
+            .chain(&["v4/flows", "v5/flows", "v5/replies"])
         {
             fs::write(root.join(path), "").unwrap();
         }
         let pins = Pins::new(root);
-        assert_eq!(pins.other_layouts(), ["v3"]);
+        assert_eq!(pins.other_layouts(), ["v4"]);
         assert_eq!(pins.remove_layout().unwrap(), 2);
         assert_eq!(pins.remove_all().unwrap(), 1);
-        assert!(!root.join("v3").exists());
+        assert!(!root.join("v4").exists());
         for path in foreign {
             assert!(root.join(path).exists(), "{path}");
         }
+    }
+
+    #[test]
+    fn directories_of_pins_are_nobody_elses_to_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("office-bridge");
+        let pins = Pins::judged(&root).unwrap();
+        pins.create().unwrap();
+        for path in [&root, &pins.tables(), &pins.links()] {
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o700);
+            fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+            Pins::judged(&root).unwrap_err();
+            pins.create().unwrap_err();
+            fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+            Pins::judged(&root).unwrap();
+        }
+    }
+
+    #[test]
+    fn pins_are_where_a_symbolic_link_leads() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory
+            .path()
+            .canonicalize()
+            .unwrap()
+            .join("office-bridge");
+        let link = directory.path().join("link");
+        symlink(&root, &link).unwrap();
+        assert_eq!(Pins::judged(&link).unwrap().root(), root);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! ends nothing, and one that is gone for good is given up when nobody uses it any more.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bridge_common::abi::{Seconds, since};
@@ -60,7 +61,8 @@ pub type RetainedNetworks = Retained<(CidrKind, Ipv4Net)>;
 
 impl RetainedNetworks {
     /// `announced` and those networks of `before` that flows use, by what `in_use` says if it is asked. None is kept that
-    /// contradicts an announced one or the office, or that lies in one of its kind.
+    /// contradicts an announced one or the office, or that lies in one of its kind. One in which others of its kind lie
+    /// is kept for the rest of it: single cluster IPs are announced when the network around them has vanished.
     pub fn complete(
         &mut self,
         before: &DesiredState,
@@ -70,12 +72,17 @@ impl RetainedNetworks {
         now: Seconds,
     ) -> Arc<DesiredState> {
         let key = |cidr: &ClusterCidr| (cidr.kind, cidr.cidr);
-        let is_wanted = |&(_, network): &(CidrKind, Ipv4Net)| {
-            announced
-                .cidrs
-                .iter()
-                .any(|cidr| overlaps(cidr.cidr, network))
+        let stands_against = |cidr: &ClusterCidr, (kind, network): (CidrKind, Ipv4Net)| {
+            cidr.cidr.contains(&network) || (cidr.kind != kind && overlaps(cidr.cidr, network))
+        };
+        let is_wanted = |&(kind, network): &(CidrKind, Ipv4Net)| {
+            let mut cidrs = announced.cidrs.iter();
+            cidrs.any(|cidr| stands_against(cidr, (kind, network)))
                 || office.iter().any(|office| overlaps(*office, network))
+        };
+        let is_announced = |address: &Ipv4Addr| {
+            let mut cidrs = announced.cidrs.iter();
+            cidrs.any(|cidr| cidr.cidr.contains(address))
         };
         let mut ask = Some(in_use);
         let mut asked = InUse::default();
@@ -87,7 +94,7 @@ impl RetainedNetworks {
                 .destinations
                 .iter()
                 .chain(&asked.backends)
-                .any(|address| network.contains(address))
+                .any(|address| network.contains(address) && !is_announced(address))
         };
         let kept = self.keep(before.cidrs.iter().map(key), is_wanted, is_in_use, 0, now);
         if kept.is_empty() {
@@ -181,6 +188,18 @@ mod tests {
         let back = retained.complete(&kept, &before, &[], InUse::default, NOW + 1);
         assert_eq!(back, before);
         assert!(retained.since.is_empty());
+    }
+
+    #[test]
+    fn one_around_single_addresses_is_kept_for_the_others() {
+        let before = state(&[(CidrKind::Service, "10.96.0.0/12")]);
+        let single = state(&[(CidrKind::Service, "10.96.0.1/32")]);
+        let mut retained = RetainedNetworks::default();
+        let kept = retained.complete(&before, &single, &[], || used("10.96.7.7"), NOW);
+        let row = "10.96.0.0/12 Node a (gone; kept for its flows)";
+        assert_eq!(shown(&kept), [row, "10.96.0.1/32 Node a"]);
+        let given_up = retained.complete(&kept, &single, &[], || used("10.96.0.1"), NOW);
+        assert_eq!(given_up, single);
     }
 
     #[test]

@@ -73,10 +73,12 @@ pub fn handler(
 
 /// Sends one request over a connected stream and reads the response.
 pub fn exchange(mut stream: TcpStream, request: &Request) -> io::Result<Response> {
+    let host = stream.peer_addr()?;
+    let Request { method, path, body } = request;
     write_message(
         &mut stream,
-        &format!("{} {} HTTP/1.1\r\nHost: lab", request.method, request.path),
-        &request.body,
+        &format!("{method} {path} HTTP/1.1\r\nHost: {host}"),
+        body,
     )?;
     let (start, body) = read_message(&stream)?;
     let status = start

@@ -57,9 +57,8 @@ fn pair(entry: &Entry) -> ((FlowKey, Flow), (ReplyKey, Reply)) {
         client_port: key.client_port,
         destination_port: key.destination_port,
         last_seen: NOW - entry.idle,
-        packets: u16::from(entry.replied),
-        tcp_seen: entry.seen.1,
-        layer: Layer::Tc as u8,
+        packets: u8::from(entry.replied),
+        state: entry.seen.1,
         ..Reply::default()
     };
     ((key, flow), (key.reply_key(&flow), reply))
@@ -186,7 +185,7 @@ impl Story {
     fn opening() -> Self {
         let mut story = Self::new(TCP);
         story.flow.tcp_seen = Seen::SYN | Seen::ASKS;
-        (story.reply.tcp_seen, story.reply.packets) = (0, 0);
+        (story.reply.state, story.reply.packets) = (0, 0);
         story
     }
 

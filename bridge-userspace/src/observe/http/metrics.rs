@@ -8,6 +8,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::cluster::SyncLag;
+use super::connections::HttpCounts;
 use super::datapath::Reading;
 use super::gc_counts::GcCounts;
 use crate::dns;
@@ -19,6 +20,14 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// First part of every name.
 const PREFIX: &str = "office_bridge";
 
+/// What this process counts itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Own<'a> {
+    pub gc: &'a GcCounts,
+    pub lag: &'a SyncLag,
+    pub http: &'a HttpCounts,
+}
+
 /// Writes everything out.
 ///
 /// # Errors
@@ -27,8 +36,7 @@ pub fn render(
     snapshot: Snapshot,
     fill: Fill,
     relay: Option<dns::Snapshot>,
-    gc_counts: &GcCounts,
-    lag: &SyncLag,
+    own: &Own,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register(
@@ -36,8 +44,9 @@ pub fn render(
         "The version that runs",
         Info::new([("version", env!("CARGO_PKG_VERSION"))]),
     );
-    gc_counts.register(&mut registry);
-    lag.register(&mut registry);
+    own.gc.register(&mut registry);
+    own.lag.register(&mut registry);
+    own.http.register(&mut registry);
     let cluster = snapshot
         .report
         .as_ref()
@@ -62,13 +71,12 @@ pub fn example() -> Result<String, fmt::Error> {
     let snapshot = Snapshot::example();
     let fill = Fill::example();
     let relay = Some(super::relay::example());
-    render(
-        snapshot,
-        fill,
-        relay,
-        &GcCounts::default(),
-        &SyncLag::default(),
-    )
+    let own = Own {
+        gc: &GcCounts::default(),
+        lag: &SyncLag::default(),
+        http: &HttpCounts::default(),
+    };
+    render(snapshot, fill, relay, &own)
 }
 
 fn collect(registry: &mut Registry, collector: impl Collector) {

@@ -6,22 +6,27 @@
 //! | `/readyz` | 200 when the cluster's state was read once, programs are attached, tables are filled and, with a DNS relay, an upstream answers; else 503 with one reason in each line |
 //! | `/metrics` | the text format of `OpenMetrics` |
 //!
-//! `listen` binds the address; `metrics` puts together what `datapath` reads from kernel and tables at each
+//! Everybody on the listener's network may connect, so nobody may keep others from it: `listen` binds the address; `serve`
+//! accepts connections and bounds their time; `connections` bounds their number; `hosts` refuses what is meant for somebody
+//! else. `metrics` puts together what `datapath` reads from kernel and tables at each
 //! request, what `relay` makes of the relay's counters, what `cluster` tells of the way to the cluster, and what
 //! `gc_counts` has counted; `family` writes values out.
 //! All of it is a view of one [`Snapshot`], as `office-bridge status` is.
 
 mod cluster;
+mod connections;
 mod datapath;
 mod family;
 mod gc_counts;
+mod hosts;
 mod listen;
 mod metrics;
 mod relay;
+mod serve;
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,10 +41,14 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 pub use self::cluster::SyncLag;
+pub use self::connections::HttpCounts;
 pub use self::gc_counts::GcCounts;
 pub use self::listen::BindError;
 pub use self::metrics::example as example_metrics;
 
+use self::hosts::Hosts;
+use self::serve::Service;
+use crate::config::HttpConfig;
 use crate::dns::RelayHandle;
 use crate::maps::Pins;
 use crate::observe::report::Report;
@@ -52,6 +61,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Server {
     listener: std::net::TcpListener,
+    hosts: Hosts,
 }
 
 impl Server {
@@ -59,9 +69,10 @@ impl Server {
     ///
     /// # Errors
     /// Says what is in the way.
-    pub fn bind(address: SocketAddrV4) -> Result<Self, BindError> {
+    pub fn bind(config: &HttpConfig) -> Result<Self, BindError> {
         Ok(Self {
-            listener: listen::bind(address)?,
+            listener: listen::bind(config.listen)?,
+            hosts: Hosts::new(config),
         })
     }
 
@@ -79,19 +90,21 @@ impl Server {
     /// If the runtime can't watch the socket.
     pub async fn run(self, sources: Sources, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
-        let (stop, mut stopped) = watch::channel(false);
-        let serving = axum::serve(listener, router(sources)).with_graceful_shutdown(async move {
-            // An error means that the sender is gone: time to stop as well.
-            let _ = stopped.wait_for(|&stopped| stopped).await;
-        });
-        let mut serving = std::pin::pin!(serving.into_future());
+        let (stop, stopped) = watch::channel(false);
+        let service = Service {
+            counts: sources.counts.clone(),
+            router: router(sources),
+            hosts: Arc::new(self.hosts),
+        };
+        let mut serving = std::pin::pin!(service.serve(listener, stopped));
         tokio::select! {
-            ended = &mut serving => return ended,
+            () = &mut serving => return Ok(()),
             () = shutdown => {}
         }
         stop.send_replace(true);
         // A client that never finishes its request must not hold the process up.
-        timeout(DRAIN, serving).await.unwrap_or(Ok(()))
+        let _ = timeout(DRAIN, serving).await;
+        Ok(())
     }
 }
 
@@ -103,6 +116,7 @@ pub struct Sources {
     relay: Option<RelayHandle>,
     gc_counts: GcCounts,
     lag: SyncLag,
+    counts: HttpCounts,
     scraping: Arc<Mutex<()>>,
 }
 
@@ -120,6 +134,7 @@ impl Sources {
             relay,
             gc_counts: GcCounts::default(),
             lag: SyncLag::default(),
+            counts: HttpCounts::default(),
             scraping: Arc::default(),
         }
     }
@@ -145,16 +160,24 @@ impl Sources {
     }
 
     async fn metrics(&self) -> anyhow::Result<String> {
-        // A full table takes memory and a moment to read, so one request at a time.
-        let _turn = self.scraping.lock().await;
+        // A full table takes memory and a moment to read, so one request at a time. The turn goes with the reading, which a
+        // client that leaves does not end.
+        let turn = self.scraping.clone().lock_owned().await;
         let snapshot = Snapshot::take(&self.viewpoint).await?;
         let relay = self.relay.as_ref().map(RelayHandle::snapshot);
         let gc_counts = self.gc_counts.clone();
         let lag = self.lag.clone();
+        let counts = self.counts.clone();
         let pins = self.pins.clone();
         tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let fill = Fill::read(&pins)?;
-            Ok(metrics::render(snapshot, fill, relay, &gc_counts, &lag)?)
+            let own = metrics::Own {
+                gc: &gc_counts,
+                lag: &lag,
+                http: &counts,
+            };
+            Ok(metrics::render(snapshot, fill, relay, &own)?)
         })
         .await?
     }

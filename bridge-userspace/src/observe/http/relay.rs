@@ -25,6 +25,10 @@ const OVERFLOWS: Family = Family::new(
 );
 const IN_FLIGHT: Family = Family::new("dns_requests_in_flight", "Queries in flight.");
 const CONNECTIONS: Family = Family::new("dns_tcp_connections", "TCP connections of clients.");
+const REJECTED_CONNECTIONS: Family = Family::new(
+    "dns_rejected_tcp_connections",
+    "TCP connections closed at once because there were too many.",
+);
 const TIMEOUTS: Family = Family::new(
     "dns_upstream_timeouts",
     "Attempts that an upstream left unanswered.",
@@ -67,6 +71,7 @@ impl Collector for Snapshot {
         OVERFLOWS.counter(encoder, self.overflows)?;
         IN_FLIGHT.gauge(encoder, self.in_flight)?;
         CONNECTIONS.gauge(encoder, self.tcp_connections)?;
+        REJECTED_CONNECTIONS.counter(encoder, self.tcp_connections_rejected)?;
         TIMEOUTS.counter(encoder, self.timeouts)?;
         MISMATCHED.counter(encoder, self.mismatched_replies)?;
         let upstreams: Vec<_> = self

@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -14,17 +15,23 @@ use crate::observe::report::ClusterState;
 struct Running {
     address: SocketAddr,
     report: watch::Sender<Option<Report>>,
+    counts: HttpCounts,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<io::Result<()>>,
 }
 
 /// Serves a bridge that has no tables.
 fn serve() -> Running {
-    let server = Server::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = HttpConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        hosts: vec!["node-30.example".to_owned()],
+    };
+    let server = Server::bind(&config).unwrap();
     let address = server.address().unwrap();
     let pins = Pins::new(Path::new("/nonexistent/office-bridge"));
     let (report, receiver) = watch::channel(None);
     let sources = Sources::new(pins, receiver, None);
+    let counts = sources.counts.clone();
     let (stop, stopped) = oneshot::channel();
     let serving = tokio::spawn(server.run(sources, async {
         let _ = stopped.await;
@@ -32,6 +39,7 @@ fn serve() -> Running {
     Running {
         address,
         report,
+        counts,
         stop,
         serving,
     }
@@ -53,12 +61,32 @@ fn report_of(pid: u32, synced: bool, last_error: Option<&str>) -> Report {
 
 /// The whole response.
 async fn request(address: SocketAddr, method: &str, path: &str) -> String {
+    request_as(address, method, path, &address.to_string()).await
+}
+
+async fn request_as(address: SocketAddr, method: &str, path: &str, host: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).await.unwrap();
     response
+}
+
+/// A connection with this much of a request, and nothing after it.
+async fn begin(address: SocketAddr, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+/// What comes until the server closes the connection, and how long that takes.
+async fn rest(mut stream: TcpStream) -> (String, Duration) {
+    let begun = Instant::now();
+    let mut text = Vec::new();
+    // A reset is an end as well.
+    let _ = stream.read_to_end(&mut text).await;
+    (String::from_utf8(text).unwrap(), begun.elapsed())
 }
 
 #[tokio::test]
@@ -129,6 +157,111 @@ async fn half_a_request_does_not_hold_up_the_shutdown() {
     running.stop.send(()).unwrap();
     running.serving.await.unwrap().unwrap();
     assert!(begun.elapsed() < 2 * DRAIN, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn half_a_request_is_given_up_after_five_seconds() {
+    let running = serve();
+    let half = begin(running.address, "GET /healthz HTTP/1.1\r\nhost: ").await;
+    let nothing = begin(running.address, "").await;
+    let idle = begin(
+        running.address,
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    )
+    .await;
+    let (half, nothing, idle) = tokio::join!(rest(half), rest(nothing), rest(idle));
+    for (_, took) in [&half, &nothing, &idle] {
+        let limit = serve::HEAD_TIMEOUT;
+        assert!((limit / 2..2 * limit).contains(took), "{took:?}");
+    }
+    assert!(idle.0.ends_with("\r\n\r\nok\n"), "{}", idle.0);
+}
+
+#[tokio::test]
+async fn of_one_address_sixteen_connections_are_open_and_the_newest_is_answered() {
+    let running = serve();
+    let mut open = Vec::new();
+    for _ in 0..40 {
+        open.push(begin(running.address, "GET /healthz HTTP/1.1\r\n").await);
+    }
+    // Taken in the order in which they came, so when this one is answered the others have had their turn.
+    let health = request(running.address, "GET", "/healthz").await;
+    assert!(health.starts_with("HTTP/1.1 200 OK\r\n"), "{health}");
+    let mut closed = 0;
+    for (index, stream) in open.iter_mut().enumerate() {
+        let end = timeout(Duration::from_millis(50), stream.read(&mut [0])).await;
+        closed += usize::from(end.is_ok());
+        // The oldest go first.
+        assert_eq!(end.is_ok(), index < 40 - 15, "{index}");
+    }
+    assert_eq!(closed, 25);
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_refused() {
+    let running = serve();
+    let mut stream = begin(running.address, "GET / HTTP/1.1\r\nhost: localhost\r\n").await;
+    let filler = format!("x: {}\r\n", "x".repeat(1000));
+    let mut sent = 0;
+    while sent < 64 << 10 && stream.write_all(filler.as_bytes()).await.is_ok() {
+        sent += filler.len();
+        tokio::task::yield_now().await;
+    }
+    let (response, took) = rest(stream).await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let is_told = response.is_empty() || response.starts_with("HTTP/1.1 431 ");
+    assert!(is_told, "{response}");
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_holds_nothing_up() {
+    let running = serve();
+    let stream = begin(
+        running.address,
+        "POST /healthz HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\nx",
+    )
+    .await;
+    let (response, took) = rest(stream).await;
+    assert!(response.starts_with("HTTP/1.1 405 "), "{response}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_no_answers_is_given_up() {
+    let running = serve();
+    let mut stream = begin(running.address, "").await;
+    SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
+    // Answers to these fill all buffers on the way, after which the server does not read either.
+    let requests = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(1000);
+    let blocked = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
+    let begun = Instant::now();
+    let _ = timeout(Duration::from_secs(5), blocked).await;
+    assert_eq!(running.counts.connections.get(), 1);
+    while running.counts.connections.get() > 0 {
+        // Well before the end of every connection.
+        assert!(begun.elapsed() < Duration::from_secs(40), "still there");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_another_host_is_refused_whatever_its_path() {
+    let running = serve();
+    for path in ["/healthz", "/readyz", "/metrics", "/"] {
+        let response = request_as(running.address, "GET", path, "evil.example:9530").await;
+        assert!(response.starts_with("HTTP/1.1 421 "), "{path}: {response}");
+        assert!(response.contains("add it to httpHost"), "{response}");
+    }
+    for host in ["localhost", "127.0.0.1:9530", "Node-30.example:80"] {
+        let response = request_as(running.address, "GET", "/healthz", host).await;
+        assert!(response.starts_with("HTTP/1.1 200 "), "{host}: {response}");
+    }
+    let without = begin(running.address, "GET /healthz HTTP/1.1\r\n\r\n").await;
+    let (response, _) = rest(without).await;
+    assert!(response.starts_with("HTTP/1.1 400 "), "{response}");
+    let old = begin(running.address, "GET /healthz HTTP/1.0\r\n\r\n").await;
+    let (response, _) = rest(old).await;
+    assert!(response.starts_with("HTTP/1.0 200 "), "{response}");
 }
 
 fn snapshot() -> dns::Snapshot {
