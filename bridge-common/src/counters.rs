@@ -62,6 +62,8 @@ counts! {
     Answered = 3 "answered": "Answered by the bridge itself: ICMP errors, resets, echo replies.",
     AnswerSuppressed = 4 "answer-suppressed": "Answers that the rate limit held back.",
     FlowAdopted = 8 "flow-adopted": "Flows opened for TCP connections that were under way: the tables had lost or never known them.",
+    FragmentHeld = 9 "fragment-held": "Fragments held back until the first of their datagram comes.",
+    FragmentReleased = 10 "fragment-released": "Fragments that were held back and went on behind their first.",
     PingAnswered = 5 "ping-answered": "Pings to a service address, answered by the bridge.",
 }
 
@@ -95,6 +97,8 @@ mod tests {
                 (3, "answered"),
                 (4, "answer-suppressed"),
                 (8, "flow-adopted"),
+                (9, "fragment-held"),
+                (10, "fragment-released"),
                 (5, "ping-answered"),
             ]
         );

@@ -115,8 +115,8 @@ drop_reasons! {
     }
     FragmentUnknown = 9 "fragment-unknown" {
         sender_gets: "nothing",
-        meaning: "A later fragment came before its first, or its first was dropped.",
-        remedy: "Smaller datagrams; some device reorders.",
+        meaning: "A later fragment whose first was dropped or did not come within 2 seconds, or that there was no room to hold back.",
+        remedy: "Smaller datagrams; some device loses or reorders. Next to `fragment-held` in large numbers: a flood.",
     }
     UnsupportedProtocol = 10 "unsupported-protocol" {
         sender_gets: "nothing",
@@ -138,7 +138,17 @@ drop_reasons! {
         meaning: "To a service, from a source that is in no office network: nothing on this node would translate it.",
         remedy: "`office-bridge status` names the networks: add those that are the office's as `officeCidr`.",
     }
-    ClientLimit = 17 "client-limit" {
+    FragmentOverlap = 14 "fragment-overlap" {
+        sender_gets: "nothing",
+        meaning: "A fragment that covers what another one has brought, or that goes beyond its datagram's end.",
+        remedy: "Nothing; a device that repeats fragments, or an attack.",
+    }
+    FragmentTiny = 15 "fragment-tiny" {
+        sender_gets: "nothing",
+        meaning: "A first fragment without the whole transport header, one that would replace a part of it, or one that is empty or ends within 8 bytes.",
+        remedy: "Nothing; an attack, or a broken sender.",
+    }
+    ClientLimit = 16 "client-limit" {
         sender_gets: "ICMP administratively prohibited",
         meaning: "The client has, or opens, more flows than one client may.",
         remedy: "`office-bridge flows top` names it. If it is many hosts behind one address: raise `clientFlowRate`, `clientFlows` or `clientNatPorts`.",
@@ -168,7 +178,9 @@ mod tests {
             (11, "icmp-unmatched"),
             (12, "rewrite-failed"),
             (13, "not-office"),
-            (17, "client-limit"),
+            (14, "fragment-overlap"),
+            (15, "fragment-tiny"),
+            (16, "client-limit"),
         ];
         let all: std::vec::Vec<(u8, &str)> = DropReason::ALL
             .iter()

@@ -2,21 +2,21 @@
 //! the program in the kernel.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
 use std::vec::Vec;
 
 use crate::abi::{
     Affinity, AffinityKey, Backend, BackendKey, CachedHop, Client, ClientPort, DestinationKind,
-    Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, HeldPorts, Ipv4, NatPort, NextHop,
-    PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings,
-    SourceNetwork, Vtep, capacity,
+    Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, FragmentParts, HELD_BYTES, HeldFound,
+    HeldFragment, HeldIndex, HeldPorts, HeldSlot, Ipv4, NatPort, NextHop, PortPool, PortSearch,
+    Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, SourceNetwork, Vtep, capacity,
 };
 use crate::counters::Count;
 use crate::packet::checksum::{Difference, Sum};
 use crate::packet::frame::Frame;
-use crate::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX, Resizable};
+use crate::packet::{ChecksumKind, Holdable, OutOfBounds, Packet, QUOTE_MAX, Resizable};
 use crate::tables::{Insertion, Slot, Tables};
 
 /// A packet in a vector, from its IPv4 header on.
@@ -30,6 +30,8 @@ pub struct SimPacket {
     pub checksum_is_partial: bool,
     /// The neighbour that it is to be given to, once that is known.
     pub neighbour: Option<Ipv4>,
+    /// What is to come in again, in this order.
+    pub requeued: Vec<Vec<u8>>,
 }
 
 impl SimPacket {
@@ -41,6 +43,7 @@ impl SimPacket {
             segment_size: 0,
             checksum_is_partial: false,
             neighbour: None,
+            requeued: Vec::new(),
         }
     }
 }
@@ -136,6 +139,26 @@ impl Resizable for SimPacket {
 
     fn prepend<const N: usize>(&mut self) -> Result<(), OutOfBounds> {
         self.bytes.splice(0..0, [0; N]);
+        Ok(())
+    }
+}
+
+/// What is held back has no link-layer header here.
+impl Holdable for SimPacket {
+    fn copy_frame(&self, to: &mut [u8; HELD_BYTES]) -> Result<u32, OutOfBounds> {
+        let room = to.get_mut(..self.bytes.len()).ok_or(OutOfBounds)?;
+        room.copy_from_slice(&self.bytes);
+        Ok(self.len())
+    }
+
+    fn become_frame(&mut self, bytes: &[u8; HELD_BYTES], len: u32) -> Result<(), OutOfBounds> {
+        let range = range(bytes, 0, len as usize)?;
+        self.bytes = bytes[range].to_vec();
+        Ok(())
+    }
+
+    fn requeue(&mut self) -> Result<(), OutOfBounds> {
+        self.requeued.push(self.bytes.clone());
         Ok(())
     }
 }
@@ -241,6 +264,14 @@ pub struct SimTables {
     pub replies: Shared<ReplyKey, Reply>,
     /// First fragments.
     pub fragments: RefCell<HashMap<FragmentKey, Fragment>>,
+    /// What has gone on of datagrams.
+    pub fragment_parts: Shared<FragmentKey, FragmentParts>,
+    /// What is held back, by the number of its slot.
+    pub held_fragments: Shared<u32, HeldFragment>,
+    /// Which of them is in which slot.
+    pub held_index: Rc<RefCell<HeldIndex>>,
+    /// Slots that another CPU has locked.
+    pub held_locks: RefCell<HashSet<u32>>,
     /// Flows that fit.
     pub capacity: usize,
     /// Packets by counter index.
@@ -280,6 +311,14 @@ impl Default for SimTables {
             client_ports: RefCell::default(),
             replies: RefCell::default(),
             fragments: RefCell::default(),
+            fragment_parts: RefCell::default(),
+            held_fragments: RefCell::default(),
+            held_index: Rc::new(RefCell::new(HeldIndex {
+                next: 0,
+                oldest: 0,
+                slots: [HeldSlot::default(); capacity::HELD_FRAGMENTS],
+            })),
+            held_locks: RefCell::default(),
             capacity: 65_536,
             counters: RefCell::default(),
             other_sources: RefCell::default(),
@@ -344,6 +383,10 @@ impl Tables for SimTables {
     type ReplySlot = Rc<RefCell<Reply>>;
     type ClientSlot = Rc<RefCell<Client>>;
     type ClientPortSlot = Rc<RefCell<HeldPorts>>;
+    type PartsSlot = Rc<RefCell<FragmentParts>>;
+    type HeldSlot = Rc<RefCell<HeldFragment>>;
+    type HeldIndexSlot = Rc<RefCell<HeldIndex>>;
+    type HeldFoundSlot = Rc<RefCell<HeldFound>>;
 
     fn now(&self) -> Seconds {
         self.clock.get()
@@ -496,6 +539,60 @@ impl Tables for SimTables {
 
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
         self.fragments.borrow_mut().insert(*key, *fragment);
+    }
+
+    fn remove_fragment(&self, key: &FragmentKey) {
+        self.fragments.borrow_mut().remove(key);
+    }
+
+    fn fragment_parts(&self, key: &FragmentKey) -> Option<Self::PartsSlot> {
+        self.fragment_parts.borrow().get(key).cloned()
+    }
+
+    fn insert_fragment_parts(&self, key: &FragmentKey, parts: &FragmentParts) -> Insertion {
+        insert(&self.fragment_parts, usize::MAX, *key, *parts)
+    }
+
+    fn set_fragment_parts(&self, key: &FragmentKey, parts: &FragmentParts) {
+        let parts = Rc::new(RefCell::new(*parts));
+        self.fragment_parts.borrow_mut().insert(*key, parts);
+    }
+
+    fn remove_fragment_parts(&self, key: &FragmentKey) {
+        self.fragment_parts.borrow_mut().remove(key);
+    }
+
+    fn held_index(&self) -> Option<Self::HeldIndexSlot> {
+        Some(self.held_index.clone())
+    }
+
+    fn held_found(&self) -> Option<Self::HeldFoundSlot> {
+        Some(Rc::new(RefCell::new(HeldFound {
+            count: 0,
+            slots: [0; HeldFound::MOST],
+        })))
+    }
+
+    fn list_held(&self, found: &Self::HeldFoundSlot, slot: u32) {
+        found.with(|found| found.add(found.count, slot));
+    }
+    fn held_fragment(&self, number: u32) -> Option<Self::HeldSlot> {
+        let mut held = self.held_fragments.borrow_mut();
+        let empty = || {
+            Rc::new(RefCell::new(HeldFragment {
+                len: 0,
+                bytes: [0; HELD_BYTES],
+            }))
+        };
+        Some(held.entry(number).or_insert_with(empty).clone())
+    }
+
+    fn lock_held(&self, number: u32) -> bool {
+        self.held_locks.borrow_mut().insert(number)
+    }
+
+    fn unlock_held(&self, number: u32) {
+        self.held_locks.borrow_mut().remove(&number);
     }
 
     fn count(&self, count: Count, packets: u32, _bytes: u32) {

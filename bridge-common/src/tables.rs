@@ -2,8 +2,9 @@
 
 use crate::abi::{
     Affinity, AffinityKey, Backend, BackendKey, CachedHop, Client, ClientPort, DestinationKind,
-    Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, HeldPorts, Ipv4, NatPort, NextHop,
-    PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, Vtep,
+    Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment,
+    HeldIndex, HeldPorts, Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey, Route,
+    Seconds, Service, ServiceKey, Settings, Vtep,
 };
 use crate::counters::Count;
 
@@ -37,6 +38,14 @@ pub trait Tables {
     type ClientSlot: Slot<Client>;
     /// An entry of `client_ports`.
     type ClientPortSlot: Slot<HeldPorts>;
+    /// An entry of `fragment_parts`.
+    type PartsSlot: Slot<FragmentParts>;
+    /// A slot of `held_fragments`.
+    type HeldSlot: Slot<HeldFragment>;
+    /// The one value of `held_index`.
+    type HeldIndexSlot: Slot<HeldIndex>;
+    /// This CPU's value of `held_found`.
+    type HeldFoundSlot: Slot<HeldFound>;
 
     /// Seconds of `CLOCK_MONOTONIC`.
     fn now(&self) -> Seconds;
@@ -100,6 +109,28 @@ pub trait Tables {
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment>;
     /// Remembers what the first fragment says.
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment);
+    /// Forgets it.
+    fn remove_fragment(&self, key: &FragmentKey);
+    /// How far a datagram in fragments is.
+    fn fragment_parts(&self, key: &FragmentKey) -> Option<Self::PartsSlot>;
+    /// Sets that where nothing is known of it.
+    fn insert_fragment_parts(&self, key: &FragmentKey, parts: &FragmentParts) -> Insertion;
+    /// Sets it, whatever is known.
+    fn set_fragment_parts(&self, key: &FragmentKey, parts: &FragmentParts);
+    /// Forgets it.
+    fn remove_fragment_parts(&self, key: &FragmentKey);
+    /// Which fragments are held back.
+    fn held_index(&self) -> Option<Self::HeldIndexSlot>;
+    /// This CPU's list of slots.
+    fn held_found(&self) -> Option<Self::HeldFoundSlot>;
+    /// Adds a slot to that list.
+    fn list_held(&self, found: &Self::HeldFoundSlot, slot: u32);
+    /// The fragment in a slot. Only to be touched by who has locked it.
+    fn held_fragment(&self, number: u32) -> Option<Self::HeldSlot>;
+    /// Locks a slot; `false` where another CPU has it.
+    fn lock_held(&self, number: u32) -> bool;
+    /// Unlocks it.
+    fn unlock_held(&self, number: u32);
     /// Counts packets and bytes.
     fn count(&self, count: Count, packets: u32, bytes: u32);
     /// Counts a packet of a network in `other_sources`, as long as there is room.

@@ -20,6 +20,8 @@ pub enum Verdict {
     Reflect,
     /// Goes no further, silently.
     Drop(DropReason),
+    /// Goes no further as it is: it waits for its first fragment, or it has come in again.
+    Held,
     /// Gets a reply of our own.
     LocalReply(LocalReply),
     /// Goes no further, and its sender is to be told.
@@ -93,6 +95,12 @@ pub enum SlowPath {
     LeavesCluster,
     /// An ICMP error, which belongs to the flow of the packet that it quotes.
     IcmpError,
+    /// A fragment of ours: the stages of [`crate::path::fragment`] are for it.
+    Fragment,
+    /// A later fragment whose first has not come.
+    HoldFragment,
+    /// A first fragment that others wait for.
+    ReleaseFragments,
 }
 
 /// A verdict in one register: the way in which verdicts cross function calls in the kernel. Of an enum whose variants
@@ -119,6 +127,10 @@ pub mod tag {
     pub const LEAVES_CLUSTER: u8 = 8;
     pub const CONTINUE: u8 = 9;
     pub const TO_STACK: u8 = 10;
+    pub const HOLD_FRAGMENT: u8 = 11;
+    pub const RELEASE_FRAGMENTS: u8 = 12;
+    pub const HELD: u8 = 13;
+    pub const FRAGMENT: u8 = 14;
 }
 
 impl PackedVerdict {
@@ -130,6 +142,10 @@ impl PackedVerdict {
     pub const CONTINUE: Self = Self::new(tag::CONTINUE, 0, 0, 0);
     /// [`Verdict::Reflect`].
     pub const REFLECT: Self = Self::new(tag::REFLECT, 0, 0, 0);
+    /// [`Verdict::Held`].
+    pub const HELD: Self = Self::new(tag::HELD, 0, 0, 0);
+    /// [`SlowPath::ReleaseFragments`].
+    pub const RELEASE_FRAGMENTS: Self = Self::new(tag::RELEASE_FRAGMENTS, 0, 0, 0);
 
     #[inline(always)]
     const fn new(tag: u8, reason: u8, reply: u8, value: u32) -> Self {
@@ -148,6 +164,39 @@ impl PackedVerdict {
     #[inline(always)]
     pub const fn reject(reason: DropReason, reply: LocalReplyKind) -> Self {
         Self::new(tag::REJECT, reason as u8, reply as u8, 0)
+    }
+
+    /// [`SlowPath::Fragment`], with what was decided of it: a packet that opens no flow and passes, or is answered.
+    #[must_use]
+    #[inline(always)]
+    pub const fn fragment(decided: Self) -> Self {
+        Self::new(tag::FRAGMENT, decided.tag(), decided.reply_kind(), 1)
+    }
+
+    /// What [`Self::fragment`] was made of; `None` if this is no such verdict. Where nothing was decided it is
+    /// [`SlowPath::OpenFlow`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn decided(self) -> Option<Self> {
+        match (self.tag(), self.value()) {
+            (tag::FRAGMENT, 0) => Some(Self::new(tag::OPEN_FLOW, 0, 0, 0)),
+            (tag::FRAGMENT, _) => Some(Self::new((self.0 >> 8) as u8, 0, self.reply_kind(), 0)),
+            _ => None,
+        }
+    }
+
+    /// The lower half, which is all of a verdict whose [`Self::value`] is 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_word(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The verdict with this lower half.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        Self(word as u64)
     }
 
     /// Whether the packet goes on, translated.
@@ -210,6 +259,7 @@ impl From<Verdict> for PackedVerdict {
             Verdict::ToStack => Self::TO_STACK,
             Verdict::Continue => Self::CONTINUE,
             Verdict::Reflect => Self::REFLECT,
+            Verdict::Held => Self::HELD,
             Verdict::Drop(reason) => Self::drop(reason),
             Verdict::LocalReply(reply) => {
                 Self::new(tag::LOCAL_REPLY, 0, reply.kind as u8, reply.mtu)
@@ -220,6 +270,9 @@ impl From<Verdict> for PackedVerdict {
             Verdict::SlowPath(SlowPath::OpenFlow) => Self::new(tag::OPEN_FLOW, 0, 0, 0),
             Verdict::SlowPath(SlowPath::IcmpError) => Self::new(tag::ICMP_ERROR, 0, 0, 0),
             Verdict::SlowPath(SlowPath::LeavesCluster) => Self::new(tag::LEAVES_CLUSTER, 0, 0, 0),
+            Verdict::SlowPath(SlowPath::Fragment) => Self::new(tag::FRAGMENT, 0, 0, 0),
+            Verdict::SlowPath(SlowPath::HoldFragment) => Self::new(tag::HOLD_FRAGMENT, 0, 0, 0),
+            Verdict::SlowPath(SlowPath::ReleaseFragments) => Self::RELEASE_FRAGMENTS,
         }
     }
 }
@@ -240,6 +293,10 @@ impl From<PackedVerdict> for Verdict {
             (tag::OPEN_FLOW, ..) => Self::SlowPath(SlowPath::OpenFlow),
             (tag::ICMP_ERROR, ..) => Self::SlowPath(SlowPath::IcmpError),
             (tag::LEAVES_CLUSTER, ..) => Self::SlowPath(SlowPath::LeavesCluster),
+            (tag::FRAGMENT, ..) => Self::SlowPath(SlowPath::Fragment),
+            (tag::HOLD_FRAGMENT, ..) => Self::SlowPath(SlowPath::HoldFragment),
+            (tag::RELEASE_FRAGMENTS, ..) => Self::SlowPath(SlowPath::ReleaseFragments),
+            (tag::HELD, ..) => Self::Held,
             _ => Self::Pass,
         }
     }
@@ -265,6 +322,10 @@ mod tests {
             Verdict::SlowPath(SlowPath::OpenFlow),
             Verdict::SlowPath(SlowPath::IcmpError),
             Verdict::SlowPath(SlowPath::LeavesCluster),
+            Verdict::SlowPath(SlowPath::Fragment),
+            Verdict::SlowPath(SlowPath::HoldFragment),
+            Verdict::SlowPath(SlowPath::ReleaseFragments),
+            Verdict::Held,
             Verdict::Forward {
                 ifindex: 0x0102_0304,
             },

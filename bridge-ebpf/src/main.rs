@@ -33,13 +33,15 @@ use aya_ebpf::btf_maps::ProgramArray;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
+use bridge_common::counters::Count;
 use bridge_common::drops::DropReason;
 use bridge_common::path::tc::Side;
 use bridge_common::path::xdp::Step;
-use bridge_common::path::{self, local, stack, tc};
+use bridge_common::path::{self, fragment, local, stack, tc};
+use bridge_common::tables::Tables as _;
 use bridge_common::verdict::{PackedVerdict, tag};
 
-use crate::maps::{Maps, XDP_NEXT, XDP_NEXT_FRAGS};
+use crate::maps::{Maps, TC_NEXT, XDP_NEXT, XDP_NEXT_FRAGS};
 use crate::skb::Skb;
 use crate::xdp::Xdp;
 
@@ -53,6 +55,23 @@ pub fn uplink_ingress(context: TcContext) -> i32 {
 #[classifier]
 pub fn cluster_ingress(context: TcContext) -> i32 {
     classify(&context, Side::Cluster)
+}
+
+/// Fragments, behind [`uplink_ingress`] and [`cluster_ingress`].
+#[classifier]
+pub fn fragment_ingress(context: TcContext) -> i32 {
+    let Some(mut packet) = Skb::ipv4(&context) else {
+        return TC_ACT_UNSPEC;
+    };
+    let (decided, is_uplink) = packet.handed_over();
+    let side = if is_uplink {
+        Side::Uplink
+    } else {
+        Side::Cluster
+    };
+    let decided = PackedVerdict::from_word(decided);
+    let verdict = fragment::handle(&mut packet, &Maps, side, decided);
+    act(&context, &mut packet, verdict, Hook::Ingress)
 }
 
 /// Interfaces by which the kernel sends to backends. Where the uplink is one, this does what [`uplink_egress`] does.
@@ -168,6 +187,13 @@ fn classify(context: &TcContext, side: Side) -> i32 {
         return TC_ACT_UNSPEC;
     }
     let verdict = tc::handle(&mut packet, &Maps, side);
+    if let Some(decided) = verdict.decided() {
+        packet.hand_over(decided.to_word(), side == Side::Uplink);
+        // SAFETY: returns only if there is no such program, and nothing was done by then.
+        unsafe { TC_NEXT.tail_call(context, 0) };
+        Maps.count(Count::Drop(DropReason::FragmentUnknown), 1, context.len());
+        return TC_ACT_SHOT;
+    }
     act(context, &mut packet, verdict, Hook::Ingress)
 }
 
@@ -184,6 +210,8 @@ fn act(context: &TcContext, packet: &mut Skb, verdict: PackedVerdict, hook: Hook
         tag::FORWARD | tag::REFLECT if packet.remove_priority_tag().is_err() => TC_ACT_SHOT,
         tag::FORWARD => packet.redirect_to_neighbour(verdict.value()),
         tag::REFLECT => packet.reflect(hook == Hook::Egress),
+        // TCX knows no verdict for what goes on by another way.
+        tag::HELD => TC_ACT_SHOT,
         _ => {
             if verdict.tag() == tag::DROP {
                 report(context, verdict.reason());

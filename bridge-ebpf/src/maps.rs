@@ -9,9 +9,10 @@ use aya_ebpf::macros::btf_map;
 use bridge_common::abi::{
     Affinity, AffinityKey, AnswerTokens, Backend, BackendKey, CachedHop, Client, ClientKey,
     ClientPort, Clock, ClusterCidr, Counter, DestinationKind, Event, FastPath, Flow, FlowKey,
-    Fragment, FragmentKey, HeldPorts, Ipv4, LinkAddress, NatPort, NextHop, OfficeCidr, OtherSource,
-    PortPool, PortSearch, Reply, ReplyKey, Route, Scratch, Seconds, Service, ServiceKey, Settings,
-    SourceNetwork, UpperLink, Vtep,
+    Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment, HeldIndex, HeldLock, HeldNumber,
+    HeldPorts, Ipv4, LinkAddress, NatPort, NextHop, OfficeCidr, OtherSource, PortPool, PortSearch,
+    Reply, ReplyKey, Route, Scratch, Seconds, Service, ServiceKey, Settings, SourceNetwork,
+    UpperLink, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::QUOTE_MAX;
@@ -94,6 +95,10 @@ impl Tables for Maps {
     type ReplySlot = MapEntry<Reply>;
     type ClientSlot = MapEntry<Client>;
     type ClientPortSlot = MapEntry<HeldPorts>;
+    type PartsSlot = MapEntry<FragmentParts>;
+    type HeldSlot = MapEntry<HeldFragment>;
+    type HeldIndexSlot = MapEntry<HeldIndex>;
+    type HeldFoundSlot = MapEntry<HeldFound>;
 
     #[inline(always)]
     fn now(&self) -> Seconds {
@@ -287,6 +292,79 @@ impl Tables for Maps {
     #[inline(always)]
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
         let _ = FRAGMENTS.insert(key, fragment, 0);
+    }
+
+    #[inline(always)]
+    fn remove_fragment(&self, key: &FragmentKey) {
+        let _ = FRAGMENTS.remove(key);
+    }
+
+    #[inline(always)]
+    fn fragment_parts(&self, key: &FragmentKey) -> Option<Self::PartsSlot> {
+        FRAGMENT_PARTS
+            .get_ptr_mut(key)
+            .and_then(NonNull::new)
+            .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn insert_fragment_parts(&self, key: &FragmentKey, parts: &FragmentParts) -> Insertion {
+        insertion(FRAGMENT_PARTS.insert(key, parts, BPF_NOEXIST))
+    }
+
+    #[inline(always)]
+    fn set_fragment_parts(&self, key: &FragmentKey, parts: &FragmentParts) {
+        let _ = FRAGMENT_PARTS.insert(key, parts, 0);
+    }
+
+    #[inline(always)]
+    fn remove_fragment_parts(&self, key: &FragmentKey) {
+        let _ = FRAGMENT_PARTS.remove(key);
+    }
+
+    #[inline(always)]
+    fn held_index(&self) -> Option<Self::HeldIndexSlot> {
+        HELD_INDEX
+            .get_ptr_mut(0)
+            .and_then(NonNull::new)
+            .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn held_found(&self) -> Option<Self::HeldFoundSlot> {
+        HELD_FOUND
+            .get_ptr_mut(0)
+            .and_then(NonNull::new)
+            .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn list_held(&self, found: &Self::HeldFoundSlot, slot: u32) {
+        // SAFETY: the entry lives as long as the program runs, and is this CPU's own. The count is read from there each
+        // time: of one in a register the verifier would follow every value.
+        let count = unsafe { core::ptr::read_volatile(&raw const (*found.0.as_ptr()).count) };
+        found.with(|found| found.add(count, slot));
+    }
+
+    #[inline(always)]
+    fn held_fragment(&self, number: u32) -> Option<Self::HeldSlot> {
+        HELD_FRAGMENTS
+            .get_ptr_mut(number)
+            .and_then(NonNull::new)
+            .map(MapEntry)
+    }
+
+    #[inline(always)]
+    fn lock_held(&self, number: u32) -> bool {
+        let key = HeldNumber { slot: number };
+        HELD_LOCKS
+            .insert(key, HeldLock { pad: 0 }, BPF_NOEXIST)
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn unlock_held(&self, number: u32) {
+        let _ = HELD_LOCKS.remove(HeldNumber { slot: number });
     }
 
     #[inline(always)]

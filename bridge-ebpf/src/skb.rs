@@ -8,17 +8,19 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT,
-    bpf_adj_room_mode, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    __sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+    BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, bpf_adj_room_mode, bpf_redir_neigh,
+    bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+    bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh,
+    bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
-use bridge_common::abi::{Ipv4, LinkAddress};
+use bridge_common::abi::{HELD_BYTES, Ipv4, LinkAddress};
 use bridge_common::packet::checksum::{Difference, Sum};
-use bridge_common::packet::{ChecksumKind, OutOfBounds, Packet, QUOTE_MAX, Resizable};
+use bridge_common::packet::{ChecksumKind, Holdable, OutOfBounds, Packet, QUOTE_MAX, Resizable};
 
 use crate::maps::scratch;
 
@@ -128,6 +130,24 @@ impl Skb {
             unsafe { (*self.skb).tc_index = 0 }
         }
         is_noted
+    }
+
+    /// Notes for the program that goes on with the packet what was decided, and whether it came in by the uplink. `cb` is
+    /// this hook's as long as its programs run.
+    #[inline(always)]
+    pub fn hand_over(&mut self, decided: u32, is_uplink: bool) {
+        // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
+        unsafe {
+            (*self.skb).cb[0] = decided;
+            (*self.skb).cb[1] = u32::from(is_uplink);
+        }
+    }
+
+    /// What was noted.
+    #[inline(always)]
+    pub fn handed_over(&self) -> (u32, bool) {
+        // SAFETY: the kernel passes a valid context, and the verifier checks every access to it.
+        unsafe { ((*self.skb).cb[0], (*self.skb).cb[1] != 0) }
     }
 
     /// The interface that the packet came in by.
@@ -329,5 +349,45 @@ impl Resizable for Skb {
         done(unsafe {
             bpf_skb_adjust_room(self.skb, N as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0)
         })
+    }
+}
+
+/// A length that any verifier knows to be from 1 to [`HELD_BYTES`].
+#[inline(always)]
+fn held_len(len: u32) -> Result<u32, OutOfBounds> {
+    let index_of_last = len.wrapping_sub(1);
+    // SAFETY: a local variable. It is read like this to keep the compiler from using what it was made of: of that a
+    // verifier before 6.8 does not know that it isn't 0.
+    let index_of_last = unsafe { core::ptr::read_volatile(&raw const index_of_last) };
+    if index_of_last >= HELD_BYTES as u32 {
+        return Err(OutOfBounds);
+    }
+    Ok(index_of_last + 1)
+}
+
+impl Holdable for Skb {
+    #[inline(always)]
+    fn copy_frame(&self, to: &mut [u8; HELD_BYTES]) -> Result<u32, OutOfBounds> {
+        let len = held_len(field!(self, len))?;
+        // SAFETY: `to` has at least `len` bytes; the kernel checks the packet's bounds.
+        done(unsafe { bpf_skb_load_bytes(self.skb.cast(), 0, to.as_mut_ptr().cast(), len) })?;
+        Ok(len)
+    }
+
+    #[inline(always)]
+    fn become_frame(&mut self, bytes: &[u8; HELD_BYTES], len: u32) -> Result<(), OutOfBounds> {
+        let len = held_len(len)?;
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM) | u64::from(BPF_F_INVALIDATE_HASH);
+        // SAFETY: takes no pointer but the context.
+        done(unsafe { bpf_skb_change_tail(self.skb, len, 0) })?;
+        // SAFETY: `bytes` has at least `len` bytes; the kernel checks the packet's bounds.
+        done(unsafe { bpf_skb_store_bytes(self.skb, 0, bytes.as_ptr().cast(), len, flags) })
+    }
+
+    #[inline(always)]
+    fn requeue(&mut self) -> Result<(), OutOfBounds> {
+        let ifindex = field!(self, ifindex);
+        // SAFETY: takes no pointer but the context.
+        done(unsafe { bpf_clone_redirect(self.skb, ifindex, u64::from(BPF_F_INGRESS)) })
     }
 }

@@ -3,7 +3,7 @@
 
 mod pinned;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use aya::maps::lpm_trie::Key;
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
@@ -29,6 +29,7 @@ use bridge_userspace::plan::next_hops::{Hop, NextHops};
 use bridge_userspace::reconcile::Reconciler;
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
 use ipnet::Ipv4Net;
+use nix::sched::{CloneFlags, unshare};
 
 use self::pinned::Pinned;
 
@@ -380,6 +381,34 @@ impl Pair {
     /// Runs a packet through both and compares; gives what the host made of it.
     #[track_caller]
     fn both(&mut self, what: &str, program: Program, packet: &[u8]) -> (Verdict, Vec<u8>) {
+        let (verdict, packet) = self.compared(what, program, packet);
+        (verdict, packet.bytes)
+    }
+
+    /// Runs packets through both, and behind them those that come in again; gives what the host made of those that are
+    /// not held.
+    #[track_caller]
+    fn both_with_held(
+        &mut self,
+        what: &str,
+        program: Program,
+        packets: impl IntoIterator<Item = Vec<u8>>,
+    ) -> Vec<(Verdict, Vec<u8>)> {
+        let mut arriving: VecDeque<Vec<u8>> = packets.into_iter().collect();
+        let mut done = Vec::new();
+        while let Some(packet) = arriving.pop_front() {
+            self.host.clock.set(clock::now());
+            let (verdict, packet) = self.compared(what, program, &packet);
+            arriving.extend(packet.requeued);
+            if verdict != Verdict::Held {
+                done.push((verdict, packet.bytes));
+            }
+        }
+        done
+    }
+
+    #[track_caller]
+    fn compared(&mut self, what: &str, program: Program, packet: &[u8]) -> (Verdict, SimPacket) {
         let mut on_host = SimPacket::new(packet.to_vec());
         let verdict = match program {
             UplinkIngress => run(&mut on_host, &self.host, Side::Uplink),
@@ -410,6 +439,7 @@ impl Pair {
             Verdict::Forward { .. } | Verdict::Reflect => REDIRECT,
             Verdict::Drop(_)
             | Verdict::Reject(..)
+            | Verdict::Held
             | Verdict::LocalReply(_)
             | Verdict::SlowPath(_) => SHOT,
         };
@@ -434,7 +464,7 @@ impl Pair {
             // What is dropped is nobody's business.
             _ => {}
         }
-        (verdict, on_host.bytes)
+        (verdict, on_host)
     }
 }
 
@@ -791,6 +821,123 @@ fn a_large_ping_to_a_service_is_answered_alike() {
         let (verdict, answer) = pair.both(what, UplinkIngress, &fragment);
         assert_eq!(verdict, Verdict::Reflect, "{what}");
         assert_eq!(answer[12..20], [VIP, CLIENT].concat()[..]);
+    }
+}
+
+/// The fragments of a datagram, each with at most `size` bytes.
+fn in_fragments(packet: &[u8], identification: u16, size: usize) -> Vec<Vec<u8>> {
+    let (header, payload) = packet.split_at(20);
+    let count = payload.len().div_ceil(size);
+    let fragment = |(index, chunk): (usize, &[u8])| {
+        with_header(&[header, chunk].concat(), |header| {
+            header.identification = identification;
+            header.dont_fragment = false;
+            header.more_fragments = index + 1 < count;
+            header.fragment_offset = u16::try_from(index * size / 8).unwrap().try_into().unwrap();
+            header.set_payload_len(chunk.len()).unwrap();
+        })
+    };
+    payload.chunks(size).enumerate().map(fragment).collect()
+}
+
+/// What comes in again in the kernel goes nowhere: to a loopback device that is down. The test lets it come in again on
+/// both sides.
+fn without_network() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("root is needed");
+}
+
+#[test]
+fn fragments_in_any_order_are_treated_alike() {
+    without_network();
+    let mut pair = Pair::new("orders");
+    let payload: Vec<u8> = (0..=255).cycle().take(2_500).collect();
+    let mut large_ping = echo(CLIENT, VIP, 7, true);
+    large_ping.extend(&payload);
+    let requests = [
+        udp((CLIENT, 5_353), (POD, 53), &payload),
+        udp((CLIENT, 5_354), (VIP, 53), &payload),
+        tcp((CLIENT, 5_355), (POD, 80), "S", &payload),
+        udp((CLIENT, 5_356), (VIP, 443), &payload),
+        udp((STRANGER, 5_357), (VIP, 53), &payload),
+        large_ping,
+    ];
+    let mut identification = 0;
+    for order in [
+        [0, 1, 2],
+        [0, 2, 1],
+        [1, 0, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [2, 1, 0],
+    ] {
+        for request in &requests {
+            identification += 1;
+            let what = format!("{order:?}, {identification}");
+            let fragments = in_fragments(request, identification, 1_000);
+            let sent = order.map(|index| fragments[index].clone());
+            let mut done = pair.both_with_held(&what, UplinkIngress, sent);
+            assert_eq!(done.len(), 3, "{what}");
+            done.sort_by_key(|(_, bytes)| [bytes[6] & 0x1F, bytes[7]]);
+            let (Verdict::Forward { .. }, first) = &done[0] else {
+                continue;
+            };
+            let [source, destination]: [[u8; 4]; 2] =
+                [12, 16].map(|at| first[at..at + 4].try_into().unwrap());
+            let port = |at: usize| u16::from_be_bytes([first[at], first[at + 1]]);
+            let answer = udp((destination, port(22)), (source, port(20)), &payload);
+            let fragments = in_fragments(&answer, identification, 1_000);
+            let sent = order.map(|index| fragments[index].clone());
+            let done = pair.both_with_held(&what, ClusterIngress, sent);
+            assert_eq!(done.len(), 3, "{what} back");
+        }
+    }
+}
+
+#[test]
+fn fragments_of_any_kind_are_treated_alike() {
+    without_network();
+    let mut pair = Pair::new("pieces");
+    let mut next = dice();
+    let mut seen = BTreeMap::new();
+    let sound = [
+        tcp((CLIENT, 40_000), (POD, 80), "S", &[1; 300]),
+        udp((CLIENT, 40_000), (VIP, 53), &[2; 300]),
+        udp((POD, 8_080), (NAT, 40_000), &[3; 300]),
+        tcp((POD, 80), (NAT, 40_000), "SA", &[4; 300]),
+        udp((POD, 9_999), (NAT, 40_000), &[5; 300]),
+    ];
+    pair.host.clock.set(clock::now());
+    for packet in &sound {
+        pair.both("opens a flow", UplinkIngress, packet);
+    }
+    for round in 0..4_000 {
+        let which = next(sound.len());
+        let (header, payload) = sound[which].split_at(20);
+        let start = [0, 0, 8, 16, 64, 128, 192, 256][next(8)];
+        let len = [0, 8, 12, 16, 64, 64, 64, 128][next(8)].min(payload.len() - start);
+        let chunk = &payload[start..start + len];
+        let packet = with_header(&[header, chunk].concat(), |header| {
+            header.identification = u16::try_from(round / 40).unwrap();
+            header.dont_fragment = false;
+            header.more_fragments = next(3) > 0;
+            header.fragment_offset = u16::try_from(start / 8).unwrap().try_into().unwrap();
+            header.set_payload_len(len).unwrap();
+        });
+        let what = format!("round {round}: {packet:02x?}");
+        let program = if which < 2 {
+            UplinkIngress
+        } else {
+            ClusterIngress
+        };
+        for (verdict, _) in pair.both_with_held(&what, program, [packet]) {
+            *seen.entry(format!("{verdict:?}")).or_insert(0) += 1;
+        }
+    }
+    for kind in ["FragmentOverlap", "FragmentTiny", "Forward", "Pass"] {
+        assert!(
+            seen.iter().any(|(verdict, _)| verdict.contains(kind)),
+            "{kind} is not among {seen:?}"
+        );
     }
 }
 

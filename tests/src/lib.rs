@@ -22,7 +22,7 @@
 //! | `api` | a real API server, whose programs [`envtest`] finds, and the real [`kube_proxy`] |
 //! | `lab` | [`Lab`] puts all of it together |
 //! | [`bridge`] | the program under test on node-30, its commands, and which of its layers has [`carried`] a flow |
-//! | `traffic` | [`reach`] asserts that traffic gets through; [`stream`] tells how long a flow is interrupted; [`frames`], [`packets`] and [`portless`] are what no ordinary program sends |
+//! | `traffic` | [`reach`] asserts that traffic gets through; [`stream`] tells how long a flow is interrupted; [`frames`], [`packets`], [`fragments`] and [`portless`] are what no ordinary program sends |
 //! | [`pod`] | a pod of applied manifests |
 //! | [`demo`] | the office developer's day |
 //!
@@ -54,6 +54,6 @@ pub use cluster::{manifests, objects};
 pub use hosts::{capture, dns, foreign, host, host::Host, netfilter, netfilter::Firewall, node};
 pub use lab::{Lab, LabOptions};
 pub use machine::{netns, process, run_dir};
-pub use traffic::{frames, packets, portless, reach, stream};
+pub use traffic::{fragments, frames, packets, portless, reach, stream};
 pub use variant::{Datapath, Overlay, Variant};
 pub use wait::eventually;

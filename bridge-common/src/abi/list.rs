@@ -6,7 +6,8 @@
 /// An entry reads: constant, name for the kernel (at most 15 characters, `BPF_OBJ_NAME_LEN` less its NUL), kind and types
 /// as `aya_ebpf::btf_maps` has them, bytes of key and value (or record), entries, and who finds the table:
 /// * `pinned`: every program, by its pin;
-/// * `per_flow`: the same, with as many entries as `--flow-capacity` says;
+/// * `engine`: the same, but no command of userspace reads it;
+/// * `per_flow`: as `pinned`, with as many entries as `--flow-capacity` says;
 /// * `private`: only the program itself.
 ///
 /// The text above an entry is its documentation everywhere.
@@ -47,6 +48,15 @@ macro_rules! for_each_table {
             /// Ports of datagrams whose fragments are on their way. The oldest may be evicted: a fragment is of use for a
             /// moment only.
             FRAGMENTS = "fragments": LruHashMap<FragmentKey, Fragment>, 12 => 8, 65_536, pinned;
+            /// How far each of these datagrams is, and what has gone on of it. Of use for as long. On a machine with many
+            /// CPUs each keeps up to 128 entries free for itself, so it is larger than the floods that it has to stand.
+            FRAGMENT_PARTS = "fragment_parts": LruHashMap<FragmentKey, FragmentParts>, 12 => 44, 32_768, engine;
+            /// Later fragments that have come before their first, each a whole frame.
+            HELD_FRAGMENTS = "held_fragments": Array<HeldFragment>, 4 => 1_920, 512, engine;
+            /// Which of them is in which slot.
+            HELD_INDEX = "held_index": Array<HeldIndex>, 4 => 8_200, 1, engine;
+            /// Slots that a CPU is about to read or write, for the moment that it takes.
+            HELD_LOCKS = "held_locks": HashMap<HeldNumber, HeldLock>, 4 => 4, 512, engine;
             /// Entry n: the n-th port that may be chosen, and whether port n is the node's own.
             NAT_PORTS = "nat_ports": Array<NatPort>, 4 => 4, 65_536, pinned;
             /// How the search for NAT ports goes where hardly any is free, by backend port and NAT address.
@@ -64,6 +74,8 @@ macro_rules! for_each_table {
             ANSWER_TOKENS = "answer_tokens": PerCpuArray<AnswerTokens>, 4 => 8, 1, pinned;
             /// Rare events for userspace: a full table, no NAT port. The capacity is in bytes.
             EVENTS = "events": RingBuf<Event>, 0 => 20, 65_536, pinned;
+            /// The program that goes on with fragments behind `uplink_ingress` and `cluster_ingress`.
+            TC_NEXT = "tc_next": ProgramArray<>, 4 => 4, 1, pinned;
             /// The program that opens flows for `xdp_fast`.
             XDP_NEXT = "xdp_next": ProgramArray<>, 4 => 4, 1, pinned;
             /// The program that opens flows for `xdp_fast_frags`: the kernel lets no program go on with one that differs in
@@ -71,6 +83,9 @@ macro_rules! for_each_table {
             XDP_NEXT_FRAGS = "xdp_next_frags": ProgramArray<>, 4 => 4, 1, pinned;
             /// Bytes that an ICMP error quotes, while they are summed up: the stack of a program is too small for them.
             SCRATCH = "scratch": PerCpuArray<Scratch>, 4 => 128, 1, private;
+            /// Slots of `held_fragments` that are about to be released: found first, and then gone through, which takes a
+            /// verifier a fraction of what one loop does.
+            HELD_FOUND = "held_found": PerCpuArray<HeldFound>, 4 => 260, 1, private;
             /// What the clock said when the kernel's tick was last counted: asking the coarse clock takes two calls and a
             /// division, and it ticks with the jiffies.
             CLOCK = "clock": PerCpuArray<Clock>, 4 => 16, 1, private;

@@ -14,6 +14,7 @@ pub mod capacity;
 mod clients;
 mod fast_path;
 mod flows;
+mod fragments;
 mod list;
 pub mod name;
 mod nat;
@@ -28,7 +29,11 @@ mod types;
 pub use clients::{Client, ClientKey, ClientLimits, ClientPort, HeldPorts};
 pub use fast_path::{Destination, FastPath, Tunnel, XdpPort};
 pub use flows::{Flow, FlowKey, Layer, Reply, ReplyKey};
-pub use nat::{Fragment, FragmentKey, NatPort, PortPool, PortSearch};
+pub use fragments::{
+    Fragment, FragmentKey, FragmentParts, HELD_BYTES, HeldFound, HeldFragment, HeldIndex, HeldLock,
+    HeldNumber, HeldSlot, Part, PartsState,
+};
+pub use nat::{NatPort, PortPool, PortSearch};
 pub use networks::{ClusterCidr, DestinationKind, OfficeCidr};
 pub use node::{
     AnswerTokens, Clock, Counter, Event, EventKind, LinkAddress, OtherSource, Scratch,

@@ -3,7 +3,10 @@
 use super::clients::{Client, ClientKey, ClientPort, HeldPorts};
 use super::fast_path::FastPath;
 use super::flows::{Flow, FlowKey, Reply, ReplyKey};
-use super::nat::{Fragment, FragmentKey, NatPort, PortPool, PortSearch};
+use super::fragments::{
+    Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment, HeldIndex, HeldLock, HeldNumber,
+};
+use super::nat::{NatPort, PortPool, PortSearch};
 use super::networks::{ClusterCidr, OfficeCidr};
 use super::node::{
     AnswerTokens, Clock, Counter, Event, LinkAddress, OtherSource, Scratch, SourceNetwork,
@@ -169,6 +172,9 @@ macro_rules! finds {
     (pinned) => {
         (false, true)
     };
+    (engine) => {
+        (false, true)
+    };
     (private) => {
         (false, false)
     };
@@ -178,6 +184,7 @@ macro_rules! finds {
 #[cfg(feature = "userspace")]
 macro_rules! pod {
     (private $($table:tt)+) => {};
+    (engine $($table:tt)+) => {};
     ($found:ident LpmTrie<$address:ty, $value:ty>) => {
         pod!($value);
     };

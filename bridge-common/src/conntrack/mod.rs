@@ -2,6 +2,7 @@
 
 pub mod clients;
 pub mod flow;
+pub mod fragment_parts;
 pub mod fragments;
 pub mod kernel_owned;
 pub mod lifetime;

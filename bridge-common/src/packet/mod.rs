@@ -8,7 +8,7 @@ pub mod parse;
 pub mod rewrite;
 pub mod vxlan;
 
-use crate::abi::Ipv4;
+use crate::abi::{HELD_BYTES, Ipv4};
 use crate::packet::checksum::{Difference, Sum};
 
 /// The packet could not be read or written there.
@@ -98,4 +98,25 @@ pub trait Resizable: Packet {
     /// # Errors
     /// When it can't be resized.
     fn prepend<const N: usize>(&mut self) -> Result<(), OutOfBounds>;
+}
+
+/// A packet that can be kept for later, link-layer header and all, and come in a second time.
+pub trait Holdable: Packet {
+    /// Copies the frame, and gives its length in bytes, at least 1.
+    ///
+    /// # Errors
+    /// When it is larger than that.
+    fn copy_frame(&self, to: &mut [u8; HELD_BYTES]) -> Result<u32, OutOfBounds>;
+
+    /// Becomes another frame, of which `bytes` has `len`.
+    ///
+    /// # Errors
+    /// When it can't be resized, or made writable.
+    fn become_frame(&mut self, bytes: &[u8; HELD_BYTES], len: u32) -> Result<(), OutOfBounds>;
+
+    /// Lets a copy of it come in again by the interface that it came in by, behind what is on its way there.
+    ///
+    /// # Errors
+    /// When there is no memory, or no room in the queue.
+    fn requeue(&mut self) -> Result<(), OutOfBounds>;
 }

@@ -191,6 +191,27 @@ impl Datagram {
         self.fragment_word() & 0x3FFF != 0
     }
 
+    /// Whether more of the datagram follows behind this fragment.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_more_fragments(&self) -> bool {
+        self.fragment_word() & 0x2000 != 0
+    }
+
+    /// Where a fragment stands in its datagram, in units of 8 bytes.
+    #[must_use]
+    #[inline(always)]
+    pub const fn fragment_offset(&self) -> u16 {
+        self.fragment_word() & 0x1FFF
+    }
+
+    /// Whether this is the first of several fragments.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_first_fragment(&self) -> bool {
+        self.is_fragment() && !self.is_later_fragment()
+    }
+
     /// Whether this is a fragment other than the first.
     #[must_use]
     #[inline(always)]

@@ -1,17 +1,17 @@
 //! Sending a packet on, translated: out of an interface of ours to choose, or where the kernel sends it.
 
-use crate::abi::{Ipv4, Route};
+use crate::abi::{Ipv4, PartsState, Route};
 use crate::conntrack::fragments;
 use crate::drops::DropReason;
 use crate::packet::parse::{Datagram, Transport, tcp_flag};
 use crate::packet::rewrite::{Translation, translate};
 use crate::packet::{OutOfBounds, Packet, mss};
 use crate::tables::Tables;
-use crate::verdict::{LocalReply, LocalReplyKind, Verdict};
+use crate::verdict::{LocalReply, LocalReplyKind, SlowPath, Verdict, tag};
 
-/// Sends a packet on, translated, if it may live longer and fits.
+/// Sends a packet on, translated, if it may live longer and fits. `IN_FRAGMENTS` as in [`fragment_verdict`].
 #[inline(always)]
-pub fn deliver<P: Packet, T: Tables>(
+pub fn deliver<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
     packet: &mut P,
     tables: &T,
     datagram: &Datagram,
@@ -40,7 +40,15 @@ pub fn deliver<P: Packet, T: Tables>(
             },
         );
     }
-    fragments::remember(tables, datagram, transport);
+    if let Some(verdict) = fragment_verdict::<_, _, IN_FRAGMENTS>(
+        packet,
+        tables,
+        datagram,
+        transport,
+        PartsState::Open,
+    ) {
+        return verdict;
+    }
     if clamp_mss(packet, tables, datagram, transport, || route.mtu).is_err() {
         return Verdict::Drop(DropReason::RewriteFailed);
     }
@@ -51,6 +59,34 @@ pub fn deliver<P: Packet, T: Tables>(
             ifindex: route.ifindex,
         },
         Err(_) => Verdict::Drop(DropReason::RewriteFailed),
+    }
+}
+
+/// The verdict on a fragment that must not go on, or not yet; `None` for one that may, and for whole datagrams. `settled`
+/// is what becomes of the datagram. Without `IN_FRAGMENTS` every fragment is for the stages of [`super::fragment`].
+#[inline(always)]
+pub fn fragment_verdict<P: Packet, T: Tables, const IN_FRAGMENTS: bool>(
+    packet: &P,
+    tables: &T,
+    datagram: &Datagram,
+    transport: &Transport,
+    settled: PartsState,
+) -> Option<Verdict> {
+    if !datagram.is_fragment() {
+        return None;
+    }
+    if !IN_FRAGMENTS {
+        return Some(Verdict::SlowPath(SlowPath::Fragment));
+    }
+    let ports = u32::from(transport.source_port) << 16 | u32::from(transport.destination_port);
+    let verdict = fragments::admit(packet, tables, ports, settled as u8);
+    match verdict.tag() {
+        tag::CONTINUE => None,
+        tag::RELEASE_FRAGMENTS => Some(Verdict::SlowPath(SlowPath::ReleaseFragments)),
+        _ if verdict.reason() == Some(DropReason::FragmentOverlap) => {
+            Some(Verdict::Drop(DropReason::FragmentOverlap))
+        }
+        _ => Some(Verdict::Drop(DropReason::FragmentTiny)),
     }
 }
 
@@ -94,7 +130,6 @@ pub fn translate_in_place<P: Packet, T: Tables>(
     transport: &Transport,
     translation: &Translation,
 ) -> Verdict {
-    fragments::remember(tables, datagram, transport);
     let forward = || {
         tables
             .route(translation.destination.address)

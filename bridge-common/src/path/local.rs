@@ -68,6 +68,7 @@ fn translate_by_flow<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Packed
         return PackedVerdict::PASS;
     }
     let (packets, bytes) = (packet.segments(), datagram.total_len);
+    fragments::remember(tables, &datagram, &transport);
     let verdict = translate_in_place(packet, tables, &datagram, &transport, &translation);
     if verdict != Verdict::Continue {
         return verdict.into();

@@ -93,6 +93,8 @@ fn translate_by_flow<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Packed
         return PackedVerdict::reject(DropReason::NoNatPort, LocalReplyKind::TcpReset);
     }
     let (packets, bytes) = (packet.segments(), datagram.total_len);
+    // Whoever hands over fragments here has put the datagram together before.
+    fragments::remember(tables, &datagram, &transport);
     let verdict = translate_in_place(
         packet,
         tables,

@@ -2,8 +2,8 @@
 
 use crate::counters::Count;
 use crate::drops::DropReason;
-use crate::packet::Packet;
-use crate::path::icmp_error;
+use crate::packet::{Packet, Resizable};
+use crate::path::{icmp_error, local_reply};
 use crate::tables::Tables;
 use crate::verdict::{PackedVerdict, tag};
 
@@ -56,5 +56,28 @@ pub fn count_drop<P: Packet, T: Tables>(packet: &P, tables: &T, verdict: PackedV
         && let Some(reason) = verdict.reason()
     {
         tables.count(Count::Drop(reason), packet.segments(), packet.len());
+    }
+}
+
+/// Turns a packet that is to be answered or rejected into what its sender gets.
+#[inline(always)]
+pub fn tell_sender<P: Resizable, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    verdict: PackedVerdict,
+) -> PackedVerdict {
+    if !matches!(verdict.tag(), tag::LOCAL_REPLY | tag::REJECT) {
+        return verdict;
+    }
+    if local_reply::write(packet, tables, verdict.reply_kind(), verdict.value()) {
+        return PackedVerdict::REFLECT;
+    }
+    // No reply could be made. A rejection is counted already.
+    match verdict.reason() {
+        Some(reason) if verdict.tag() == tag::REJECT => PackedVerdict::drop(reason),
+        _ => {
+            tables.count(Count::Drop(DropReason::RewriteFailed), 1, packet.len());
+            PackedVerdict::drop(DropReason::RewriteFailed)
+        }
     }
 }

@@ -32,7 +32,9 @@ pub fn unsupported_verdict<T: Tables>(
         return Verdict::Pass;
     };
     let ours = match (reason, kind) {
-        (DropReason::FragmentUnknown, DestinationKind::Pod) => settings.stack_only == 0,
+        (DropReason::FragmentUnknown | DropReason::FragmentTiny, DestinationKind::Pod) => {
+            settings.stack_only == 0
+        }
         (_, DestinationKind::Service) if settings.authoritative == 0 => false,
         // kube-proxy may translate it, and SCTP to an address that no other service has.
         (_, DestinationKind::Service) if settings.stack_only != 0 => {
@@ -43,7 +45,7 @@ pub fn unsupported_verdict<T: Tables>(
         _ => false,
     };
     let is_followed = match reason {
-        DropReason::FragmentUnknown => true,
+        DropReason::FragmentUnknown | DropReason::FragmentTiny => true,
         DropReason::UnsupportedProtocol => Transport::portless(datagram).is_some(),
         _ => false,
     };

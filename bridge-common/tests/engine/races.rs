@@ -6,17 +6,20 @@ use crate::fixture::{
 use crate::packets::{Wire, at, endpoints};
 use bridge_common::abi::{
     Affinity, AffinityKey, Backend, BackendKey, CachedHop, Client, ClientPort, DestinationKind,
-    Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, HeldPorts, Ipv4, NatPort, NextHop,
-    PortPool, PortSearch, Reply, ReplyKey, Route, Seconds, Service, ServiceKey, Settings, Vtep,
+    Event, FastPath, Flow, FlowKey, Fragment, FragmentKey, FragmentParts, HeldFound, HeldFragment,
+    HeldIndex, HeldPorts, Ipv4, NatPort, NextHop, PortPool, PortSearch, Reply, ReplyKey, Route,
+    Seconds, Service, ServiceKey, Settings, Vtep,
 };
 use bridge_common::counters::Count;
 use bridge_common::packet::parse::tcp_flag::{ACK, SYN};
 use bridge_common::packet::rewrite::Endpoint;
+use bridge_common::path::held;
 use bridge_common::path::tc::{Side, run};
 use bridge_common::sim::{SimPacket, SimTables};
 use bridge_common::tables::{Insertion, Tables};
 use bridge_common::verdict::Verdict;
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 #[test]
@@ -109,20 +112,94 @@ fn two_cpus_that_rebuild_half_a_flow_both_go_on() {
     });
 }
 
+#[test]
+fn fragments_that_meet_at_any_moment_all_go_on() {
+    let wire = Wire::udp(at(PC, 20_000), at(POD, 53))
+        .fragmentable(7)
+        .payload([7; 2_000]);
+    let whole = wire.fragments(800);
+    for (one, other, rest) in [
+        (1, 0, 2),
+        (0, 1, 2),
+        (2, 0, 1),
+        (0, 2, 1),
+        (1, 2, 0),
+        (2, 1, 0),
+    ] {
+        for uses in 0.. {
+            let tables = fixture();
+            let mut packet = SimPacket::new(whole[one].clone());
+            let raced = Raced::new(&tables, uses, SimPacket::new(whole[other].clone()));
+            let verdict = run(&mut packet, &raced, Side::Uplink);
+            let Some(others) = raced.others_result.take() else {
+                assert!(uses > 1, "there was something to race with");
+                break;
+            };
+            let third = SimPacket::new(whole[rest].clone());
+            let mut waiting = VecDeque::from([(verdict, packet), others]);
+            let mut arriving = VecDeque::from([third]);
+            let mut forwarded = Vec::new();
+            loop {
+                while let Some((verdict, packet)) = waiting.pop_front() {
+                    arriving.extend(packet.requeued.into_iter().map(SimPacket::new));
+                    match verdict {
+                        Verdict::Held => {}
+                        Verdict::Forward { .. } => forwarded.push(packet.bytes),
+                        verdict => panic!("{one} and {other} at use {uses}: {verdict:?}"),
+                    }
+                }
+                let Some(mut packet) = arriving.pop_front() else {
+                    break;
+                };
+                waiting.push_back((run(&mut packet, &tables, Side::Uplink), packet));
+            }
+            assert_eq!(forwarded.len(), 3, "{one} and {other} at use {uses}");
+            assert!(tables.held_locks.borrow().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_fragment_that_was_about_to_be_held_is_released_by_its_first() {
+    let wire = Wire::udp(at(PC, 20_000), at(POD, 53))
+        .fragmentable(7)
+        .payload([7; 1_000]);
+    let [first, second] = wire.fragments(800).try_into().unwrap();
+    for uses in 0.. {
+        let tables = fixture();
+        let mut raced = Raced::new(&tables, uses, SimPacket::new(second.clone()));
+        // It has looked for the ports already.
+        raced.others_work = |packet, tables| held::hold(packet, tables).into();
+        let mut packet = SimPacket::new(first.clone());
+        let verdict = run(&mut packet, &raced, Side::Uplink);
+        let Some((others_verdict, others)) = raced.others_result.take() else {
+            assert!(uses > 1, "there was something to race with");
+            break;
+        };
+        assert_eq!(others_verdict, Verdict::Held, "at use {uses}");
+        assert!(others.requeued.is_empty());
+        assert_eq!(verdict, Verdict::Held, "at use {uses}");
+        let requeued = [first.clone(), second.clone()];
+        assert_eq!(packet.requeued, requeued, "at use {uses}");
+    }
+}
+
 /// Tables at whose n-th use another CPU handles a packet.
 struct Raced<'a> {
     shared: &'a SimTables,
     uses_left: Cell<u32>,
     others_packet: RefCell<Option<SimPacket>>,
+    others_work: fn(&mut SimPacket, &SimTables) -> Verdict,
     others_result: RefCell<Option<(Verdict, SimPacket)>>,
 }
 
 impl<'a> Raced<'a> {
-    fn new(shared: &'a SimTables, uses: u32, other: &Wire) -> Self {
+    fn new(shared: &'a SimTables, uses: u32, other: SimPacket) -> Self {
         Self {
             shared,
             uses_left: Cell::new(uses),
-            others_packet: RefCell::new(Some(other.packet())),
+            others_packet: RefCell::new(Some(other)),
+            others_work: |packet, tables| run(packet, tables, Side::Uplink),
             others_result: RefCell::default(),
         }
     }
@@ -133,7 +210,7 @@ impl<'a> Raced<'a> {
         if left == 0
             && let Some(mut packet) = self.others_packet.take()
         {
-            let verdict = run(&mut packet, self.shared, Side::Uplink);
+            let verdict = (self.others_work)(&mut packet, self.shared);
             self.others_result.replace(Some((verdict, packet)));
         }
         self.shared
@@ -145,6 +222,10 @@ impl Tables for Raced<'_> {
     type ReplySlot = Rc<RefCell<Reply>>;
     type ClientSlot = Rc<RefCell<Client>>;
     type ClientPortSlot = Rc<RefCell<HeldPorts>>;
+    type PartsSlot = Rc<RefCell<FragmentParts>>;
+    type HeldSlot = Rc<RefCell<HeldFragment>>;
+    type HeldIndexSlot = Rc<RefCell<HeldIndex>>;
+    type HeldFoundSlot = Rc<RefCell<HeldFound>>;
 
     fn now(&self) -> Seconds {
         self.shared.now()
@@ -236,10 +317,43 @@ impl Tables for Raced<'_> {
         self.shared.insert_client_port(key, held);
     }
     fn fragment(&self, key: &FragmentKey) -> Option<Fragment> {
-        self.shared.fragment(key)
+        self.used().fragment(key)
     }
     fn insert_fragment(&self, key: &FragmentKey, fragment: &Fragment) {
-        self.shared.insert_fragment(key, fragment);
+        self.used().insert_fragment(key, fragment);
+    }
+    fn remove_fragment(&self, key: &FragmentKey) {
+        self.used().remove_fragment(key);
+    }
+    fn fragment_parts(&self, key: &FragmentKey) -> Option<Self::PartsSlot> {
+        self.used().fragment_parts(key)
+    }
+    fn insert_fragment_parts(&self, key: &FragmentKey, parts: &FragmentParts) -> Insertion {
+        self.used().insert_fragment_parts(key, parts)
+    }
+    fn set_fragment_parts(&self, key: &FragmentKey, parts: &FragmentParts) {
+        self.used().set_fragment_parts(key, parts);
+    }
+    fn remove_fragment_parts(&self, key: &FragmentKey) {
+        self.used().remove_fragment_parts(key);
+    }
+    fn held_index(&self) -> Option<Self::HeldIndexSlot> {
+        self.used().held_index()
+    }
+    fn held_found(&self) -> Option<Self::HeldFoundSlot> {
+        self.used().held_found()
+    }
+    fn list_held(&self, found: &Self::HeldFoundSlot, slot: u32) {
+        self.shared.list_held(found, slot);
+    }
+    fn held_fragment(&self, number: u32) -> Option<Self::HeldSlot> {
+        self.used().held_fragment(number)
+    }
+    fn lock_held(&self, number: u32) -> bool {
+        self.used().lock_held(number)
+    }
+    fn unlock_held(&self, number: u32) {
+        self.used().unlock_held(number);
     }
     fn count(&self, count: Count, packets: u32, bytes: u32) {
         self.shared.count(count, packets, bytes);
@@ -265,7 +379,7 @@ fn in_every_order(
 ) {
     for uses in 0.. {
         let tables = prepare();
-        let raced = Raced::new(&tables, uses, second);
+        let raced = Raced::new(&tables, uses, second.packet());
         let mut packet = first.packet();
         let verdict = run(&mut packet, &raced, Side::Uplink);
         let Some((others_verdict, others_packet)) = raced.others_result.take() else {

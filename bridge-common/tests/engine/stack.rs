@@ -277,17 +277,15 @@ fn no_fragment_to_what_no_service_serves_goes_on() {
         let (verdict, _) = send(&tables, Side::Uplink, fragments[0].clone());
         assert_eq!(verdict, Verdict::Reflect);
         for later in &fragments[1..] {
-            dropped(&tables, later.clone(), DropReason::NoService);
+            let (verdict, _) = send(&tables, Side::Uplink, later.clone());
+            assert_eq!(verdict, Verdict::Held);
         }
     }
     let lost = Wire::udp(at(PC, 20_000), NOBODY)
         .fragmentable(9)
         .payload([0; 3000]);
-    dropped(
-        &informed(),
-        lost.fragments(1480).remove(1),
-        DropReason::FragmentUnknown,
-    );
+    let (verdict, _) = send(&informed(), Side::Uplink, lost.fragments(1480).remove(1));
+    assert_eq!(verdict, Verdict::Held);
 }
 
 #[test]

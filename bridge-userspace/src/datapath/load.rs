@@ -3,7 +3,7 @@
 use std::io;
 
 use aya::maps::ProgramArray;
-use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::programs::{ProgramError, ProgramFd, SchedClassifier, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 
@@ -23,6 +23,9 @@ const XDP_OPEN: &str = "xdp_open";
 
 /// Opens flows for [`XDP_FRAGS`].
 const XDP_OPEN_FRAGS: &str = "xdp_open_frags";
+
+/// Goes on with fragments behind [`Program::UplinkIngress`] and [`Program::ClusterIngress`].
+const TC_FRAGMENT: &str = "fragment_ingress";
 
 /// The programs could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +118,7 @@ impl Datapath {
             source,
         })?;
         let mut ebpf = object(pins, flow_capacity)?;
+        load_fragment_program(&mut ebpf)?;
         for program in Program::ALL {
             if program.hook() == Hook::Xdp {
                 continue;
@@ -165,11 +169,7 @@ impl Datapath {
             let program = xdp_program(&mut self.ebpf, next)?;
             program.load().map_err(failed)?;
             let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
-            let fd = fd.map_err(failed)?;
-            let table = self.ebpf.map_mut(table).ok_or(LoadError::Missing(next))?;
-            ProgramArray::try_from(table)
-                .and_then(|mut table| table.set(0, &fd, 0))
-                .map_err(|source| failed(source.into()))?;
+            set_next(&mut self.ebpf, table, next, fd)?;
             xdp_program(&mut self.ebpf, name)?
                 .load()
                 .map_err(|source| LoadError::Program { name, source })?;
@@ -200,6 +200,33 @@ fn object(pins: &Pins, flow_capacity: u32) -> Result<Ebpf, LoadError> {
     Ok(loader.load(OBJECT)?)
 }
 
+/// Loads what the TC programs go on with. It is there before any of them is, and in the place of an earlier process's.
+fn load_fragment_program(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Program {
+        name: TC_FRAGMENT,
+        source,
+    };
+    let program = tc_program(ebpf, TC_FRAGMENT)?;
+    program.load().map_err(failed)?;
+    let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+    set_next(ebpf, name::TC_NEXT, TC_FRAGMENT, fd)
+}
+
+/// Puts a loaded program into the table of the one that goes on with it.
+fn set_next(
+    ebpf: &mut Ebpf,
+    table: &str,
+    name: &'static str,
+    fd: Result<ProgramFd, ProgramError>,
+) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Program { name, source };
+    let fd = fd.map_err(failed)?;
+    let table = ebpf.map_mut(table).ok_or(LoadError::Missing(name))?;
+    ProgramArray::try_from(table)
+        .and_then(|mut table| table.set(0, &fd, 0))
+        .map_err(|source| failed(source.into()))
+}
+
 fn xdp_program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, LoadError> {
     ebpf.program_mut(name)
         .ok_or(LoadError::Missing(name))?
@@ -211,7 +238,13 @@ pub(super) fn classifier(
     ebpf: &mut Ebpf,
     program: Program,
 ) -> Result<&mut SchedClassifier, LoadError> {
-    let name = program.name();
+    tc_program(ebpf, program.name())
+}
+
+fn tc_program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, LoadError> {
     ebpf.program_mut(name)
         .ok_or(LoadError::Missing(name))?
         .try_into()
