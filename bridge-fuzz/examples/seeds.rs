@@ -37,8 +37,8 @@ fn frames() -> Vec<(String, Vec<u8>)> {
     let mut reset = Wire::tcp(web, at(NAT, 20_000), RST | ACK);
     (reset.sequence, reset.acknowledgement) = (1, 1);
     let ping = Wire::new(ICMP, at(PC, 9), at(VIP, 0));
-    let mut pong = Wire::new(ICMP, at(POD, 0), at(NAT, 9));
-    pong.is_reply = true;
+    let mut echoed = Wire::new(ICMP, at(POD, 0), at(NAT, 9));
+    echoed.is_reply = true;
     let mut fragment = Wire::new(UDP, at(PC, 20_001), DNS);
     fragment.fragment = MORE_FRAGMENTS;
     fragment.payload = vec![1; 24];
@@ -53,7 +53,7 @@ fn frames() -> Vec<(String, Vec<u8>)> {
         ("dns", 0, Wire::new(UDP, at(PC, 20_001), DNS).bytes()),
         ("tunnelled-reset", 0, tunnelled(&reset.bytes())),
         ("native-answer", 1, native.bytes()),
-        ("tunnelled-pong", 1, tunnelled(&pong.bytes())),
+        ("tunnelled-pong", 1, tunnelled(&echoed.bytes())),
         ("ping", 2, ping.bytes()),
         ("fragment", 2, fragment.bytes()),
         ("expired", 2, expired.bytes()),

@@ -40,31 +40,33 @@ pub fn run(data: &[u8]) {
         ..Options::default()
     };
     let world = with_sessions(options);
+    // No network card completes an ICMP checksum.
+    let is_icmp = frame.get(ETHERNET + 9) == Some(&ICMP);
     let packet = SimPacket {
         segment_size: u32::from(offload >> 1) * 8,
-        checksum_is_partial: offload & 1 != 0,
+        checksum_is_partial: offload & 1 != 0 && !is_icmp,
         ..SimPacket::new(frame.get(ETHERNET..).unwrap_or_default().to_vec())
     };
     match usize::from(path) % PATHS.len() {
-        0 => by_xdp(&world, options, SimFrame::new(UPLINK, frame.to_vec())),
-        1 => by_xdp(&world, options, SimFrame::new(NIC, frame.to_vec())),
-        2 => by(&world, packet, |packet, tables| {
+        0 => by_xdp(&world, options, &SimFrame::new(UPLINK, frame.to_vec())),
+        1 => by_xdp(&world, options, &SimFrame::new(NIC, frame.to_vec())),
+        2 => by(&world, &packet, |packet, tables| {
             tc::run(packet, tables, Side::Uplink)
         }),
-        3 => by(&world, packet, |packet, tables| {
+        3 => by(&world, &packet, |packet, tables| {
             tc::run(packet, tables, Side::Cluster)
         }),
-        4 => by(&world, packet, stack::run),
-        _ => by(&world, packet, local::run),
+        4 => by(&world, &packet, stack::run),
+        _ => by(&world, &packet, local::run),
     }
 }
 
 /// Sends a packet through a path on which the kernel has made a socket buffer of it.
-fn by(world: &SimTables, packet: SimPacket, path: impl Fn(&mut SimPacket, &SimTables) -> Verdict) {
+fn by(world: &SimTables, packet: &SimPacket, path: impl Fn(&mut SimPacket, &SimTables) -> Verdict) {
     let before = Counted::of(world);
     let mut after = packet.clone();
     let verdict = path(&mut after, world);
-    sound::outcome(verdict, &packet, &after);
+    sound::outcome(verdict, packet, &after);
     let counted = Counted::of(world);
     let is_sent = matches!(verdict, Verdict::Forward { .. } | Verdict::Continue);
     assert_eq!(is_sent, counted.forwarded > before.forwarded, "{verdict:?}");
@@ -74,11 +76,11 @@ fn by(world: &SimTables, packet: SimPacket, path: impl Fn(&mut SimPacket, &SimTa
 }
 
 /// Sends a frame through XDP, and what it has sent on through TC, which must do the same.
-fn by_xdp(world: &SimTables, options: Options, frame: SimFrame) {
+fn by_xdp(world: &SimTables, options: Options, frame: &SimFrame) {
     let mut after = frame.clone();
     let step = xdp::handle(&mut after, world);
     let Some(sent) = packet_of_sent(step, &after, frame.bytes.len()) else {
-        assert_eq!(frame, after, "what is left to TC is untouched");
+        assert_eq!(*frame, after, "what is left to TC is untouched");
         return;
     };
     // A packet out of the tunnel has become shorter, and one into it is as long as it was.

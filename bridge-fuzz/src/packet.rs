@@ -67,6 +67,12 @@ impl Wire {
         wire
     }
 
+    /// Whether it is a fragment other than the first.
+    #[must_use]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.fragment << 3 != 0
+    }
+
     /// From the IPv4 header on, with right checksums. A later fragment has its payload alone behind that header.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
@@ -74,7 +80,7 @@ impl Wire {
     }
 
     fn transport(&self) -> Vec<u8> {
-        if self.fragment & 0x1FFF != 0 {
+        if self.is_later_fragment() {
             return self.payload.clone();
         }
         let ports = [self.source.port, self.destination.port].map(u16::to_be_bytes);

@@ -122,7 +122,7 @@ fn content(old: &View, new: &View) {
         TCP => &[0..4, 16..18],
         UDP => &[0..4, 6..8],
         ICMP if old.is_icmp_error() => return quoted(before, after),
-        ICMP => &[2..6],
+        ICMP => &[2..4, 4..6],
         _ => &[],
     };
     for (at, (old, new)) in before.iter().zip(after).enumerate() {
