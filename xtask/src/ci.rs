@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: builds, lints and tests a clean workspace, and shows the time of each step.
+//! `cargo xtask ci`: builds, lints, tests and fuzzes a clean workspace, and shows the time of each step.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,9 +9,12 @@ use anyhow::{Context as _, Result};
 use crate::process::{say, step};
 use crate::test::{Selection, Variants};
 use crate::workspace::Workspace;
-use crate::{build, lint, test};
+use crate::{build, fuzz, lint, test};
 
-/// Builds, lints and tests. A failed step ends it; the times of the steps so far are shown.
+/// Of each target: enough to run into what the corpora lead to.
+const FUZZ_SECONDS: u32 = 60;
+
+/// Builds, lints, tests and fuzzes. A failed step ends it; the times of the steps so far are shown.
 pub fn run(workspace: &Workspace, clean: bool, install_deny: bool) -> Result<()> {
     if clean {
         remove_build_results(workspace)?;
@@ -24,6 +27,11 @@ pub fn run(workspace: &Workspace, clean: bool, install_deny: bool) -> Result<()>
     .and_then(|()| {
         timed(&mut times, "test", || {
             test::run(workspace, Selection::All, Variants::All, None)
+        })
+    })
+    .and_then(|()| {
+        timed(&mut times, "fuzz", || {
+            fuzz::run(workspace, None, FUZZ_SECONDS)
         })
     });
     step("Time per step");
@@ -48,7 +56,7 @@ fn timed(
 /// minutes to build.
 fn remove_build_results(workspace: &Workspace) -> Result<()> {
     step("Removing what has been compiled before (`--no-clean` keeps it)");
-    for name in ["debug", "release", "ebpf"] {
+    for name in ["debug", "release", "ebpf", "fuzz"] {
         let directory = workspace.target().join(name);
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

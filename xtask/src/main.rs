@@ -8,7 +8,7 @@
 //! * [`tools`] finds or builds programs from crates.io;
 //! * [`packages`] is the table of programs that the lab needs, [`host`] installs them;
 //! * [`control_plane`] looks for an API server for the lab, [`variants`] says which tests run in which lab;
-//! * [`lint`], [`docs`], [`test`], [`vm`], [`ci`], [`lab`], [`run`], [`bench`] and [`image`] are the commands.
+//! * [`lint`], [`docs`], [`test`], [`fuzz`], [`vm`], [`ci`], [`lab`], [`run`], [`bench`] and [`image`] are the commands.
 
 mod apt;
 mod bench;
@@ -17,6 +17,7 @@ mod ci;
 mod control_plane;
 mod docs;
 mod ebpf;
+mod fuzz;
 mod host;
 mod image;
 mod lab;
@@ -62,6 +63,8 @@ enum Task {
     Test(TestArgs),
     /// Tests XDP on another kernel, in a virtual machine (needs qemu, not root)
     VmTest(VmTestArgs),
+    /// Runs the fuzz targets (needs a C++ compiler; builds cargo-fuzz into target/tools if it is missing)
+    Fuzz(FuzzArgs),
     /// Checks formatting, imports, clippy, the generated documents and dependencies
     Lint(LintArgs),
     /// Generates docs/reference from the code, and builds the book if mdbook is installed
@@ -131,6 +134,15 @@ struct VmTestArgs {
     modules: PathBuf,
     /// Only the tests with this in their name
     filter: Option<String>,
+}
+
+#[derive(Args)]
+struct FuzzArgs {
+    /// Only this target: frame, engine
+    target: Option<String>,
+    /// How long each is run
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
 }
 
 #[derive(Args)]
@@ -222,6 +234,7 @@ fn main() -> ExitCode {
             };
             vm::run(&workspace, &options)
         }
+        Task::Fuzz(args) => fuzz::run(&workspace, args.target.as_deref(), args.seconds),
         Task::Lint(args) => lint::run(&workspace, args.deny),
         Task::Docs(args) => {
             let options = docs::Options {

@@ -13,6 +13,8 @@ pub struct CargoTool(pub &'static str);
 
 /// Checks licences, bans, sources and advisories of the dependencies.
 pub const DENY: CargoTool = CargoTool("cargo-deny");
+/// Builds and runs fuzz targets.
+pub const FUZZ: CargoTool = CargoTool("cargo-fuzz");
 /// Makes HTML pages of the manual.
 pub const MDBOOK: CargoTool = CargoTool("mdbook");
 
