@@ -19,7 +19,8 @@ pub fn outcome(verdict: Verdict, before: &SimPacket, after: &SimPacket) {
         Verdict::Forward { .. } => translated(before, after, 1),
         Verdict::Continue => translated(before, after, 0),
         Verdict::Reflect => reply(before, after),
-        Verdict::Drop(_) => {}
+        // The frame is kept as it is.
+        Verdict::Held | Verdict::Drop(_) => {}
         Verdict::LocalReply(_) | Verdict::Reject(..) | Verdict::SlowPath(_) => {
             panic!("{verdict:?} is for another stage")
         }

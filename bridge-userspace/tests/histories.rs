@@ -27,7 +27,7 @@ use bridge_userspace::plan::retained::{Retained, SETTLE};
 use etherparse::PacketBuilder;
 
 const STEPS: usize = 10_000;
-const DATA: &[u8] = b"data";
+const DATA: [u8; 4] = *b"data";
 /// Where both sides begin.
 const INITIAL: u32 = 7_000;
 const GRACE: Seconds = 15;
@@ -79,10 +79,10 @@ enum Segment {
 
 impl Segment {
     /// What it takes of the sequence numbers.
-    const fn len(self) -> u32 {
+    fn len(self) -> u32 {
         match self {
             Self::Syn | Self::SynAck => 1,
-            Self::Data => DATA.len() as u32,
+            Self::Data => u32::try_from(DATA.len()).unwrap(),
             Self::Ack | Self::Rst => 0,
         }
     }
@@ -550,7 +550,7 @@ fn packet(
     let ip = PacketBuilder::ipv4(from.0, to.0, 64);
     let mut bytes = Vec::new();
     if protocol == UDP {
-        ip.udp(from.1, to.1).write(&mut bytes, DATA).unwrap();
+        ip.udp(from.1, to.1).write(&mut bytes, &DATA).unwrap();
         return bytes;
     }
     let tcp = ip.tcp(from.1, to.1, sequence, 65_000);
@@ -560,7 +560,7 @@ fn packet(
         Segment::Rst => tcp.rst().ack(acknowledgement),
         Segment::Ack | Segment::Data => tcp.ack(acknowledgement),
     };
-    let payload = if segment == Segment::Data { DATA } else { &[] };
+    let payload: &[u8] = if segment == Segment::Data { &DATA } else { &[] };
     tcp.write(&mut bytes, payload).unwrap();
     bytes
 }

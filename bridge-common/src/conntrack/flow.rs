@@ -142,7 +142,7 @@ pub fn record(
     if datagram.protocol() != TCP {
         return false;
     }
-    let is_plain = sequence::is_plain(&of_client(flow), &segment);
+    let is_plain = sequence::is_plain(of_client(flow), &segment);
     if is_plain {
         flow.tcp_next = segment.end();
     }
@@ -198,7 +198,7 @@ pub fn record_answer<T: Tables>(
             reply.last_seen = now;
         }
         let is_tcp = datagram.protocol() == TCP;
-        let is_plain = sequence::is_plain(&of_backend(reply), &segment);
+        let is_plain = sequence::is_plain(of_backend(reply), &segment);
         if is_tcp && is_plain {
             reply.tcp_next = segment.end();
         }

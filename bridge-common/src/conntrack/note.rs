@@ -47,13 +47,13 @@ pub fn to_backend<P: Packet, T: Tables>(packet: &P, tables: &T) {
     };
     let own = slot.with(|flow| of_client(flow));
     let other = reply_slot.with(|reply| of_backend(reply));
-    let Some(after) = believed(packet, &own, &other, &segment) else {
+    let Some(after) = believed(packet, own, other, &segment) else {
         return;
     };
     let now = tables.now();
     let flags = segment.flags;
     slot.with(|flow| {
-        if is_first_reset(flags, &own) {
+        if is_first_reset(flags, own) {
             flow.last_seen = now;
         }
         flow.tcp_seen = after.seen.0;
@@ -94,15 +94,15 @@ pub fn to_client<P: Packet, T: Tables>(packet: &P, tables: &T) {
     };
     let own = slot.with(|reply| of_backend(reply));
     let other = flow_slot.with(|flow| of_client(flow));
-    if sequence::repeats_handshake(&own, &segment) {
+    if sequence::repeats_handshake(own, &segment) {
         flow_slot.with(|flow| flow.tcp_seen &= !Seen::ACK);
     }
-    let Some(after) = believed(packet, &own, &other, &segment) else {
+    let Some(after) = believed(packet, own, other, &segment) else {
         return;
     };
     let now = tables.now();
     slot.with(|reply| {
-        if is_first_reset(segment.flags, &own) {
+        if is_first_reset(segment.flags, own) {
             reply.last_seen = now;
         }
         reply.set_tcp_seen(after.seen.0);
@@ -113,8 +113,8 @@ pub fn to_client<P: Packet, T: Tables>(packet: &P, tables: &T) {
 #[inline(always)]
 fn believed<P: Packet>(
     packet: &P,
-    own: &Direction,
-    other: &Direction,
+    own: Direction,
+    other: Direction,
     segment: &Segment,
 ) -> Option<Direction> {
     let after = sequence::follow(own, other, segment)?;
@@ -122,6 +122,6 @@ fn believed<P: Packet>(
 }
 
 /// A second reset does not keep a flow alive (RFC 7857 section 2.2).
-const fn is_first_reset(flags: u8, own: &Direction) -> bool {
+const fn is_first_reset(flags: u8, own: Direction) -> bool {
     flags & tcp_flag::RST != 0 && own.seen.0 & Seen::RST == 0
 }

@@ -70,12 +70,12 @@ impl Segment {
     }
 
     /// Whether it acknowledges what `other` has sent, but for the last `lag` bytes at most.
-    const fn acknowledges(&self, other: &Direction, lag: u32) -> bool {
+    const fn acknowledges(&self, other: Direction, lag: u32) -> bool {
         self.has(tcp_flag::ACK) && other.next.wrapping_sub(self.acknowledgement) < lag
     }
 
     /// Whether it begins where it may be expected, give or take `gap` bytes.
-    const fn is_near(&self, own: &Direction, gap: u32) -> bool {
+    const fn is_near(&self, own: Direction, gap: u32) -> bool {
         let ahead = self.sequence.wrapping_sub(own.next);
         ahead < gap || ahead.wrapping_neg() < gap
     }
@@ -84,7 +84,7 @@ impl Segment {
 /// Whether nothing comes of a segment but that the direction goes on: the case of almost all.
 #[must_use]
 #[inline(always)]
-pub const fn is_plain(own: &Direction, segment: &Segment) -> bool {
+pub const fn is_plain(own: Direction, segment: &Segment) -> bool {
     const SPECIAL: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST;
     let unexpected = if segment.payload == 0 {
         Seen::RST
@@ -99,7 +99,7 @@ pub const fn is_plain(own: &Direction, segment: &Segment) -> bool {
 /// Whether it ends or establishes something, if it is believed.
 #[must_use]
 #[inline(always)]
-pub const fn is_decisive(own: &Direction, segment: &Segment) -> bool {
+pub const fn is_decisive(own: Direction, segment: &Segment) -> bool {
     segment.flags & (tcp_flag::FIN | tcp_flag::RST) != 0
         || (segment.flags & tcp_flag::SYN == 0 && own.seen.0 & Seen::ACK == 0)
 }
@@ -107,7 +107,7 @@ pub const fn is_decisive(own: &Direction, segment: &Segment) -> bool {
 /// Whether it is the SYN-ACK once more: what should have acknowledged the first has not arrived, or was none.
 #[must_use]
 #[inline(always)]
-pub const fn repeats_handshake(own: &Direction, segment: &Segment) -> bool {
+pub const fn repeats_handshake(own: Direction, segment: &Segment) -> bool {
     const SYN_ACK: u8 = tcp_flag::SYN | tcp_flag::ACK;
     segment.flags & (SYN_ACK | tcp_flag::RST) == SYN_ACK
         && own.seen.0 & (Seen::SYN | Seen::ACK) == Seen::SYN
@@ -117,7 +117,7 @@ pub const fn repeats_handshake(own: &Direction, segment: &Segment) -> bool {
 /// What a direction has shown with this segment; `None` if that is nothing new, or not believed.
 #[must_use]
 #[inline(always)]
-pub const fn follow(own: &Direction, other: &Direction, segment: &Segment) -> Option<Direction> {
+pub const fn follow(own: Direction, other: Direction, segment: &Segment) -> Option<Direction> {
     let (after, is_believed) = if segment.has(tcp_flag::RST) {
         (own.ended(segment), is_reset(own, other, segment))
     } else if segment.has(tcp_flag::SYN) {
@@ -131,7 +131,7 @@ pub const fn follow(own: &Direction, other: &Direction, segment: &Segment) -> Op
     if is_believed { Some(after) } else { None }
 }
 
-const fn is_reset(own: &Direction, other: &Direction, segment: &Segment) -> bool {
+const fn is_reset(own: Direction, other: Direction, segment: &Segment) -> bool {
     if !own.has_begun() {
         // Refused: what it answers is the SYN (RFC 9293 section 3.10.7.3).
         return segment.has(tcp_flag::ACK) && segment.acknowledgement == other.next;
@@ -140,7 +140,7 @@ const fn is_reset(own: &Direction, other: &Direction, segment: &Segment) -> bool
         || (segment.is_near(own, NARROW_GAP) && segment.acknowledges(other, LAG))
 }
 
-const fn is_beginning(own: &Direction, other: &Direction, segment: &Segment) -> bool {
+const fn is_beginning(own: Direction, other: Direction, segment: &Segment) -> bool {
     if segment.has(tcp_flag::ACK) {
         !own.has_begun() && segment.acknowledges(other, NARROW_GAP)
     } else {
@@ -149,7 +149,7 @@ const fn is_beginning(own: &Direction, other: &Direction, segment: &Segment) -> 
     }
 }
 
-const fn is_continuation(own: &Direction, other: &Direction, segment: &Segment) -> bool {
+const fn is_continuation(own: Direction, other: Direction, segment: &Segment) -> bool {
     let is_established = own.seen.0 & Seen::ACK != 0;
     if is_established && !segment.has(tcp_flag::FIN) && segment.sequence == own.next {
         return true;
@@ -159,18 +159,18 @@ const fn is_continuation(own: &Direction, other: &Direction, segment: &Segment) 
 }
 
 impl Direction {
-    const fn has_begun(&self) -> bool {
+    const fn has_begun(self) -> bool {
         self.seen.0 & (Seen::SYN | Seen::ACK) != 0
     }
 
-    const fn began(&self, segment: &Segment) -> Self {
+    const fn began(self, segment: &Segment) -> Self {
         Self {
             seen: Seen(self.seen.0 | Seen::SYN),
             next: segment.end(),
         }
     }
 
-    const fn ended(&self, segment: &Segment) -> Self {
+    const fn ended(self, segment: &Segment) -> Self {
         Self {
             seen: Seen(self.seen.0 | Seen::RST),
             next: if self.has_begun() {
@@ -183,7 +183,7 @@ impl Direction {
 
     /// This direction after a segment without SYN and RST. What follows a reset, or an end, says that it was none
     /// (RFC 6146 section 3.5.2.2, TRANS).
-    const fn went_on(&self, segment: &Segment) -> Self {
+    const fn went_on(self, segment: &Segment) -> Self {
         let end = segment.end();
         let is_ahead = !self.has_begun() || end.wrapping_sub(self.next) < GAP + MAX_SEGMENT;
         let is_new = is_ahead && end != self.next;
@@ -204,7 +204,7 @@ impl Direction {
         }
     }
 
-    const fn is_opening(&self) -> bool {
+    const fn is_opening(self) -> bool {
         self.seen.0 & (Seen::SYN | Seen::ACK) == Seen::SYN
     }
 }
@@ -242,7 +242,7 @@ mod tests {
 
         /// Whether the segment of that side was believed.
         fn take(&mut self, side: usize, segment: Segment) -> bool {
-            let after = follow(&self.0[side], &self.0[1 - side], &segment);
+            let after = follow(self.0[side], self.0[1 - side], &segment);
             self.0[side] = after.unwrap_or(self.0[side]);
             after.is_some()
         }
@@ -348,12 +348,12 @@ mod tests {
     fn a_second_syn_ack_says_that_the_first_was_not_acknowledged() {
         let connection = Connection::established();
         let again = segment(SYN | ACK, SERVER, CLIENT + 1, 0);
-        assert!(repeats_handshake(&connection.0[1], &again));
+        assert!(repeats_handshake(connection.0[1], &again));
         let other = segment(SYN | ACK, SERVER + 9, CLIENT + 1, 0);
-        assert!(!repeats_handshake(&connection.0[1], &other));
+        assert!(!repeats_handshake(connection.0[1], &other));
         let mut used = connection;
         used.take(1, segment(ACK, SERVER + 1, CLIENT + 1, 5));
-        assert!(!repeats_handshake(&used.0[1], &again));
+        assert!(!repeats_handshake(used.0[1], &again));
     }
 
     #[test]
@@ -400,23 +400,23 @@ mod tests {
         let connection = Connection::established();
         let [client, _] = connection.0;
         assert!(is_plain(
-            &client,
+            client,
             &segment(ACK, CLIENT + 1, SERVER + 1, 1_460)
         ));
-        assert!(is_plain(&client, &segment(ACK, CLIENT + 1, 0, 0)));
+        assert!(is_plain(client, &segment(ACK, CLIENT + 1, 0, 0)));
         for other in [
             segment(ACK, CLIENT + 2, SERVER + 1, 0),
             segment(FIN | ACK, CLIENT + 1, SERVER + 1, 0),
             segment(RST, CLIENT + 1, 0, 0),
             segment(SYN, CLIENT + 1, 0, 0),
         ] {
-            assert!(!is_plain(&client, &other));
+            assert!(!is_plain(client, &other));
         }
         let closed = Direction {
             seen: Seen(client.seen.0 | Seen::FIN),
             ..client
         };
-        assert!(is_plain(&closed, &segment(ACK, CLIENT + 1, SERVER + 1, 0)));
-        assert!(!is_plain(&closed, &segment(ACK, CLIENT + 1, SERVER + 1, 1)));
+        assert!(is_plain(closed, &segment(ACK, CLIENT + 1, SERVER + 1, 0)));
+        assert!(!is_plain(closed, &segment(ACK, CLIENT + 1, SERVER + 1, 1)));
     }
 }

@@ -284,7 +284,7 @@ impl Payload {
         let first = u16::from_be_bytes([head[0], head[1]]);
         let second = u16::from_be_bytes([head[2], head[3]]);
         match protocol {
-            TCP => Self::tcp(packet, offset, available, &head),
+            TCP => Self::tcp(packet, offset, available, head),
             UDP => Self::Transport(Transport {
                 source_port: first,
                 destination_port: second,
@@ -319,8 +319,8 @@ impl Payload {
     }
 
     #[inline(always)]
-    fn tcp<P: Packet>(packet: &P, offset: u32, available: u32, head: &[u8; 8]) -> Self {
-        let [s0, s1, d0, d1, n0, n1, n2, n3] = *head;
+    fn tcp<P: Packet>(packet: &P, offset: u32, available: u32, head: [u8; 8]) -> Self {
+        let [s0, s1, d0, d1, n0, n1, n2, n3] = head;
         let Ok([a0, a1, a2, a3, data_offset, flags]) = packet.load::<6>(offset + 8) else {
             return Self::Unsupported;
         };

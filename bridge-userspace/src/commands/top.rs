@@ -47,21 +47,17 @@ pub fn views(tables: &Tables) -> Result<Vec<ClientView>, TableError> {
             counts.entry(key.address).or_default().2 = client.refused.into();
         }
     }
-    let mut views: Vec<((Reverse<u64>, Reverse<u64>, Ipv4Addr), ClientView)> = counts
-        .into_iter()
-        .map(|(address, (flows, sessions, refused))| {
-            let address = Ipv4Addr::from(address);
-            let view = ClientView {
-                client: address.to_string(),
-                flows,
-                sessions,
-                refused,
-            };
-            ((Reverse(flows), Reverse(refused), address), view)
-        })
-        .collect();
-    views.sort_by_key(|(order, _)| *order);
-    Ok(views.into_iter().map(|(_, view)| view).collect())
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|&(address, (flows, _, refused))| {
+        (Reverse(flows), Reverse(refused), Ipv4Addr::from(address))
+    });
+    let view = |(address, (flows, sessions, refused))| ClientView {
+        client: Ipv4Addr::from(address).to_string(),
+        flows,
+        sessions,
+        refused,
+    };
+    Ok(counts.into_iter().map(view).collect())
 }
 
 /// Lists clients.
