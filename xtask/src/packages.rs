@@ -228,7 +228,8 @@ mod tests {
     }
 
     /// Programs of packages that are part of every Debian system (`Essential: yes` or `Priority: required`).
-    const EVERYWHERE: [&str; 10] = [
-        "date", "find", "ldd", "mount", "prlimit", "renice", "sh", "timeout", "uname", "unshare",
+    const EVERYWHERE: [&str; 11] = [
+        "date", "find", "flock", "ldd", "mount", "prlimit", "renice", "sh", "timeout", "uname",
+        "unshare",
     ];
 }
