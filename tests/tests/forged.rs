@@ -23,14 +23,7 @@ fn resets_and_ends_that_a_pod_makes_up_leave_sessions_established() {
     let mut numbers = numbers();
     for flow in established(&bridge, sessions.len()) {
         let [backend, nat] = ["backend", "nat"].map(|end| endpoint(&flow, end));
-        for flags in [RST, RST | ACK, FIN | ACK] {
-            for (sequence, acknowledgement) in
-                (&mut numbers).zip(self::numbers().skip(7)).take(GUESSES)
-            {
-                let forged = segment(backend, nat, flags, (sequence, acknowledgement));
-                attacker.send(&forged).unwrap();
-            }
-        }
+        guess(&attacker, &mut numbers, backend, nat);
     }
     go_on(&bridge, &mut sessions);
 }
@@ -44,14 +37,7 @@ fn resets_and_ends_that_a_neighbour_makes_up_leave_sessions_established() {
     let mut numbers = numbers();
     for flow in established(&bridge, sessions.len()) {
         let [client, destination] = ["client", "destination"].map(|end| endpoint(&flow, end));
-        for flags in [RST, RST | ACK, FIN | ACK] {
-            for (sequence, acknowledgement) in
-                (&mut numbers).zip(self::numbers().skip(7)).take(GUESSES)
-            {
-                let forged = segment(client, destination, flags, (sequence, acknowledgement));
-                attacker.send(&forged).unwrap();
-            }
-        }
+        guess(&attacker, &mut numbers, client, destination);
     }
     go_on(&bridge, &mut sessions);
 }
@@ -92,6 +78,20 @@ fn half_a_handshake_establishes_nothing() {
         .filter(|flow| flow["state"] == "established")
         .count();
     assert_eq!(made_up, 0);
+}
+
+/// Sends what ends a session, with numbers that nobody could know.
+fn guess(
+    attacker: &PacketSender,
+    numbers: &mut impl Iterator<Item = u32>,
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+) {
+    for flags in [RST, RST | ACK, FIN | ACK] {
+        for pair in numbers.by_ref().zip(self::numbers().skip(7)).take(GUESSES) {
+            attacker.send(&segment(from, to, flags, pair)).unwrap();
+        }
+    }
 }
 
 fn sessions(lab: &Lab) -> Vec<TcpStream> {

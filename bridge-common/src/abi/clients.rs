@@ -1,5 +1,6 @@
 //! `clients` and `client_ports`: what each client takes, so that none takes it from the others.
 
+use super::flows::FlowKey;
 use super::types::{Ipv4, Seconds};
 
 /// Key of `clients`.
@@ -42,6 +43,21 @@ pub struct ClientPort {
     pub protocol: u8,
     /// Always 0.
     pub pad: u8,
+}
+
+impl ClientPort {
+    /// The client of a flow, and where it leads.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(key: &FlowKey, backend: Ipv4, backend_port: u16) -> Self {
+        Self {
+            client: key.client,
+            backend,
+            backend_port,
+            protocol: key.protocol,
+            pad: 0,
+        }
+    }
 }
 
 /// Value of `client_ports`.

@@ -52,13 +52,7 @@ fn may_take_port<T: Tables>(
     flows: u32,
     limit: u32,
 ) -> bool {
-    let port = ClientPort {
-        client: key.client,
-        backend: reply_key.backend,
-        backend_port: reply_key.backend_port,
-        protocol: key.protocol,
-        pad: 0,
-    };
+    let port = ClientPort::of(key, reply_key.backend, reply_key.backend_port);
     let Some(slot) = tables.client_port(&port) else {
         // As if all of its flows led there, until garbage collection has counted them.
         tables.insert_client_port(&port, HeldPorts { count: flows });

@@ -86,6 +86,36 @@ pub const fn reply_key(datagram: &Datagram, transport: &Transport) -> ReplyKey {
     }
 }
 
+/// The key of what answers a packet to a backend.
+#[must_use]
+#[inline(always)]
+pub const fn key_of_answer(datagram: &Datagram, transport: &Transport) -> ReplyKey {
+    ReplyKey {
+        backend: datagram.destination(),
+        nat: datagram.source(),
+        backend_port: transport.destination_port,
+        nat_port: transport.source_port,
+        protocol: datagram.protocol(),
+        pad: 0,
+        pad2: 0,
+    }
+}
+
+/// The key of what a packet to a client answers, as the client wrote it.
+#[must_use]
+#[inline(always)]
+pub const fn key_of_answered(datagram: &Datagram, transport: &Transport) -> FlowKey {
+    FlowKey {
+        client: datagram.destination(),
+        destination: datagram.source(),
+        client_port: transport.destination_port,
+        destination_port: transport.source_port,
+        protocol: datagram.protocol(),
+        pad: 0,
+        pad2: 0,
+    }
+}
+
 /// The entry of a flow that is there and alive.
 #[inline(always)]
 pub fn find<T: Tables>(

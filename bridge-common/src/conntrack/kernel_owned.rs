@@ -2,6 +2,7 @@
 //! and their packets pass.
 
 use crate::abi::{DestinationKind, Flow, FlowKey, Layer};
+use crate::conntrack::flow;
 use crate::packet::Packet;
 use crate::packet::parse::{Datagram, Payload, Transport};
 use crate::tables::{Insertion, Slot, Tables};
@@ -28,15 +29,7 @@ fn try_mark<P: Packet, T: Tables>(packet: &P, tables: &T) -> Option<()> {
     if tables.destination(datagram.source())? != DestinationKind::Pod {
         return None;
     }
-    let key = FlowKey {
-        client: datagram.destination(),
-        destination: datagram.source(),
-        client_port: transport.destination_port,
-        destination_port: transport.source_port,
-        protocol: datagram.protocol(),
-        pad: 0,
-        pad2: 0,
-    };
+    let key = flow::key_of_answered(&datagram, &transport);
     match tables.flow(&key) {
         Some(slot) => {
             let now = tables.now();

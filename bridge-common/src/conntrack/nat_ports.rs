@@ -8,6 +8,7 @@
 //! gone through in order for flows that can be done without.
 
 use crate::abi::{FlowKey, NatPort, PortPool, PortSearch, Reply, ReplyKey, since};
+use crate::conntrack::flow;
 use crate::conntrack::lifetime::{self, is_expired, is_reusable};
 use crate::packet::parse::{Datagram, ICMP, TCP, Transport, UDP};
 use crate::tables::{Insertion, Slot, Tables};
@@ -185,15 +186,7 @@ pub(super) fn claim_own<T: Tables>(
 /// The client's next request opens a flow anew. Ports need no such thing, as the node's own are never given out.
 #[cfg_attr(target_arch = "bpf", inline(never))]
 pub fn yield_identifier<T: Tables>(tables: &T, datagram: &Datagram, transport: &Transport) {
-    let key = ReplyKey {
-        backend: datagram.destination(),
-        nat: datagram.source(),
-        backend_port: transport.destination_port,
-        nat_port: transport.source_port,
-        protocol: datagram.protocol(),
-        pad: 0,
-        pad2: 0,
-    };
+    let key = flow::key_of_answer(datagram, transport);
     if let Some(slot) = tables.reply(&key) {
         let holder = slot.with(|reply| key.flow_key(reply));
         tables.remove_flow(&holder);

@@ -1,8 +1,7 @@
 //! Noting what a TCP segment says of its connection where that is more than that it goes on: few do. It is translated by
 //! then, so its flow is found by what it has become, and the paths need nothing for this on their stacks.
 
-use crate::abi::{FlowKey, ReplyKey};
-use crate::conntrack::flow::{of_backend, of_client};
+use crate::conntrack::flow::{self, of_backend, of_client};
 use crate::conntrack::sequence::{self, Direction, Segment};
 use crate::conntrack::tcp_state::Seen;
 use crate::packet::Packet;
@@ -29,15 +28,7 @@ pub fn to_backend<P: Packet, T: Tables>(packet: &P, tables: &T) {
         _ => return,
     };
     let segment = Segment::of(&datagram, &transport);
-    let key = ReplyKey {
-        backend: datagram.destination(),
-        nat: datagram.source(),
-        backend_port: transport.destination_port,
-        nat_port: transport.source_port,
-        protocol: datagram.protocol(),
-        pad: 0,
-        pad2: 0,
-    };
+    let key = flow::key_of_answer(&datagram, &transport);
     let Some(reply_slot) = tables.reply(&key) else {
         return;
     };
@@ -76,15 +67,7 @@ pub fn to_client<P: Packet, T: Tables>(packet: &P, tables: &T) {
         _ => return,
     };
     let segment = Segment::of(&datagram, &transport);
-    let key = FlowKey {
-        client: datagram.destination(),
-        destination: datagram.source(),
-        client_port: transport.destination_port,
-        destination_port: transport.source_port,
-        protocol: datagram.protocol(),
-        pad: 0,
-        pad2: 0,
-    };
+    let key = flow::key_of_answered(&datagram, &transport);
     let Some(flow_slot) = tables.flow(&key) else {
         return;
     };

@@ -23,7 +23,7 @@ use super::load::Load;
 use super::policy::{Loss, Policy};
 use crate::conntrack::removal::remove;
 use crate::kernel::clock::now;
-use crate::maps::{Hash, TableError, Tables, access, gone};
+use crate::maps::{BPF_EXIST, Hash, TableError, Tables, access, gone};
 
 /// Above this share of the capacity flows are removed before their time.
 const HIGH_WATER_PERCENT: usize = 95;
@@ -413,9 +413,6 @@ fn mark_ended(
     };
     gone(table.insert(key, ended, BPF_EXIST)).map_err(access(name::FLOWS))
 }
-
-/// An update of what is there, and nothing new (`BPF_EXIST`, linux/bpf.h).
-const BPF_EXIST: u64 = 2;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use bridge_common::abi::{
     Client, ClientKey, ClientPort, Flow, FlowKey, HeldPorts, Layer, Settings, name,
 };
 
-use crate::maps::{Hash, TableError, Tables, access, gone};
+use crate::maps::{BPF_EXIST, Hash, TableError, Tables, access, gone};
 
 /// Flows in use, by client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,13 +27,7 @@ impl Load {
         if Layer::is_untranslated(flow.layer) {
             return;
         }
-        let port = ClientPort {
-            client: key.client,
-            backend: flow.backend,
-            backend_port: flow.backend_port,
-            protocol: key.protocol,
-            pad: 0,
-        };
+        let port = ClientPort::of(key, flow.backend, flow.backend_port);
         *self.ports.entry(port).or_default() += 1;
     }
 
@@ -75,6 +69,3 @@ impl Load {
         Ok(())
     }
 }
-
-/// An update of what is there, and nothing new (`BPF_EXIST`, linux/bpf.h).
-const BPF_EXIST: u64 = 2;

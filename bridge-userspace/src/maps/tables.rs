@@ -264,6 +264,9 @@ pub(crate) fn full(table: &'static str, capacity: usize) -> impl Fn(MapError) ->
     }
 }
 
+/// An update of what is there, and nothing new (`BPF_EXIST`, linux/bpf.h).
+pub(crate) const BPF_EXIST: u64 = 2;
+
 /// The outcome of a removal, where an entry that is gone already is as good.
 pub(crate) fn gone(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
